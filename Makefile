@@ -1,0 +1,45 @@
+# Everything a stranger needs: make demo, make test, make check. Only Python 3.11 or newer must be there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_PHOTO := embervlm/demo/seabed.jpg
+DEMO_REQUEST := Our sensor came off its mooring somewhere here. Find it and cut the line.
+
+.PHONY: demo test check data-check format clean
+
+# One decision, by the small tier alone: no PyTorch.
+demo: $(VENV)/.small
+	$(BIN)/embervlm decide $(DEMO_PHOTO) "$(DEMO_REQUEST)"
+
+test: $(VENV)/.full
+	$(BIN)/pytest
+
+check: $(VENV)/.full data-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+data-check: $(VENV)/.small
+	$(BIN)/embervlm data check
+
+format: $(VENV)/.full
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("set PYTHON: 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: nothing is installed twice unless pyproject.toml has changed.
+$(VENV)/.small: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.full: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	touch $(VENV)/.small $@

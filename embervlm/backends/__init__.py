@@ -1,0 +1,33 @@
+"""Ways to run a trained model; `load_backend` chooses one by name, never by silent fallback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from embervlm.backends.base import Backend, Proposal
+
+BACKENDS = ("reference", "pytorch")
+
+__all__ = ["BACKENDS", "Backend", "Proposal", "load_backend"]
+
+
+def load_backend(name: str = "reference", folder: str | Path | None = None) -> Backend:
+    """Load a model folder (None: the one that ships) with the backend of this name.
+
+    Raises:
+        ValueError: an unknown name, a damaged folder, or a backend whose library is not installed.
+    """
+    if name == "reference":
+        from embervlm.backends.reference import ReferenceBackend
+
+        return ReferenceBackend.load(folder)
+    if name == "pytorch":
+        try:
+            from embervlm.backends.pytorch import PyTorchBackend
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "The pytorch backend needs PyTorch: pip install 'embervlm[train]', "
+                "or choose --backend reference."
+            ) from error
+        return PyTorchBackend.load(folder)
+    raise ValueError(f"Unknown backend {name!r}; there are {', '.join(BACKENDS)}.")

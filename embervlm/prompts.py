@@ -1,0 +1,159 @@
+"""Every text format that the model reads or writes, each with its parser beside it.
+
+Reading: a request becomes `<|task|> words ... <|end|>`, lower case, with a mark behind every number
+that carries a unit, saying between which of the guide's thresholds it lies ("16 kg <|kg<=20|>"). So
+the network never has to learn arithmetic from examples.
+
+Writing: the decoder is given the decision and puts it into words, each line behind its own mark:
+`<|robots|>Drone; Robot with Legs<|task|>what is asked<|environment|>where<|decision|>why
+these<|end|>`. The line on the robots is not generated: `planning` writes it from the fleet's
+numbers, so it cannot be false.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embervlm.quantities import Mention, find_quantities
+from embervlm.tokenizer import Tokenizer
+
+# The upper ends of the buckets; the numbers are thresholds of the labelling guide and the default
+# fleet.
+_THRESHOLDS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "mass_kg": ("kg", (5, 15, 20, 500)),
+    "length_m": ("m", (0.1, 0.4999, 1.9999, 20, 100, 300, 1000)),
+    "speed_kmh": ("km/h", (30, 50)),
+    "hours": ("h", (2 / 3, 2, 8)),
+}
+
+PAD, TASK, END, ENVIRONMENT, ROBOTS, DECISION = (
+    "<|pad|>",
+    "<|task|>",
+    "<|end|>",
+    "<|environment|>",
+    "<|robots|>",
+    "<|decision|>",
+)
+SECTIONS = (ROBOTS, TASK, ENVIRONMENT, DECISION)
+
+
+def _bucket_marks() -> dict[str, list[str]]:
+    return {
+        kind: [f"<|{unit}<={top:.4g}|>" for top in tops] + [f"<|{unit}>{tops[-1]:.4g}|>"]
+        for kind, (unit, tops) in _THRESHOLDS.items()
+    }
+
+
+_MARKS = _bucket_marks()
+SPECIALS = (PAD, *SECTIONS, END, *(mark for marks in _MARKS.values() for mark in marks))
+
+
+def bucket_mark(mention: Mention) -> str:
+    """Return the mark that says between which thresholds a quantity lies."""
+    tops = _THRESHOLDS[mention.kind][1]
+    # Values are rounded: 40 minutes are 0.666667 hours, and not above the threshold of two thirds.
+    return _MARKS[mention.kind][sum(mention.value > top + 1e-5 for top in tops)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A request as the network reads it.
+
+    `tokens` begins with `<|task|>` and ends with `<|end|>`. `mentions[i]` is the quantity whose
+    mark stands at `tokens[marks[i]]`.
+    """
+
+    tokens: tuple[int, ...]
+    mentions: tuple[Mention, ...] = ()
+    marks: tuple[int, ...] = ()
+
+
+def read_task(task: str | None, tokenizer: Tokenizer, max_tokens: int) -> Reading:
+    """Turn a request into tokens, at most `max_tokens`; a longer one keeps its two ends.
+
+    An absent request is `<|task|><|end|>`.
+    """
+    task = " ".join((task or "").split())
+    mentions = find_quantities(task)
+    tokens, marks, at = [tokenizer.specials[TASK]], [], 0
+    for mention in mentions:
+        tokens += tokenizer.encode(" " + task[at : mention.end].strip().lower())
+        marks.append(len(tokens))
+        tokens.append(tokenizer.specials[bucket_mark(mention)])
+        at = mention.end
+    if rest := task[at:].strip():
+        tokens += tokenizer.encode((" " if at == 0 or task[at].isspace() else "") + rest.lower())
+    tokens.append(tokenizer.specials[END])
+    if (surplus := len(tokens) - max_tokens) > 0:
+        cut = max_tokens * 2 // 3
+        tokens = tokens[:cut] + tokens[cut + surplus :]
+        shifted = [
+            (mark if mark < cut else mark - surplus, mention)
+            for mark, mention in zip(marks, mentions, strict=True)
+            if mark < cut or mark >= cut + surplus
+        ]
+        marks = [mark for mark, _ in shifted]
+        mentions = [mention for _, mention in shifted]
+    return Reading(tuple(tokens), tuple(mentions), tuple(marks))
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What the decoder writes about a decision: the robots it is told, then three lines of its
+    own."""
+
+    robots: tuple[str, ...]
+    task: str
+    environment: str
+    decision: str
+
+
+def write_reasoning(reasoning: Reasoning) -> str:
+    """Return the marked form that the decoder is trained on; `parse_reasoning` reads it back."""
+    values = (
+        "; ".join(reasoning.robots),
+        reasoning.task,
+        reasoning.environment,
+        reasoning.decision,
+    )
+    return "".join(mark + value for mark, value in zip(SECTIONS, values, strict=True)) + END
+
+
+def parse_reasoning(text: str) -> Reasoning | None:
+    """Read the marked form; None if a mark is missing or out of place, or a section is empty."""
+    values = []
+    for mark, following in zip(SECTIONS, (*SECTIONS[1:], END), strict=True):
+        if not text.startswith(mark):
+            return None
+        value, found, _ = text.removeprefix(mark).partition(following)
+        if not found or not value.strip() or "<|" in value:
+            return None
+        values.append(value.strip())
+        text = text[len(mark) + len(value) :]
+    if text != END:
+        return None
+    robots, task, environment, decision = values
+    return Reasoning(tuple(robots.split("; ")), task, environment, decision)
+
+
+def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of a text with section marks; what stands between marks is plain text."""
+    tokens = []
+    for part in _MARK.split(text):
+        if part in tokenizer.specials:
+            tokens.append(tokenizer.specials[part])
+        elif part:
+            tokens += tokenizer.encode(" " + part)
+    return tokens
+
+
+def reasoning_prefix(robots: Sequence[str], tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens that the decoder is given: the decision, and the mark of its first own
+    line."""
+    return encode_marked(f"{ROBOTS}{'; '.join(robots)}{TASK}", tokenizer)
+
+
+# The order in which the decoder writes; it learns the decision first, then puts it into words.
+_MARK = re.compile("(" + "|".join(re.escape(mark) for mark in (*SECTIONS, END)) + ")")

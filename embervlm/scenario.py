@@ -1,0 +1,175 @@
+"""The records that every layer passes: what is asked, what it needs, what was decided, what was
+wrong.
+
+A `Scenario` is a request with or without a photo. `Needs` is what the job takes, read from it. A
+`Decision` answers it. `Feedback` is an operator's correction of a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Numbers that a request may state, with their units in the key.
+QUANTITIES = ("load_kg", "distance_m", "depth_m", "width_m", "wind_kmh", "step_cm", "hours")
+
+# Circumstances that a request may state or plainly imply.
+FLAGS = (
+    "people",
+    "flat",
+    "stairs",
+    "height",
+    "rubble",
+    "narrow",
+    "night",
+    "mud",
+    "storm",
+    "doors",
+    "snow",
+    "ice",
+    "sand",
+    "fire",
+    "smoke",
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A request to decide: words, a photo, or both.
+
+    Raises:
+        ValueError: both are absent, or the words are longer than `MAX_TASK_CHARACTERS`.
+    """
+
+    task: str | None = None
+    image: str | Path | bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.task is not None and not isinstance(self.task, str):
+            raise ValueError(f"The request must be a text, not {type(self.task).__name__}.")
+        if not (self.task and self.task.strip()) and self.image is None:
+            raise ValueError("Nothing was asked: give a request, a photo, or both.")
+        if self.task and len(self.task) > MAX_TASK_CHARACTERS:
+            raise ValueError(
+                f"The request has {len(self.task):,} characters; "
+                f"shorten it to {MAX_TASK_CHARACTERS:,} or fewer."
+            )
+
+
+MAX_TASK_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job takes: actions (fleet.ACTIONS), a place, numbers (QUANTITIES) and flags (FLAGS).
+
+    Numbers and flags hold only what the request states or plainly implies.
+    """
+
+    actions: tuple[str, ...] = ()
+    environment: str = "none"
+    quantities: Mapping[str, float] = field(default_factory=dict)
+    flags: frozenset[str] = frozenset()
+
+    @property
+    def limits(self) -> dict[str, float | bool]:
+        """Numbers and flags in one mapping, as in the data files."""
+        return {**self.quantities, **{flag: True for flag in FLAGS if flag in self.flags}}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], environment: str) -> Needs:
+        """Build needs from a data row's `actions` and `limits`."""
+        limits = record["limits"]
+        return cls(
+            actions=tuple(action for action in record["actions"] if action != "none"),
+            environment=environment,
+            quantities={key: float(limits[key]) for key in QUANTITIES if key in limits},
+            flags=frozenset(flag for flag in FLAGS if limits.get(flag)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the needs as plain JSON values."""
+        return {
+            "actions": list(self.actions),
+            "environment": self.environment,
+            "limits": self.limits,
+        }
+
+
+@dataclass(frozen=True)
+class Subtask:
+    """One step of a plan: what, by whom, and after which other steps (indices)."""
+
+    subtask: str
+    robot: str
+    after: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step as plain JSON values."""
+        return {"subtask": self.subtask, "robot": self.robot, "after": list(self.after)}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which robots to send, and everything that explains it.
+
+    `robots` is ordered, the one to send first at the front; `("No Robot",)` stands alone.
+    `confidence` is the calibrated probability, 0 to 1, that the set is the right one; `ask` says
+    that it is below the threshold under which a person should decide. `probabilities` maps each
+    outcome to the chance that it belongs to the set. `rejected` maps every other robot to the limit
+    it would break, or to how it compares. `reasoning` has four lines: task, environment, robots,
+    decision.
+    """
+
+    robots: tuple[str, ...]
+    primary: str
+    environment: str
+    confidence: float
+    probabilities: Mapping[str, float]
+    ask: bool
+    needs: Needs
+    reasoning: tuple[str, ...] = ()
+    plan: tuple[Subtask, ...] = ()
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    memory: tuple[str, ...] = ()
+    scenario: Scenario | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision as plain JSON values, the photo and request left out."""
+        return {
+            "robots": list(self.robots),
+            "primary": self.primary,
+            "environment": self.environment,
+            "confidence": round(self.confidence, 4),
+            "probabilities": {name: round(p, 4) for name, p in self.probabilities.items()},
+            "ask": self.ask,
+            "needs": self.needs.to_dict(),
+            "reasoning": list(self.reasoning),
+            "plan": [step.to_dict() for step in self.plan],
+            "rejected": dict(self.rejected),
+            "memory": list(self.memory),
+        }
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """An operator's correction: the robots that should have been sent, and why.
+
+    `robots` may be given as one name; it is kept as a tuple.
+
+    Raises:
+        ValueError: `robots` is empty or mixes No Robot with robots.
+    """
+
+    robots: Sequence[str]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        robots = (self.robots,) if isinstance(self.robots, str) else tuple(self.robots)
+        object.__setattr__(self, "robots", robots)
+        if not robots or len(set(robots)) != len(robots):
+            raise ValueError("Feedback needs one or more different robots, or No Robot alone.")
+        if "No Robot" in robots and len(robots) > 1:
+            raise ValueError("No Robot stands alone: take it or the other robots out.")

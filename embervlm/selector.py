@@ -1,0 +1,351 @@
+"""The front door: a scenario goes in, a decision comes out, and a correction is remembered.
+
+    selector = Selector.from_pretrained()
+    decision = selector.decide(Scenario(task="reach the people on the roof", image="flood.jpg"))
+
+The network proposes; planning disposes: a robot that breaks a stated hard limit leaves every set it
+is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embervlm import planning
+from embervlm.backends.base import Backend, Proposal
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
+from embervlm.imaging import load_image, preprocess
+from embervlm.memory.lessons import Lessons
+from embervlm.prompts import Reasoning, parse_reasoning
+from embervlm.quantities import Mention, find_quantities
+from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
+
+_DEFAULT_FLEET = Fleet.default()
+
+# mention kind -> quantity key -> factor from the mention's unit
+_FACTORS: dict[str, dict[str, float]] = {
+    "mass_kg": {"load_kg": 1.0},
+    "length_m": {"distance_m": 1.0, "depth_m": 1.0, "width_m": 1.0, "step_cm": 100.0},
+    "speed_kmh": {"wind_kmh": 1.0},
+    "hours": {"hours": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers fitted on the validation split by `evaluation.calibration`, shipped beside the
+    weights.
+
+    `temperature` divides the set logits. `confidence_scale` and `confidence_shift` map the log-odds
+    of the best set to those of being right. `ask_below` is the confidence under which a person
+    should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
+    limits. `same_request` is the cosine above which a lesson applies.
+    """
+
+    temperature: float = 1.0
+    confidence_scale: float = 1.0
+    confidence_shift: float = 0.0
+    ask_below: float = 0.5
+    certain_flag: float = 0.9
+    same_request: float = 0.97
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> Calibration:
+        """Build from the shipped file; keys that it lacks keep their defaults."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+class Selector:
+    """Decides with a backend, for a fleet, with the lessons of this session."""
+
+    def __init__(self, backend: Backend, fleet: Fleet | None = None) -> None:
+        self.backend = backend
+        self.fleet = fleet or _DEFAULT_FLEET
+        self.calibration = Calibration.from_dict(backend.calibration)
+        self.lessons = Lessons(self.calibration.same_request)
+
+    def decide(
+        self, scenario: Scenario, *, top_k: int | None = None, reasoning: bool = True
+    ) -> Decision:
+        """Decide which robots to send.
+
+        Args:
+            scenario: the request, the photo, or both.
+            top_k: at most this many robots, the best first; None returns all that suit.
+            reasoning: False leaves the written lines out, which is faster.
+
+        Raises:
+            ValueError: the photo cannot be read, or `top_k` is below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; ask for 1 robot or more.")
+        return self.answer(self.propose(scenario), scenario, top_k=top_k, reasoning=reasoning)
+
+    def propose(self, scenario: Scenario) -> Proposal:
+        """Return what the network says of a scenario, before any rule or lesson.
+
+        Raises:
+            ValueError: the photo cannot be read.
+        """
+        pixels = None
+        if scenario.image is not None:
+            pixels = preprocess(load_image(scenario.image), self.backend.image_size)
+        return self.backend.propose(scenario.task, pixels)
+
+    def answer(
+        self,
+        proposal: Proposal,
+        scenario: Scenario,
+        *,
+        top_k: int | None = None,
+        reasoning: bool = True,
+    ) -> Decision:
+        """Decide from what the network said of this scenario; `decide` is `propose`, then this."""
+        needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
+        sets = self._distribution(proposal, certain, team)
+        chosen = max(sets, key=lambda names: sets[names])
+        chance = {
+            name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
+        }
+        chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
+        robots = self._ordered(chosen, proposal, chance)
+        confidence = self._confidence(sets[chosen])
+        notes: tuple[str, ...] = ()
+        lesson = self.lessons.recall(proposal.embedding, needs.environment)
+        if lesson is not None:
+            allowed = [name for name in lesson.robots if self._allows(name, certain, team)]
+            if allowed:
+                robots, notes = allowed, (lesson.sentence,)
+        robots = robots[:top_k]
+        decision = Decision(
+            robots=tuple(robots),
+            primary=robots[0],
+            environment=needs.environment,
+            confidence=confidence,
+            probabilities=chance,
+            ask=confidence < self.calibration.ask_below,
+            needs=needs,
+            plan=tuple(
+                planning.assign(
+                    self.fleet, robots, needs, task=scenario.task or "look at the place", team=team
+                )
+            ),
+            rejected=planning.reasons_against(self.fleet, needs, robots, chance),
+            memory=notes,
+            scenario=scenario,
+        )
+        if reasoning:
+            decision = replace(decision, reasoning=self._explain(decision, proposal))
+        return decision
+
+    def learn(self, decision: Decision, feedback: Feedback) -> None:
+        """Remember a correction for the rest of this session.
+
+        The next request that means the same, at the same kind of place, is answered with the
+        corrected robots, unless a hard limit forbids them; that answer's `memory` names the lesson.
+
+        Raises:
+            ValueError: the decision carries no scenario, or a robot is not in the fleet.
+        """
+        if decision.scenario is None:
+            raise ValueError(
+                "This decision carries no scenario; give the one that decide() returned."
+            )
+        names = [name if name == NO_ROBOT else self.fleet[name].name for name in feedback.robots]
+        proposal = self.propose(decision.scenario)
+        self.lessons.add(
+            proposal.embedding,
+            decision.environment,
+            names,
+            note=feedback.note,
+            task=decision.scenario.task or "a photo",
+        )
+
+    def _allows(self, name: str, certain: Needs, team: bool) -> bool:
+        if name == NO_ROBOT:
+            return True
+        robot = self.fleet[name]
+        return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
+
+    def _distribution(
+        self, proposal: Proposal, certain: Needs, team: bool
+    ) -> dict[frozenset[str], float]:
+        """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
+
+        The network speaks of the default robots. Each robot of the fleet stands for the default one
+        of its name, else for the one whose capabilities and places are most alike. One that breaks
+        a limit leaves the sets it is in, and their chance goes to what remains of them.
+        """
+        stands_for = {robot.name: default_slot(robot) for robot in self.fleet}
+        allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
+        chance = _softmax(proposal.subsets / self.calibration.temperature)
+        sets: dict[frozenset[str], float] = {}
+        for number, p in enumerate(chance):
+            names = frozenset(name for name in allowed if number >> stands_for[name] & 1)
+            sets[names] = sets.get(names, 0.0) + float(p)
+        return sets
+
+    def _ordered(
+        self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]
+    ) -> list[str]:
+        if not chosen:
+            return [NO_ROBOT]
+        first = _softmax(proposal.primary)
+
+        def rank(name: str) -> tuple[float, float]:
+            return float(first[default_slot(self.fleet[name])]), chance[name]
+
+        # From the fleet's order, so that equals stay in it: a set has another order in every run.
+        in_order = [name for name in self.fleet.names if name in chosen]
+        return sorted(in_order, key=rank, reverse=True)
+
+    def _confidence(self, p: float) -> float:
+        p = min(max(p, 1e-6), 1 - 1e-6)
+        odds = np.log(p / (1 - p))
+        shifted = self.calibration.confidence_scale * odds + self.calibration.confidence_shift
+        return float(1 / (1 + np.exp(-shifted)))
+
+    def _explain(self, decision: Decision, proposal: Proposal) -> tuple[str, ...]:
+        # The decoder knows the default robots; one of another name is told as the one it stands
+        # for.
+        told = [
+            _DEFAULT_FLEET.names[default_slot(self.fleet[name])] if name in self.fleet else name
+            for name in decision.robots
+        ]
+        written = parse_reasoning(self.backend.write(proposal, tuple(dict.fromkeys(told))))
+        assert written is not None, "the decoder's grammar lets nothing else out"
+        numbers = {
+            m.value
+            for m in find_quantities((decision.scenario.task or "") if decision.scenario else "")
+        }
+        sentence = checked_decision(written, decision.robots, self.fleet, numbers)
+        why = []
+        for name in decision.robots:
+            facts = (
+                planning.reasons_for(self.fleet[name], decision.needs)
+                if name in self.fleet
+                else ["no robot of the fleet can do the core of this"]
+            )
+            why.append(f"{name}: {', '.join(facts)}")
+        why += [f"not {name}: {reason}" for name, reason in decision.rejected.items()]
+        place = decision.environment.replace("_", " ")
+        return (
+            f"Task: {written.task}",
+            f"Environment: {place} ({written.environment})",
+            f"Robots: {'; '.join(why)}",
+            f"Decision: {sentence}",
+        )
+
+
+class EmberVLM(Selector):
+    """The selector with the weights that ship, under the project's name."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        fleet: Fleet | None = None,
+        backend: Backend | None = None,
+    ) -> EmberVLM:
+        """Load a model folder; None is the one that ships.
+
+        Raises:
+            ValueError: the folder is missing or damaged.
+        """
+        if backend is None:
+            from embervlm.backends import load_backend
+
+            backend = load_backend("reference", folder)
+        return cls(backend, fleet)
+
+    def select_robots(
+        self,
+        image: str | Path | bytes | None = None,
+        task: str | None = None,
+        *,
+        top_k: int | None = None,
+        reasoning: bool = True,
+    ) -> Decision:
+        """Decide for a photo, a request, or both; see `Selector.decide`."""
+        return self.decide(Scenario(task=task, image=image), top_k=top_k, reasoning=reasoning)
+
+
+def read_needs(
+    proposal: Proposal, calibration: Calibration, task: str | None
+) -> tuple[Needs, Needs, bool]:
+    """Return what the job needs, the part of it that is certain enough for hard limits, and whether
+    it is a team job."""
+    actions = tuple(a for a, logit in zip(ACTIONS, proposal.actions, strict=True) if logit > 0)
+    environment = ENVIRONMENTS[int(proposal.environment.argmax())]
+    likely, certain = set(), set()
+    sure = np.log(calibration.certain_flag / (1 - calibration.certain_flag))
+    for flag, logit in zip(FLAGS, proposal.flags, strict=True):
+        if logit > 0:
+            likely.add(flag)
+        if logit > sure:
+            certain.add(flag)
+    quantities = stated_quantities(proposal.mentions, proposal.roles)
+    places = _softmax(proposal.environment)
+    sure_place = environment if places.max() > calibration.certain_flag else "none"
+    needs = Needs(actions, environment, quantities, frozenset(likely))
+    hard = Needs(actions, sure_place, quantities, frozenset(certain))
+    return needs, hard, proposal.team > 0 and bool(task)
+
+
+def stated_quantities(
+    mentions: Sequence[Mention], roles_MR: NDArray[np.float32]
+) -> dict[str, float]:
+    """Return the quantities that the request states; of several for one key the largest counts."""
+    found: dict[str, float] = {}
+    for mention, roles in zip(mentions, roles_MR, strict=True):
+        role = int(roles.argmax())
+        if role == len(QUANTITIES):
+            continue
+        factor = _FACTORS[mention.kind].get(QUANTITIES[role])
+        if factor is not None:
+            key = QUANTITIES[role]
+            value = round(mention.value * factor, 4)
+            smallest = key == "width_m"
+            found[key] = (min if smallest else max)(found.get(key, value), value)
+    return found
+
+
+def default_slot(robot: Robot) -> int:
+    """Return which of the five default robots the network's opinion of this robot is taken from."""
+    names = _DEFAULT_FLEET.names
+    if robot.name in names:
+        return names.index(robot.name)
+    abilities = robot.capabilities | robot.environments
+
+    def likeness(other: Robot) -> float:
+        theirs = other.capabilities | other.environments
+        return len(abilities & theirs) / max(1, len(abilities | theirs))
+
+    return names.index(max(_DEFAULT_FLEET, key=likeness).name)
+
+
+def checked_decision(
+    written: Reasoning, robots: Sequence[str], fleet: Fleet, stated_numbers: set[float]
+) -> str:
+    """Return the decoder's decision line if it names the decided robots, no others and no new
+    number."""
+    text = written.decision
+    named = {name for name in fleet.outcomes if name.lower() in text.lower()}
+    new_numbers = {m.value for m in find_quantities(text)} - stated_numbers
+    if named == set(robots) and not new_numbers:
+        return text
+    if list(robots) == [NO_ROBOT]:
+        return "No Robot: none of the fleet can do the core of this."
+    return f"Send the {' and the '.join(robots)}."
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shares = np.exp(logits - logits.max())
+    probabilities: NDArray[np.float32] = shares / shares.sum()
+    return probabilities

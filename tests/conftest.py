@@ -1,0 +1,108 @@
+"""Small parts that many tests share: a tokenizer, a random model and a photo."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embervlm.backends.reference import ReferenceBackend
+from embervlm.checkpoint import save_checkpoint
+from embervlm.prompts import SPECIALS
+from embervlm.tokenizer import Tokenizer, byte_alphabet
+
+TEXT = (
+    " carry the pump up the stairs look at the roof and the river search the ruins for people"
+    " send the robot with legs the robot with wheels the drone the humanoid the diver"
+)
+CALIBRATION = {"temperature": 1.0, "ask_below": 0.5, "certain_flag": 0.9, "same_request": 0.97}
+
+
+def learn_bpe(text: str, merges: int) -> dict[str, object]:
+    """Return a tokenizer file, learnt in the plainest way: join the commonest pair."""
+    shown = byte_alphabet()
+    words = [[shown[byte] for byte in f" {word}".encode()] for word in text.split()]
+    vocabulary, pairs = sorted(shown.values()), []
+    for _ in range(merges):
+        counts = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        if not counts:
+            break
+        left, right = max(sorted(counts), key=lambda pair: counts[pair])
+        pairs.append(f"{left} {right}")
+        vocabulary.append(left + right)
+        for word in words:
+            for i in range(len(word) - 1, 0, -1):
+                if word[i - 1 : i + 1] == [left, right]:
+                    word[i - 1 : i + 1] = [left + right]
+    return {
+        "vocabulary": {token: i for i, token in enumerate(vocabulary)},
+        "merges": pairs,
+        "specials": {mark: len(vocabulary) + i for i, mark in enumerate(SPECIALS)},
+    }
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(json.dumps(learn_bpe(TEXT, 80)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_file: Path) -> Tokenizer:
+    return Tokenizer.from_file(tokenizer_file)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """Return a model folder with all the parts of the real one, small and random."""
+    torch = pytest.importorskip("torch")
+    from embervlm.models.configuration import EmberConfig
+    from embervlm.models.modeling import EmberNetwork
+
+    torch.manual_seed(0)
+    config = EmberConfig(
+        vocabulary_size=len(Tokenizer.from_file(tokenizer_file)),
+        text_layers=2,
+        text_width=32,
+        text_heads=4,
+        text_hidden=64,
+        decoder_layers=2,
+        decoder_width=24,
+        decoder_heads=2,
+        decoder_hidden=48,
+        image_size=32,
+    )
+    network = EmberNetwork(config)
+    for name, parameter in network.named_parameters():
+        # Lively enough that the answers differ from request to request.
+        if name == "image.no_photo" or (name.startswith("heads.") and name.endswith("weight")):
+            torch.nn.init.normal_(parameter, 0, 0.5)
+        elif name.startswith("vision.") and name.endswith("weight"):
+            torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(
+        folder,
+        weights,
+        config=config.to_dict(),
+        calibration=CALIBRATION,
+        tokenizer_file=tokenizer_file,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_model: Path) -> ReferenceBackend:
+    return ReferenceBackend.load(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small photo of coloured noise, smooth enough to be a picture."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(noise).resize((64, 48)).save(path)
+    return path

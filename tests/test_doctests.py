@@ -1,0 +1,16 @@
+"""The examples in docstrings are true."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ("cli", "fleet", "planning", "quantities", "scoring")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_docstrings_are_true(name: str) -> None:
+    module = importlib.import_module(f"embervlm.{name}")
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0

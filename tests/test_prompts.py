@@ -1,0 +1,162 @@
+"""Every text format is read back by the parser beside it."""
+
+import random
+
+import pytest
+
+from embervlm.fleet import NO_ROBOT, Fleet
+from embervlm.prompts import (
+    END,
+    SECTIONS,
+    SPECIALS,
+    TASK,
+    Reasoning,
+    bucket_mark,
+    encode_marked,
+    parse_reasoning,
+    read_task,
+    reasoning_prefix,
+    write_reasoning,
+)
+from embervlm.quantities import Mention, find_quantities
+from embervlm.tokenizer import Tokenizer
+
+REASONING = Reasoning(
+    ("Drone", "Robot with Legs"), "Look at 3 roofs", "High; windy", "Send both: 8 kg is no load."
+)
+WHOLE = write_reasoning(REASONING)
+
+
+def test_reasoning_is_read_back_as_it_was_written(tokenizer: Tokenizer) -> None:
+    assert parse_reasoning(WHOLE) == REASONING
+    assert parse_reasoning(tokenizer.decode(encode_marked(WHOLE, tokenizer))) == REASONING
+    for robots in [
+        *((name,) for name in Fleet.default().names),
+        Fleet.default().names,
+        (NO_ROBOT,),
+    ]:
+        record = Reasoning(tuple(robots), "a", "b", "c")
+        assert parse_reasoning(write_reasoning(record)) == record
+
+
+def test_what_the_decoder_is_given_is_how_the_written_form_begins(tokenizer: Tokenizer) -> None:
+    prefix = reasoning_prefix(REASONING.robots, tokenizer)
+    assert encode_marked(WHOLE, tokenizer)[: len(prefix)] == prefix
+    assert prefix[-1] == tokenizer.specials[TASK]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Send the drone.",
+        WHOLE + " ",
+        WHOLE + WHOLE,
+        " " + WHOLE,
+        WHOLE.removesuffix(END),
+        WHOLE.replace("<|environment|>", ""),
+        WHOLE.replace("Look at 3 roofs", " "),
+        WHOLE.replace("Look", "<|kg<=5|> look"),
+        WHOLE.replace("Look", "<|environment|>look"),
+        WHOLE.replace("<|task|>", "<|x|>").replace("<|decision|>", "<|task|>"),
+    ],
+)
+def test_refuses_reasoning_that_is_not_whole(text: str) -> None:
+    assert parse_reasoning(text) is None
+
+
+def test_any_damage_is_refused_or_still_a_whole_record() -> None:
+    chance = random.Random(0)
+    for _ in range(3000):
+        at = chance.randrange(len(WHOLE))
+        text = WHOLE[:at] + chance.choice(["", "<|", "<|end|>", "x", *SECTIONS]) + WHOLE[at + 1 :]
+        record = parse_reasoning(text)
+        if record is not None:
+            for line in (*record.robots, record.task, record.environment, record.decision):
+                assert line and "<|" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("5 kg", "<|kg<=5|>"),
+        ("5.1 kg", "<|kg<=15|>"),
+        ("16 kg", "<|kg<=20|>"),
+        ("500 kg", "<|kg<=500|>"),
+        ("501 kg", "<|kg>500|>"),
+        ("10 cm", "<|m<=0.1|>"),
+        ("0.4 m", "<|m<=0.4999|>"),
+        ("0.5 m", "<|m<=2|>"),
+        ("1.9 m", "<|m<=2|>"),
+        ("2 m", "<|m<=20|>"),
+        ("1000 m", "<|m<=1000|>"),
+        ("1001 m", "<|m>1000|>"),
+        ("50 km/h", "<|km/h<=50|>"),
+        ("51 km/h", "<|km/h>50|>"),
+        ("40 min", "<|h<=0.6667|>"),
+        ("2 hours", "<|h<=2|>"),
+        ("9 hours", "<|h>8|>"),
+    ],
+)
+def test_a_number_is_marked_by_the_threshold_that_it_stays_below(text: str, mark: str) -> None:
+    [mention] = find_quantities(text)
+    assert bucket_mark(mention) == mark
+
+
+def test_marks_are_in_order_of_size_and_among_the_specials() -> None:
+    assert len(set(SPECIALS)) == len(SPECIALS)
+    for kind in ("mass_kg", "length_m", "speed_kmh", "hours"):
+        marks = [bucket_mark(Mention(kind, 10**power, 0, 1)) for power in range(-3, 6)]
+        assert set(marks) <= set(SPECIALS)
+        assert marks == sorted(marks, key=marks.index)
+
+
+def test_reads_a_request_with_its_marks_behind_its_numbers(tokenizer: Tokenizer) -> None:
+    reading = read_task("Carry 16 kg\n up  400 m.", tokenizer, 128)
+    assert tokenizer.decode(reading.tokens) == (
+        "<|task|> carry 16 kg<|kg<=20|> up 400 m<|m<=1000|>.<|end|>"
+    )
+    assert [mention.value for mention in reading.mentions] == [16, 400]
+
+
+@pytest.mark.parametrize("task", [None, "", "  \n"])
+def test_an_absent_request_is_its_two_ends(tokenizer: Tokenizer, task: str | None) -> None:
+    assert tokenizer.decode(read_task(task, tokenizer, 128).tokens) == "<|task|><|end|>"
+
+
+def test_whatever_the_request_its_marks_stand_where_the_reading_says(tokenizer: Tokenizer) -> None:
+    pieces = [
+        "8 kg",
+        "force 9 m",
+        "F9 km",
+        "gusting 85 km/h",
+        "0.4 m wide",
+        "70 wide",
+        "½ t",
+        " ",
+        "and a half",
+        "two hours",
+        "<|task|>",
+        "🚁",
+        "İ",
+        "\n",
+        "the pump",
+        ",",
+        "1,200 kg",
+        "'",
+        "\ud800",
+    ]
+    chance = random.Random(0)
+    for _ in range(3000):
+        task = " ".join(chance.choices(pieces, k=chance.randint(1, 40)))
+        longest = chance.choice([16, 64, 128])
+        reading = read_task(task, tokenizer, longest)
+        assert len(reading.tokens) <= longest
+        assert reading.tokens[0] == tokenizer.specials[TASK]
+        assert reading.tokens[-1] == tokenizer.specials[END]
+        assert len(reading.marks) == len(reading.mentions)
+        assert list(reading.marks) == sorted(set(reading.marks))
+        specials = [i for i, n in enumerate(reading.tokens) if n in tokenizer.specials.values()]
+        assert specials[1:-1] == list(reading.marks)
+        for mark, mention in zip(reading.marks, reading.mentions, strict=True):
+            assert reading.tokens[mark] == tokenizer.specials[bucket_mark(mention)]

@@ -1,0 +1,369 @@
+"""The network proposes, rules dispose: held against a backend that says what the test wants."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import embervlm
+from embervlm.backends.base import Proposal
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
+from embervlm.prompts import Reasoning, write_reasoning
+from embervlm.quantities import find_quantities
+from embervlm.scenario import FLAGS, QUANTITIES, Feedback, Scenario
+from embervlm.selector import EmberVLM, Selector, default_slot
+
+DRONE, DIVER, HUMANOID, WHEELS, LEGS = Fleet.default().names
+
+
+@dataclass
+class Opinion:
+    """Says what the test wants it to say; implements `backends.base.Backend`.
+
+    `sets` maps sets of default robots to their share, `roles` each number's key in QUANTITIES.
+    """
+
+    sets: dict[frozenset[str], float] = field(default_factory=dict)
+    first: str = DRONE
+    environment: str = "rough"
+    actions: Sequence[str] = ("look",)
+    flags: Sequence[str] = ()
+    roles: Sequence[str] = ()
+    team: bool = False
+    decision: str = "As told."
+    image_size: int = 32
+    calibration: dict[str, float] = field(default_factory=dict)
+    told: list[tuple[str, ...]] = field(default_factory=list)
+
+    def propose(self, task: str | None, pixels_CHW: np.ndarray | None) -> Proposal:
+        names = Fleet.default().names
+        shares = np.full(32, 1e-9, np.float32)
+        for robots, share in self.sets.items():
+            shares[sum(1 << names.index(name) for name in robots)] = share
+        mentions = tuple(find_quantities(task or ""))
+        roles = [QUANTITIES.index(role) for role in self.roles] or [len(QUANTITIES)] * len(mentions)
+        words = np.random.default_rng(len(task or "")).normal(size=8).astype(np.float32)
+        return Proposal(
+            subsets=np.log(shares),
+            primary=logits(Fleet.default().outcomes, [self.first]),
+            environment=logits(ENVIRONMENTS, [self.environment]),
+            scene=None if pixels_CHW is None else logits(ENVIRONMENTS, [self.environment]),
+            actions=logits(ACTIONS, self.actions),
+            flags=logits(FLAGS, self.flags),
+            team=5.0 if self.team else -5.0,
+            roles=np.stack([logits(range(len(QUANTITIES) + 1), [role]) for role in roles])
+            if roles
+            else np.zeros((0, len(QUANTITIES) + 1), np.float32),
+            mentions=mentions,
+            embedding=words,
+            states=None,
+        )
+
+    def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
+        self.told.append(tuple(robots))
+        return write_reasoning(Reasoning(tuple(robots), "what is asked", "where", self.decision))
+
+
+def logits(names: Sequence[object], likely: Sequence[object]) -> np.ndarray:
+    return np.array([8.0 if name in likely else -8.0 for name in names], np.float32)
+
+
+def one(*names: str) -> dict[frozenset[str], float]:
+    return {frozenset(names): 1.0}
+
+
+def test_the_set_of_most_weight_is_sent_its_first_in_front() -> None:
+    opinion = Opinion({**one(DRONE, LEGS), frozenset({DRONE}): 0.5}, first=LEGS)
+    decision = Selector(opinion).decide(Scenario("look at the ridge"))
+    assert decision.robots == (LEGS, DRONE)
+    assert decision.primary == LEGS
+    assert decision.confidence == pytest.approx(2 / 3, abs=1e-3)
+    assert decision.probabilities[DRONE] == pytest.approx(1, abs=1e-3)
+    assert decision.probabilities[LEGS] == pytest.approx(2 / 3, abs=1e-3)
+    assert set(decision.rejected) == {DIVER, HUMANOID, WHEELS}
+    assert opinion.told == [(LEGS, DRONE)]
+
+
+def test_a_broken_limit_moves_the_weight_to_the_rest_of_the_set() -> None:
+    opinion = Opinion(
+        {frozenset({DRONE, LEGS}): 0.6, frozenset({DRONE}): 0.3, frozenset({HUMANOID}): 0.1},
+        roles=["load_kg"],
+    )
+    decision = Selector(opinion).decide(Scenario("bring the 8 kg pump"))
+    assert decision.robots == (LEGS,)
+    assert decision.probabilities[DRONE] == 0
+    assert decision.probabilities[LEGS] == pytest.approx(0.6, abs=1e-3)
+    assert decision.probabilities[NO_ROBOT] == pytest.approx(0.3, abs=1e-3)
+    assert decision.rejected[DRONE] == "carries up to 5 kg, asked 8 kg"
+    assert decision.needs.quantities == {"load_kg": 8}
+
+
+@pytest.mark.parametrize(
+    ("task", "role", "ruled_out"),
+    [
+        ("6 kg", "load_kg", {DRONE}),
+        ("16 kg", "load_kg", {DRONE, LEGS}),
+        ("21 kg", "load_kg", {DRONE, LEGS, HUMANOID}),
+        ("half a tonne and 1 kg, a 501 kg load", "load_kg", {DRONE, LEGS, HUMANOID, WHEELS}),
+        ("51 km/h", "wind_kmh", {DRONE}),
+        ("28 knots", "wind_kmh", {DRONE}),
+        ("1.9 m", "width_m", {DRONE}),
+        ("41 minutes", "hours", {DRONE}),
+        ("40 minutes", "hours", set()),
+        ("3 hours", "hours", {DRONE, LEGS}),
+        ("9 hours", "hours", {DRONE, LEGS, WHEELS}),
+        ("11 cm", "step_cm", {WHEELS}),
+        ("1.1 km", "distance_m", {HUMANOID}),
+        ("0.4 m", "depth_m", {DIVER}),
+        ("301 m", "depth_m", {DIVER}),
+    ],
+)
+def test_a_stated_number_rules_out_by_rule_whatever_the_network_wants(
+    task: str, role: str, ruled_out: set[str]
+) -> None:
+    everyone = Fleet.default().names
+    roles = [role] * len(find_quantities(task))
+    decision = Selector(Opinion(one(*everyone), roles=roles)).decide(Scenario(task))
+    assert set(decision.robots) == set(everyone) - ruled_out
+
+
+def test_the_smallest_width_and_the_largest_load_count() -> None:
+    opinion = Opinion(one(LEGS), roles=["width_m", "width_m", "load_kg", "load_kg"])
+    decision = Selector(opinion).decide(Scenario("2 m, then 0.4 m, with 3 kg or 9 kg"))
+    assert decision.needs.quantities == {"width_m": 0.4, "load_kg": 9}
+
+
+def test_a_number_that_is_no_limit_rules_nothing_out() -> None:
+    decision = Selector(Opinion(one(DRONE))).decide(Scenario("look for the 80 kg man"))
+    assert decision.robots == (DRONE,)
+    assert decision.needs.quantities == {}
+
+
+def test_a_flag_rules_out_only_when_it_is_certain() -> None:
+    opinion = Opinion(one(DRONE), flags=["smoke"])
+    assert Selector(opinion).decide(Scenario("look")).robots == (NO_ROBOT,)
+    opinion.calibration = {"certain_flag": 0.99999}
+    assert Selector(opinion).decide(Scenario("look")).robots == (DRONE,)
+
+
+def test_no_robot_is_reached_by_opinion_and_by_rule() -> None:
+    for opinion in (Opinion({frozenset(): 1.0}), Opinion(one(WHEELS), flags=["stairs"])):
+        decision = Selector(opinion).decide(Scenario("file my taxes"))
+        assert decision.robots == (NO_ROBOT,)
+        assert decision.primary == NO_ROBOT
+        assert decision.plan == ()
+        assert decision.probabilities[NO_ROBOT] > 0.99
+        assert set(decision.rejected) == set(Fleet.default().names)
+        assert decision.reasoning[3].startswith("Decision: No Robot")
+
+
+def test_a_robot_that_is_not_at_hand_is_not_sent_even_in_a_team() -> None:
+    text = "robots:\n" + "".join(
+        f"  - {{name: {name}, capabilities: [look], status: {status}}}\n"
+        for name, status in [(DRONE, "charging"), (LEGS, "ready")]
+    )
+    for team in (False, True):
+        opinion = Opinion(one(DRONE, LEGS), team=team)
+        decision = Selector(opinion, Fleet.from_text(text)).decide(Scenario("look"))
+        assert decision.robots == (LEGS,)
+        assert "is not ready (charging)" in decision.rejected[DRONE]
+
+
+def test_an_unknown_robot_stands_in_for_the_default_one_that_it_is_most_like() -> None:
+    likenesses = {
+        "Seal": Robot(
+            "Seal",
+            capabilities=frozenset({"dive", "sample"}),
+            environments=frozenset({"underwater"}),
+        ),
+        "Kestrel": Robot(
+            "Kestrel",
+            capabilities=frozenset({"look", "height", "fire"}),
+            environments=frozenset({"airborne"}),
+        ),
+    }
+    assert default_slot(likenesses["Seal"]) == 1
+    assert default_slot(likenesses["Kestrel"]) == 0
+    fleet = Fleet(tuple(likenesses.values()))
+    opinion = Opinion(one(DRONE), decision="Send the Drone, 99 kg.")
+    decision = Selector(opinion, fleet).decide(Scenario("look at the ridge"))
+    assert decision.robots == ("Kestrel",)
+    assert list(decision.probabilities) == ["Seal", "Kestrel", NO_ROBOT]
+    assert opinion.told == [(DRONE,)]
+    assert decision.reasoning[3] == "Decision: Send the Kestrel."
+
+
+def test_a_large_fleet_of_long_names_is_explained_too(reference: object) -> None:
+    robots = tuple(
+        Robot(f"{'long name ' * 5}{i:03d}", capabilities=frozenset({"look"})) for i in range(200)
+    )
+    decision = Selector(reference, Fleet(robots)).decide(Scenario("look at the roof"))
+    assert len(decision.reasoning) == 4
+
+
+def test_equal_robots_stay_in_the_order_of_the_fleet() -> None:
+    names = [f"drone {i}" for i in range(20)]
+    drone = Fleet.default()[DRONE]
+    fleet = Fleet(
+        tuple(
+            Robot(name, capabilities=drone.capabilities, environments=drone.environments)
+            for name in names
+        )
+    )
+    assert Selector(Opinion(one(DRONE)), fleet).decide(Scenario("look")).robots == tuple(names)
+
+
+def test_permuting_the_fleet_does_not_change_who_is_sent() -> None:
+    robots = Fleet.default().robots
+    for opinion in (Opinion(one(DRONE, LEGS)), Opinion(one(WHEELS), first=WHEELS)):
+        plain = Selector(opinion, Fleet(robots)).decide(Scenario("look"))
+        turned = Selector(opinion, Fleet(robots[::-1])).decide(Scenario("look"))
+        assert turned.robots == plain.robots
+        assert turned.rejected == plain.rejected
+        assert turned.confidence == plain.confidence
+
+
+def test_top_k_keeps_the_best_and_refuses_less_than_one() -> None:
+    selector = Selector(Opinion(one(DRONE, LEGS), first=LEGS))
+    decision = selector.decide(Scenario("look"), top_k=1)
+    assert decision.robots == (LEGS,)
+    assert DRONE in decision.rejected
+    with pytest.raises(ValueError, match="top_k is 0"):
+        selector.decide(Scenario("look"), top_k=0)
+
+
+def test_asks_a_person_when_it_is_not_sure() -> None:
+    shares = {frozenset({DRONE}): 0.4, frozenset({LEGS}): 0.3, frozenset({WHEELS}): 0.3}
+    opinion = Opinion(shares, calibration={"ask_below": 0.5})
+    decision = Selector(opinion).decide(Scenario("look"))
+    assert decision.ask
+    assert decision.confidence == pytest.approx(0.4, abs=1e-3)
+    opinion.calibration = {"ask_below": 0.5, "confidence_shift": 2.0}
+    assert not Selector(opinion).decide(Scenario("look")).ask
+
+
+def test_a_lesson_answers_the_same_request_and_is_named() -> None:
+    selector = Selector(Opinion(one(DRONE)))
+    first = selector.decide(Scenario("look under the bridge"))
+    assert first.memory == ()
+    selector.learn(first, Feedback(robots=["robot dog"], note="the deck hides it"))
+    again = selector.decide(Scenario("look under the bridge"))
+    assert again.robots == (LEGS,)
+    assert again.memory == ("lesson 1 (from 'look under the bridge') applies: the deck hides it",)
+    assert selector.decide(Scenario("another request")).robots == (DRONE,)
+    selector.learn(again, Feedback(robots=NO_ROBOT))
+    assert selector.decide(Scenario("look under the bridge")).robots == (NO_ROBOT,)
+
+
+def test_a_lesson_does_not_apply_at_another_kind_of_place() -> None:
+    opinion = Opinion(one(DRONE))
+    selector = Selector(opinion)
+    selector.learn(selector.decide(Scenario("look")), Feedback(robots=[LEGS]))
+    opinion.environment = "airborne"
+    assert selector.decide(Scenario("look")).robots == (DRONE,)
+
+
+def test_a_hard_limit_beats_a_lesson() -> None:
+    selector = Selector(Opinion(one(LEGS), roles=["load_kg"]))
+    decision = selector.decide(Scenario("bring the 8 kg pump"))
+    selector.learn(decision, Feedback(robots=[DRONE]))
+    again = selector.decide(Scenario("bring the 8 kg pump"))
+    assert again.robots == (LEGS,)
+    assert again.memory == ()
+    selector.learn(decision, Feedback(robots=[DRONE, HUMANOID]))
+    assert selector.decide(Scenario("bring the 8 kg pump")).robots == (HUMANOID,)
+
+
+def test_feedback_names_robots_of_the_fleet() -> None:
+    selector = Selector(Opinion(one(DRONE)))
+    decision = selector.decide(Scenario("look"))
+    with pytest.raises(ValueError, match="No robot is called 'crane'"):
+        selector.learn(decision, Feedback(robots=["crane"]))
+    for robots in ([], [DRONE, DRONE], [DRONE, NO_ROBOT]):
+        with pytest.raises(ValueError, match="robot"):
+            Feedback(robots=robots)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Height and a wide area: send the Drone.", True),
+        ("Send the Robot with Legs.", False),
+        ("Send the Drone and the Humanoid.", False),
+        ("The Drone carries 8 kg.", True),
+        ("The Drone carries 25 kg.", False),
+        ("No name at all.", False),
+    ],
+)
+def test_the_written_decision_names_the_decided_robots_and_no_new_number(
+    said: str, shown: bool
+) -> None:
+    opinion = Opinion(one(DRONE), decision=said)
+    decision = Selector(opinion).decide(Scenario("look for the 8 kg parcel"))
+    assert decision.reasoning[3] == f"Decision: {said if shown else 'Send the Drone.'}"
+
+
+def test_a_team_has_a_step_for_each_of_its_robots() -> None:
+    opinion = Opinion(one(DRONE, WHEELS), actions=["map", "carry"], team=True)
+    decision = Selector(opinion).decide(Scenario("map it, then haul the sand"))
+    assert {step.robot for step in decision.plan} == {DRONE, WHEELS}
+    assert decision.plan[0].after == ()
+    assert decision.plan[1].after == (0,)
+
+
+def test_a_decision_is_plain_json_without_the_request() -> None:
+    decision = Selector(Opinion(one(DRONE))).decide(Scenario("look"), reasoning=False)
+    record = json.loads(json.dumps(decision.to_dict()))
+    assert list(record) == [
+        "robots",
+        "primary",
+        "environment",
+        "confidence",
+        "probabilities",
+        "ask",
+        "needs",
+        "reasoning",
+        "plan",
+        "rejected",
+        "memory",
+    ]
+    assert list(record["probabilities"]) == list(Fleet.default().outcomes)
+    assert record["reasoning"] == []
+
+
+@pytest.mark.parametrize(
+    ("task", "image"), [(None, None), ("  ", None), ("x" * 4001, None), (7, None)]
+)
+def test_refuses_a_scenario_with_nothing_or_too_much_in_it(task: object, image: None) -> None:
+    with pytest.raises(ValueError):
+        Scenario(task=task, image=image)
+
+
+def test_the_names_of_the_package_work_with_a_model_folder(tiny_model: Path, photo: Path) -> None:
+    fleet = embervlm.Fleet.default()
+    model = embervlm.EmberVLM.from_pretrained(tiny_model, fleet=fleet)
+    assert isinstance(model, EmberVLM)
+    decision = model.select_robots(image=photo, task="reach the people on the roof", top_k=3)
+    assert 1 <= len(decision.robots) <= 3
+    assert sum(decision.probabilities.values()) >= 0.99
+    assert [line.split(":")[0] for line in decision.reasoning] == [
+        "Task",
+        "Environment",
+        "Robots",
+        "Decision",
+    ]
+    model.learn(decision, embervlm.Feedback(robots=["Drone"], note="the bridge is low"))
+    assert dir(embervlm)
+    with pytest.raises(AttributeError, match="no attribute 'Crane'"):
+        embervlm.Crane  # noqa: B018
+
+
+def test_a_photo_alone_and_words_alone_are_both_decided(tiny_model: Path, photo: Path) -> None:
+    model = EmberVLM.from_pretrained(tiny_model)
+    assert model.select_robots(image=photo.read_bytes()).robots
+    assert model.select_robots(task="look").robots
+    with pytest.raises(ValueError, match="Nothing was asked"):
+        model.select_robots()
