@@ -1,0 +1,325 @@
+"""Our hand-written scenarios: their form, their splits, and the checks that keep them honest.
+
+Three files lie in `data/`: `scenarios.jsonl` (requests), `plans.jsonl` (jobs for a team) and
+`photo_requests.jsonl` (requests that a photo settles). Every row carries `split`. The split is made
+once by `assign_splits`, from near-duplicate groups, and `data/splits.sha256` pins it.
+
+    python -m embervlm.data.scenarios import SHARED_DATA [ADDITIONS...]   # rewrites data/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.scenario import FLAGS, QUANTITIES
+
+DATA_DIR = Path(__file__).parents[2] / "data"
+FILES = ("scenarios", "plans", "photo_requests")
+SPLITS = ("train", "validation", "test")
+
+# Cosine of the hashed 4-gram vectors. Rows written one after the other are often contrast partners.
+NEAR_DUPLICATE = 0.30
+NEAR_DUPLICATE_NEIGHBOURS = 0.22
+# The check is made over more rows than the split was, and word frequencies shift a little with
+# them.
+NEAR_DUPLICATE_CHECKED = 0.35
+_NEIGHBOUR_DISTANCE = 3
+_SPLIT_SALT = "embervlm-split-1:"
+_HASH_DIMENSIONS = 1 << 13
+_WORD = re.compile(r"\w+")
+
+Row = dict[str, Any]
+
+
+def load(name: str, split: str | None = None, directory: Path | None = None) -> list[Row]:
+    """Read the rows of one file of `FILES`, of one split or of all.
+
+    Raises:
+        ValueError: an unknown name or split, or the file is not there.
+    """
+    if name not in FILES or split not in (None, *SPLITS):
+        raise ValueError(
+            f"Unknown set {name!r} or split {split!r}; sets: {FILES}, splits: {SPLITS}."
+        )
+    path = (directory or DATA_DIR) / f"{name}.jsonl"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is not there; clone the repository, where the data ship, or set its folder."
+        )
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [row for row in rows if split in (None, row["split"])]
+
+
+def task_vectors(tasks: Sequence[str]) -> NDArray[np.float32]:
+    """Return unit rows (N, 8192) of hashed character 4-grams, log counts times inverse
+    frequency."""
+    vectors = np.zeros((len(tasks), _HASH_DIMENSIONS), np.float32)
+    for i, task in enumerate(tasks):
+        text = f" {' '.join(_WORD.findall(task.lower()))} "
+        for j in range(max(1, len(text) - 3)):
+            vectors[i, zlib.crc32(text[j : j + 4].encode()) % _HASH_DIMENSIONS] += 1
+    rows_with = (vectors > 0).sum(0)
+    vectors = np.log1p(vectors) * np.log((1 + len(tasks)) / (1 + rows_with)).astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)
+
+
+def group_near_duplicates(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return for each row the smallest id of its group: contrast pairs and near-duplicates
+    joined."""
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    vectors = task_vectors([row["task"] for row in rows])
+    similar = np.triu(vectors @ vectors.T, 1)
+    for i, j in np.argwhere(similar > NEAR_DUPLICATE_NEIGHBOURS).tolist():
+        if similar[i, j] > NEAR_DUPLICATE or j - i <= _NEIGHBOUR_DISTANCE:
+            parent[root(j)] = root(i)
+    pairs: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        if "pair" in row:
+            parent[root(i)] = root(pairs.setdefault(row["pair"], i))
+    smallest: dict[int, str] = {}
+    for i, row in enumerate(rows):
+        smallest[root(i)] = min(smallest.get(root(i), row["id"]), row["id"])
+    return [smallest[root(i)] for i in range(len(rows))]
+
+
+def split_of(group: str) -> str:
+    """Return the split of a group: 70 / 15 / 15 by a salted hash of its smallest id."""
+    digest = hashlib.sha256((_SPLIT_SALT + group).encode()).hexdigest()
+    share = int(digest[:8], 16) / 2**32
+    return SPLITS[0] if share < 0.70 else SPLITS[1] if share < 0.85 else SPLITS[2]
+
+
+def split_hash(directory: Path | None = None) -> str:
+    """Return the SHA-256 over the sorted `id split` lines of all three files."""
+    rows = [row for name in FILES for row in load(name, directory=directory)]
+    lines = sorted(f"{row['id']} {row['split']}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check(directory: Path | None = None, fleet: Fleet | None = None) -> list[str]:
+    """Return every fault of the data as a sentence; an empty list means that they are sound.
+
+    Faults: a robot's name or the answer in a request, a duplicate or near-duplicate across splits,
+    an unknown label, a plan with a cycle or a wrong index, a split that differs from its pinned
+    hash.
+    """
+    fleet = fleet or Fleet.default()
+    directory = directory or DATA_DIR
+    faults: list[str] = []
+    rows = [{**row, "_file": name} for name in FILES for row in load(name, directory=directory)]
+    counts = Counter(row["id"] for row in rows)
+    faults += [f"{name}: this id stands {n} times." for name, n in counts.items() if n > 1]
+    for row in rows:
+        faults += [f"{row['id']}: {fault}" for fault in _label_faults(row, fleet)]
+        if name := leaked_answer(row, fleet):
+            faults.append(f"{row['id']}: the request names {name!r}, which is (in) its answer.")
+        if cycle := plan_fault(row.get("plan", [])):
+            faults.append(f"{row['id']}: {cycle}")
+    faults += _cross_split_faults(rows)
+    pinned = directory / "splits.sha256"
+    if not pinned.is_file() or pinned.read_text("utf-8").strip() != split_hash(directory):
+        faults.append(f"{pinned.name}: the splits differ from the pinned hash.")
+    return faults
+
+
+# Kin of the names and aliases, so that "drones" or "AUV" is no way round the check.
+_KIN = {
+    "Drone": ("drones", "UAS", "quadrocopter"),
+    "Underwater Robot": ("AUV", "underwater robots"),
+    "Humanoid": ("humanoids",),
+    "Robot with Wheels": ("wheeled robots",),
+    "Robot with Legs": ("quadruped", "robodog"),
+    NO_ROBOT: (),
+}
+_EVERYDAY_WORDS = {"underwater", "rover", "android", "wheeled"}
+
+
+def leaked_answer(row: Mapping[str, Any], fleet: Fleet) -> str | None:
+    """Return the name in the request of a robot that is among the row's answers, or None.
+
+    A request may speak of a robot that is not its answer ("my neighbour's drone is on fire").
+    """
+    answers = {*row.get("suited", []), *sum(row.get("by_environment", {}).values(), [])}
+    for answer in sorted(answers):
+        words: set[str] = {answer, *_KIN.get(answer, ())}
+        words |= set(fleet[answer].aliases) if answer in fleet else set()
+        for word in sorted(words - _EVERYDAY_WORDS):
+            if re.search(rf"\b{re.escape(word)}\b", row["task"], re.IGNORECASE):
+                return word
+    return None
+
+
+def plan_fault(plan: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what is wrong with a plan's `after` indices, or None: out of range, or a cycle."""
+    done: set[int] = set()
+    for i, step in enumerate(plan):
+        for j in step["after"]:
+            if not 0 <= j < len(plan) or j == i:
+                return f"step {i} of the plan waits for step {j}, which is not another step of it."
+    while len(done) < len(plan):
+        ready = {i for i, step in enumerate(plan) if set(step["after"]) <= done} - done
+        if not ready:
+            return f"the plan has a cycle among the steps {sorted(set(range(len(plan))) - done)}."
+        done |= ready
+    return None
+
+
+def _label_faults(row: Row, fleet: Fleet) -> Iterable[str]:
+    robots = row.get("suited", [])
+    answers = [robots, *row.get("by_environment", {}).values()]
+    for answer in answers:
+        if unknown := set(answer) - set(fleet.outcomes):
+            yield f"unknown robot {sorted(unknown)}."
+        if NO_ROBOT in answer and len(answer) > 1:
+            yield "No Robot does not stand alone."
+    if row["_file"] != "photo_requests":
+        if not robots:
+            yield "no suited robot is given."
+        if row.get("primary", robots[0] if robots else None) not in robots:
+            yield "the primary is not among the suited."
+    places = {*row.get("by_environment", {}), *row.get("conflict", [])}
+    if "environment" in row:
+        places.add(row["environment"])
+    if unknown := places - set(ENVIRONMENTS):
+        yield f"unknown environment {sorted(unknown)}."
+    for part in [row, *row.get("plan", [])]:
+        if unknown := set(part.get("actions", [])) - {*ACTIONS, "none"}:
+            yield f"unknown action {sorted(unknown)}."
+        if unknown := set(part.get("limits", {})) - {*QUANTITIES, *FLAGS}:
+            yield f"unknown limit {sorted(unknown)}."
+        if part is not row and part["robot"] not in fleet.outcomes:
+            yield f"unknown robot {part['robot']!r} in the plan."
+    if row.get("split") not in SPLITS:
+        yield f"unknown split {row.get('split')!r}."
+
+
+def _cross_split_faults(rows: Sequence[Row]) -> Iterable[str]:
+    vectors = task_vectors([row["task"] for row in rows])
+    splits = np.array([row["split"] for row in rows])
+    held_out = np.flatnonzero(splits != "train")
+    similar = vectors[held_out] @ vectors.T > NEAR_DUPLICATE_CHECKED
+    for i, j in np.argwhere(similar & (splits[held_out][:, None] != splits[None, :])):
+        one, other = rows[held_out[i]], rows[j]
+        yield f"{one['id']} ({one['split']}): near-duplicate of {other['id']} in another split."
+    pairs: dict[str, str] = {}
+    for row in rows:
+        if "pair" in row and pairs.setdefault(row["pair"], row["split"]) != row["split"]:
+            yield f"{row['id']}: its contrast partner lies in another split."
+
+
+def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> Counter[str]:
+    """Write `target`/*.jsonl from the authors' files and our additions; return counts by split.
+
+    The authors' rows are split by `split_of`. Additions (files of compact rows, see `_expand`;
+    none: those already in `target`) go to train; one that resembles a validation or test row is
+    left out. So is every row that names its answer.
+    """
+    rows = []
+    for name in FILES:
+        for line in (source / f"{name}.jsonl").read_text("utf-8").splitlines():
+            rows.append({"_file": name, **json.loads(line)})
+    authored, fleet = len(rows), Fleet.default()
+    rows = [row for row in rows if not leaked_answer(row, fleet)]
+    for row, group in zip(rows, group_near_duplicates(rows), strict=True):
+        row["split"] = split_of(group)
+    authored_ids = {row["id"] for row in rows}
+    extra = [] if additions else _present_additions(target, authored_ids)
+    for path in additions:
+        for i, line in enumerate(path.read_text("utf-8").splitlines()):
+            row = _expand(json.loads(line), f"{path.stem}-{i + 1:03d}")
+            if not leaked_answer(row, fleet):
+                extra.append(row)
+    vectors = task_vectors([row["task"] for row in (*rows, *extra)])
+    held_out = np.flatnonzero([row["split"] != "train" for row in rows])
+    closest = (vectors[len(rows) :] @ vectors[held_out].T).max(1)
+    kept, seen = list(rows), {row["task"].lower() for row in rows}
+    for row, likeness in zip(extra, closest, strict=True):
+        if likeness <= NEAR_DUPLICATE and row["task"].lower() not in seen:
+            kept.append(row)
+            seen.add(row["task"].lower())
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        lines = [
+            json.dumps({k: v for k, v in row.items() if k != "_file"}, ensure_ascii=False)
+            for row in kept
+            if row["_file"] == name
+        ]
+        (target / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    (target / "splits.sha256").write_text(split_hash(target) + "\n", "utf-8")
+    counts = Counter(f"{row['_file']} {row['split']}" for row in kept)
+    counts["authored left out: the answer is named"] = authored - len(rows)
+    counts["additions left out: near a held-out row"] = len(rows) + len(extra) - len(kept)
+    return counts
+
+
+def _present_additions(target: Path, authored_ids: set[str]) -> list[Row]:
+    return [
+        {"_file": name, **row}
+        for name in FILES
+        if (target / f"{name}.jsonl").is_file()
+        for row in load(name, directory=target)
+        if row["id"].startswith("w") and row["id"] not in authored_ids
+    ]
+
+
+_LETTERS = dict(zip("DUHWLN", Fleet.default().outcomes, strict=True))
+
+
+def _expand(row: Mapping[str, Any], name: str) -> Row:
+    """Turn a compact row (t, s, p, e, a, l, team; or t, a, l, by, c) into the common form."""
+
+    def robots(letters: str) -> list[str]:
+        return [_LETTERS[letter] for letter in letters]
+
+    common = {"id": name, "task": row["t"].strip(), "actions": row["a"], "limits": row["l"]}
+    if "by" in row:
+        by = {place: robots(letters) for place, letters in row["by"].items()}
+        conflict = {"conflict": row["c"]} if row.get("c") else {}
+        return {
+            "_file": "photo_requests",
+            **common,
+            "by_environment": by,
+            **conflict,
+            "split": "train",
+        }
+    primary, *_ = robots(row["p"])
+    suited = [primary, *(robot for robot in robots(row["s"]) if robot != primary)]
+    return {
+        "_file": "scenarios",
+        **common,
+        "suited": suited,
+        "primary": primary,
+        "environment": row["e"],
+        "kind": "team" if row.get("team") else "choice",
+        "split": "train",
+    }
+
+
+if __name__ == "__main__":
+    command, source_dir, *more = sys.argv[1:]
+    if command != "import":
+        raise SystemExit(
+            "usage: python -m embervlm.data.scenarios import SHARED_DATA [ADDITIONS...]"
+        )
+    summary = import_scenarios(Path(source_dir), [Path(path) for path in more], DATA_DIR)
+    sys.stdout.write("\n".join(f"{key}: {n}" for key, n in sorted(summary.items())) + "\n")

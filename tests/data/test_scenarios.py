@@ -1,0 +1,231 @@
+"""The shipped data are sound, and `check` finds each kind of fault when one is planted."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embervlm.data.sample import from_photo_request, from_plan, from_scenario, robots_of, subset_of
+from embervlm.data.scenarios import (
+    DATA_DIR,
+    FILES,
+    SPLITS,
+    check,
+    group_near_duplicates,
+    load,
+    plan_fault,
+    split_hash,
+    split_of,
+)
+from embervlm.fleet import Fleet
+
+Row = dict[str, Any]
+
+
+def test_the_shipped_data_are_sound() -> None:
+    assert check() == []
+
+
+def test_validation_and_test_are_large_enough_and_alike() -> None:
+    for name, least in zip(FILES, (500, 30, 30), strict=True):
+        counts = Counter(row["split"] for row in load(name))
+        assert set(counts) == set(SPLITS)
+        assert min(counts["validation"], counts["test"]) >= least
+        assert 0.6 < counts["validation"] / counts["test"] < 1.6
+
+
+def test_every_row_becomes_a_sample_that_keeps_its_answer() -> None:
+    for row in load("scenarios"):
+        assert set(robots_of(from_scenario(row).subset)) == set(row["suited"])
+    for row in load("plans"):
+        sample = from_plan(row)
+        assert set(robots_of(sample.subset)) == set(row["suited"])
+        assert {step["robot"] for step in row["plan"]} == set(row["suited"])
+    for row in load("photo_requests"):
+        for place, robots in row["by_environment"].items():
+            sample = from_photo_request(row, place, None)
+            assert set(robots_of(sample.subset)) == set(robots)
+
+
+def test_subsets_and_robots_are_two_names_for_the_same() -> None:
+    for subset in range(32):
+        assert subset_of(robots_of(subset)) == subset
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Callable[[str, Callable[[list[Row]], object]], list[str]]:
+    """Return a function that changes a small copy of the data and checks it."""
+    for name in FILES:
+        kept = [row for split in SPLITS for row in load(name, split)[:25]]
+        write(tmp_path / f"{name}.jsonl", kept)
+    (tmp_path / "splits.sha256").write_text(split_hash(tmp_path), "utf-8")
+
+    def plant(name: str, change: Callable[[list[Row]], object]) -> list[str]:
+        rows = load(name, directory=tmp_path)
+        change(rows)
+        write(tmp_path / f"{name}.jsonl", rows)
+        return check(tmp_path)
+
+    return plant
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def test_a_sound_copy_has_no_faults(planted: Callable[..., list[str]]) -> None:
+    assert planted("scenarios", lambda rows: None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        (
+            "scenarios",
+            lambda rows: rows[0].update(
+                task="Send drones to the old mill, quickly.", suited=["Drone"], primary="Drone"
+            ),
+            "names 'drones'",
+        ),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(
+                task="Let the ROBOT DOG sniff about in the mill.",
+                suited=["Robot with Legs"],
+                primary="Robot with Legs",
+            ),
+            "names 'robot dog'",
+        ),
+        (
+            "photo_requests",
+            lambda rows: rows[0].update(
+                task="May a humanoid do this?", by_environment={"paved": ["Humanoid"]}
+            ),
+            "names 'Humanoid'",
+        ),
+        ("scenarios", lambda rows: rows[30].update(task=rows[0]["task"]), "near-duplicate"),
+        ("plans", lambda rows: rows[30].update(task=rows[0]["task"].upper()), "near-duplicate"),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(pair="p") or rows[30].update(pair="p"),
+            "contrast partner",
+        ),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(suited=["Crane"], primary="Crane"),
+            "unknown robot ['Crane']",
+        ),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(suited=["Drone", "No Robot"], primary="Drone"),
+            "does not stand alone",
+        ),
+        ("scenarios", lambda rows: rows[0].update(suited=[]), "no suited robot"),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(suited=["Humanoid"], primary="Drone"),
+            "primary is not among",
+        ),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(environment="mars"),
+            "unknown environment ['mars']",
+        ),
+        (
+            "photo_requests",
+            lambda rows: rows[0].update(by_environment={"mars": ["Humanoid"]}),
+            "unknown environment ['mars']",
+        ),
+        ("scenarios", lambda rows: rows[0].update(actions=["sing"]), "unknown action ['sing']"),
+        (
+            "scenarios",
+            lambda rows: rows[0].update(limits={"height_m": 3}),
+            "unknown limit ['height_m']",
+        ),
+        ("scenarios", lambda rows: rows[0].update(split="exam"), "unknown split 'exam'"),
+        ("scenarios", lambda rows: rows[0].update(split="test"), "differ from the pinned hash"),
+        ("scenarios", lambda rows: rows.pop(), "differ from the pinned hash"),
+        ("scenarios", lambda rows: rows[0].update(id=rows[1]["id"]), "this id stands 2 times"),
+        (
+            "plans",
+            lambda rows: (
+                rows[0]["plan"][0].update(after=[1]) or rows[0]["plan"][1].update(after=[0])
+            ),
+            "cycle",
+        ),
+        ("plans", lambda rows: rows[0]["plan"][0].update(after=[9]), "waits for step 9"),
+        ("plans", lambda rows: rows[0]["plan"][0].update(robot="Crane"), "unknown robot 'Crane'"),
+    ],
+)
+def test_finds_what_was_planted(
+    planted: Callable[..., list[str]], name: str, change: Callable[[list[Row]], object], fault: str
+) -> None:
+    assert any(fault in sentence for sentence in planted(name, change))
+
+
+@pytest.mark.parametrize(
+    ("after", "fault"),
+    [
+        ([], None),
+        ([[]], None),
+        ([[], [0], [0, 1]], None),
+        ([[2], [], [1]], None),
+        ([[0]], "waits for step 0"),
+        ([[-1]], "waits for step -1"),
+        ([[1], [2], [0]], "cycle among the steps [0, 1, 2]"),
+        ([[], [2], [1]], "cycle among the steps [1, 2]"),
+    ],
+)
+def test_knows_a_plan_that_can_be_carried_out(after: list[list[int]], fault: str | None) -> None:
+    found = plan_fault([{"after": indices} for indices in after])
+    assert found == fault if fault is None else fault in (found or "")
+
+
+def test_near_duplicates_and_contrast_partners_are_one_group() -> None:
+    tasks = [
+        "Carry the spare pump to the far bank before noon.",
+        "Fly over the vineyard and count the dead rows.",
+        "Please carry the spare pump to the far bank before noon!",
+        "Is the kiln still burning?",
+    ]
+    rows: list[Row] = [{"id": f"r{i}", "task": task} for i, task in enumerate(tasks)]
+    assert group_near_duplicates(rows) == ["r0", "r1", "r0", "r3"]
+    rows[1]["pair"] = rows[3]["pair"] = "fire"
+    assert group_near_duplicates(rows) == ["r0", "r1", "r0", "r1"]
+
+
+def test_the_split_of_a_group_depends_on_its_name_alone() -> None:
+    splits = [split_of(f"group {i}") for i in range(4000)]
+    assert splits == [split_of(f"group {i}") for i in range(4000)]
+    shares = Counter(splits)
+    assert shares["train"] / 4000 == pytest.approx(0.70, abs=0.03)
+    assert shares["test"] / 4000 == pytest.approx(0.15, abs=0.03)
+
+
+def test_loading_names_what_it_cannot_find(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Unknown set 'exams'"):
+        load("exams")
+    with pytest.raises(ValueError, match="split 'exam'"):
+        load("plans", "exam")
+    with pytest.raises(ValueError, match="is not there"):
+        load("plans", directory=tmp_path)
+
+
+def test_the_pinned_hash_changes_with_any_split(tmp_path: Path) -> None:
+    for name in FILES:
+        shutil.copy(DATA_DIR / f"{name}.jsonl", tmp_path)
+    assert split_hash(tmp_path) == (DATA_DIR / "splits.sha256").read_text("utf-8").strip()
+    rows = load("plans", directory=tmp_path)
+    rows[0]["split"] = "test" if rows[0]["split"] != "test" else "train"
+    write(tmp_path / "plans.jsonl", rows)
+    assert split_hash(tmp_path) != split_hash()
+
+
+def test_the_guide_in_the_repository_speaks_of_the_default_fleet() -> None:
+    guide = (DATA_DIR.parent / "docs" / "labelling-guide.md").read_text("utf-8")
+    for name in Fleet.default().outcomes:
+        assert f"`{name}`" in guide
