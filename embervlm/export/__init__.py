@@ -1,0 +1,1 @@
+"""From trained weights to files that other places run."""

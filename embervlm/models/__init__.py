@@ -1,0 +1,1 @@
+"""The network in PyTorch; nothing outside training and `backends/pytorch.py` needs it."""

@@ -1,0 +1,67 @@
+"""What the network says: the suited set, the first robot, the place and the needs.
+
+The set is one distribution over all subsets of the five robots, the empty one being No Robot. A
+subset S scores
+    score(S) = sum_{r in S} a_r + sum_{r < s in S} c_rs + [S empty] e
+and softmax over the 32 scores gives P(S). So "two as good as each other" is learnt as such, No
+Robot is always reachable, and a hard limit removes exactly the subsets that hold the robot that it
+rules out.
+
+Axes: B batch, D width, R robots (5), S subsets (32), M quantity mentions.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from embervlm.fleet import ACTIONS, ENVIRONMENTS
+from embervlm.scenario import FLAGS, QUANTITIES
+
+ROBOTS = 5
+# Subset s holds robot r when bit r of s is set; subset 0 is No Robot.
+SUBSETS_SR = torch.tensor(
+    [[(s >> r) & 1 for r in range(ROBOTS)] for s in range(1 << ROBOTS)]
+).float()
+_PAIRS = list(combinations(range(ROBOTS), 2))
+_FEATURES_SF = torch.cat(
+    [
+        SUBSETS_SR,
+        torch.stack([SUBSETS_SR[:, r] * SUBSETS_SR[:, s] for r, s in _PAIRS], dim=1),
+        (SUBSETS_SR.sum(1) == 0).float()[:, None],
+    ],
+    dim=1,
+)
+
+# What a stated number is for; the last role is "none of these" (an age, a price, a weight not to be
+# moved).
+ROLES = (*QUANTITIES, "other")
+
+
+class DecisionHeads(nn.Module):
+    """Linear heads on the pooled state; `roles` reads the states of each quantity mention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.subset_features = nn.Linear(width, _FEATURES_SF.shape[1])
+        self.primary = nn.Linear(width, ROBOTS + 1)
+        self.environment = nn.Linear(width, len(ENVIRONMENTS))
+        self.actions = nn.Linear(width, len(ACTIONS))
+        self.flags = nn.Linear(width, len(FLAGS))
+        self.team = nn.Linear(width, 1)
+        self.roles = nn.Linear(width, len(ROLES))
+        self.register_buffer("features_SF", _FEATURES_SF, persistent=False)
+        self.features_SF: Tensor
+
+    def forward(self, pooled_BD: Tensor) -> dict[str, Tensor]:
+        """Return logits by name; `subsets` is (B, 32)."""
+        return {
+            "subsets": self.subset_features(pooled_BD) @ self.features_SF.T,
+            "primary": self.primary(pooled_BD),
+            "environment": self.environment(pooled_BD),
+            "actions": self.actions(pooled_BD),
+            "flags": self.flags(pooled_BD),
+            "team": self.team(pooled_BD).squeeze(-1),
+        }

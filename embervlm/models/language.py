@@ -1,0 +1,92 @@
+"""The small decoder that puts a decision into words.
+
+A GPT-2-style stack (pre-norm, learnt positions; Radford et al. 2019) with cross-attention to the
+request reader's states. It shares the reader's token embeddings through two projections.
+
+Axes: B batch, T tokens written, S states read, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embervlm.models.configuration import EmberConfig
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention to the reader, feed-forward; a norm before each."""
+
+    def __init__(self, config: EmberConfig) -> None:
+        super().__init__()
+        width = config.decoder_width
+        self.heads = config.decoder_heads
+        self.dropout = config.dropout
+        self.self_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_q = nn.Linear(width, width)
+        self.cross_kv = nn.Linear(config.text_width, 2 * width)
+        self.cross_out = nn.Linear(width, width)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, config.decoder_hidden)
+        self.down = nn.Linear(config.decoder_hidden, width)
+
+    def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+        """Return the layer's output, (B, T, D)."""
+        q, k, v = (self._heads(x) for x in self.qkv(self.self_norm(x_BTD)).chunk(3, dim=-1))
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x_BTD = x_BTD + self._drop(self.out(self._merge(read)))
+        q = self._heads(self.cross_q(self.cross_norm(x_BTD)))
+        k, v = (self._heads(x) for x in self.cross_kv(states_BSD).chunk(2, dim=-1))
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_B11S)
+        x_BTD = x_BTD + self._drop(self.cross_out(self._merge(read)))
+        return x_BTD + self._drop(self.down(F.gelu(self.up(self.ffn_norm(x_BTD)))))
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        return x_BTD.view(B, T, self.heads, D // self.heads).transpose(1, 2)
+
+    @staticmethod
+    def _merge(x_BHTd: Tensor) -> Tensor:
+        B, H, T, d = x_BHTd.shape
+        return x_BHTd.transpose(1, 2).reshape(B, T, H * d)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class ReasoningDecoder(nn.Module):
+    """Predicts the next token of the reasoning from those before it and the reader's states."""
+
+    def __init__(self, config: EmberConfig) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(config.text_width, config.decoder_width, bias=False)
+        self.positions = nn.Embedding(config.decoder_positions, config.decoder_width)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.decoder_width)
+        self.widen = nn.Linear(config.decoder_width, config.text_width, bias=False)
+
+    def forward(
+        self, tokens_BT: Tensor, states_BSD: Tensor, mask_BS: Tensor, table_VD: Tensor
+    ) -> Tensor:
+        """Return logits (B, T, V); `table_VD` is the reader's embedding table."""
+        x_BTD = self.narrow(F.embedding(tokens_BT, table_VD))
+        x_BTD = x_BTD + self.positions.weight[: tokens_BT.shape[1]]
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, states_BSD, mask_BS[:, None, None, :])
+        logits: Tensor = self.widen(self.norm(x_BTD)) @ table_VD.T
+        return logits
+
+
+def shifted(tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the decoder's input and its targets: each token is predicted from those before it."""
+    return tokens_BT[:, :-1], tokens_BT[:, 1:]
+
+
+def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor, weight_BT: Tensor) -> Tensor:
+    """Return the mean cross-entropy over positions of weight 1."""
+    loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
+    return (loss_BT * weight_BT.flatten()).sum() / torch.clamp(weight_BT.sum(), min=1.0)
