@@ -1,0 +1,202 @@
+"""Fit the numbers that ship beside the weights, on the validation split and nothing else.
+
+The network is run once over the split; everything else is a search over what it said. In this
+order, each step with the numbers of those before it: the temperature of the set, the probability
+above which a flag rules robots out, the map from the best set's chance to that of being right, the
+confidence under which a person decides, and the cosine above which two requests are the same.
+
+    python -m embervlm.evaluation.calibration --model FOLDER [--shared ../shared]
+
+With `--shared` the photo requests of the split, with photos of the split, count too.
+
+Axes: N requests, S sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from embervlm.backends import BACKENDS, load_backend
+from embervlm.backends.base import Proposal
+from embervlm.checkpoint import update_calibration
+from embervlm.data.sample import subset_of
+from embervlm.evaluation.cases import Case, photo_cases, text_cases
+from embervlm.scoring import exact
+from embervlm.selector import Calibration, Selector
+
+MAX_ERROR_ANSWERED = 0.10
+MAX_SHARE_CONFUSED = 0.01
+CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
+
+Floats = NDArray[np.float64]
+
+
+def fit(selector: Selector, cases: Sequence[Case]) -> dict[str, float]:
+    """Return the fields of `selector.Calibration` for these cases; see `fit_proposals`."""
+    console = Console(stderr=True)
+    proposals = [
+        selector.propose(case.scenario) for case in track(cases, "read the split", console=console)
+    ]
+    return fit_proposals(selector, cases, proposals)
+
+
+def fit_proposals(
+    selector: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
+) -> dict[str, float]:
+    """Return the calibration for cases of which the network has said `proposals`.
+
+    `certain_flag` is the candidate with the most exact sets, all hard rules on; of equals the
+    lowest, which keeps the most rules. The selector's lessons and its present calibration play no
+    part.
+    """
+    logits_NS = np.stack([proposal.subsets for proposal in proposals]).astype(np.float64)
+    true_N = np.array([subset_of(case.truth.robots) for case in cases])
+    temperature = fit_temperature(logits_NS, true_N)
+    trial = Selector(selector.backend, selector.fleet)
+    outcomes = []
+    for certain_flag in CERTAIN_FLAGS:
+        trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)
+        outcomes.append(_answers(trial, cases, proposals))
+    best = max(range(len(outcomes)), key=lambda i: outcomes[i][1].sum())
+    chance_N, right_N = outcomes[best]
+    scale, shift = fit_confidence(np.log(chance_N / (1 - chance_N)), right_N)
+    confidence_N = 1 / (1 + np.exp(-(scale * np.log(chance_N / (1 - chance_N)) + shift)))
+    embeddings = np.stack([proposal.embedding for proposal in proposals])
+    values = {
+        "temperature": temperature,
+        "confidence_scale": scale,
+        "confidence_shift": shift,
+        "ask_below": answer_from(confidence_N, right_N),
+        "certain_flag": CERTAIN_FLAGS[best],
+        "same_request": same_request(embeddings, true_N),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def fit_temperature(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
+    """Return the temperature T that minimises the mean of -log softmax(logits / T)[true set].
+
+    The loss is convex in 1 / T, so a golden-section search over 0.1 <= 1 / T <= 10 finds it (Guo et
+    al. 2017).
+    """
+
+    def loss(inverse: float) -> float:
+        scaled = logits_NS * inverse
+        scaled = scaled - scaled.max(1, keepdims=True)
+        of_true = scaled[np.arange(len(true_N)), true_N]
+        return float((np.log(np.exp(scaled).sum(1)) - of_true).mean())
+
+    low, high, golden = 0.1, 10.0, (math.sqrt(5) - 1) / 2
+    while high - low > 1e-7:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if loss(left) <= loss(right):
+            high = right
+        else:
+            low = left
+    return 2 / (low + high)
+
+
+def fit_confidence(odds_N: Floats, right_N: Floats) -> tuple[float, float]:
+    """Return (scale, shift) of P(right) = 1 / (1 + exp(-(scale * odds + shift))).
+
+    Maximum likelihood by Newton's method; the targets are Platt's (1999), (N+ + 1) / (N+ + 2) and 1
+    / (N- + 2), so that the optimum is finite where the two kinds can be told apart without fault.
+    """
+    good = float(right_N.sum())
+    bad = len(right_N) - good
+    target_N = np.where(right_N > 0, (good + 1) / (good + 2), 1 / (bad + 2))
+    inputs_N2 = np.column_stack([odds_N, np.ones(len(odds_N))])
+
+    def loss(weights: Floats) -> float:
+        z = inputs_N2 @ weights
+        return float((np.logaddexp(0.0, z) - target_N * z).sum() + 1e-6 * weights @ weights)
+
+    weights = np.array([0.0, math.log((good + 1) / (bad + 1))])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-(inputs_N2 @ weights)))
+        slope = inputs_N2.T @ (p - target_N) + 2e-6 * weights
+        curvature = (inputs_N2 * (p * (1 - p))[:, None]).T @ inputs_N2 + 2e-6 * np.eye(2)
+        step, size = np.linalg.solve(curvature, slope), 1.0
+        while loss(weights - size * step) > loss(weights) and size > 1e-6:
+            size /= 2
+        weights = weights - size * step
+        if np.abs(size * step).max() < 1e-9:
+            break
+    return float(weights[0]), float(weights[1])
+
+
+def answer_from(
+    confidence_N: Floats, right_N: Floats, max_error: float = MAX_ERROR_ANSWERED
+) -> float:
+    """Return the lowest confidence from which on at most `max_error` of the answers are wrong.
+
+    Rounded down to six decimals. If no confidence will do it is 1.0: a person decides everything.
+    """
+    order = np.argsort(-confidence_N, kind="stable")
+    sorted_N, wrong_N = confidence_N[order], np.cumsum(1 - right_N[order])
+    last_of_equals = np.append(sorted_N[1:] < sorted_N[:-1], True)
+    enough = last_of_equals & (wrong_N <= max_error * np.arange(1, len(order) + 1) + 1e-9)
+    if not enough.any():
+        return 1.0
+    return math.floor(float(sorted_N[np.flatnonzero(enough)[-1]]) * 1e6) / 1e6
+
+
+def same_request(
+    embeddings_ND: NDArray[np.float32],
+    answers_N: NDArray[np.int64],
+    share: float = MAX_SHARE_CONFUSED,
+) -> float:
+    """Return a cosine that at most `share` of the pairs with different answers reach; six decimals.
+
+    1.0 if there are no such pairs.
+    """
+    unit_ND = embeddings_ND / np.maximum(np.linalg.norm(embeddings_ND, axis=1, keepdims=True), 1e-9)
+    first, second = np.triu_indices(len(unit_ND), 1)
+    differ = answers_N[first] != answers_N[second]
+    if not differ.any():
+        return 1.0
+    cosines = np.sort((unit_ND @ unit_ND.T)[first[differ], second[differ]].astype(np.float64))[::-1]
+    highest_left_out = float(cosines[min(int(share * len(cosines)), len(cosines) - 1)])
+    return math.floor(highest_left_out * 1e6 + 1) / 1e6
+
+
+def _answers(
+    selector: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
+) -> tuple[Floats, Floats]:
+    """Return the chance of each best set, and 1.0 where it is right."""
+    decisions = [
+        selector.answer(proposal, case.scenario, reasoning=False)
+        for proposal, case in zip(proposals, cases, strict=True)
+    ]
+    right = [exact(d.robots, case.truth.robots) for d, case in zip(decisions, cases, strict=True)]
+    return np.array([d.confidence for d in decisions]), np.array(right, dtype=np.float64)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the flags, fit on the validation split, rewrite the folder's calibration."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of a model")
+    parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
+    parser.add_argument("--backend", choices=BACKENDS, default="reference")
+    options = parser.parse_args(arguments)
+    selector = Selector(load_backend(options.backend, options.model))
+    cases = text_cases("validation")
+    if options.shared is not None:
+        cases += photo_cases("validation", options.shared / "photos")
+    values = fit(selector, cases)
+    update_calibration(options.model, values)
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Is what the reasoning says about the robots true? Checked clause by clause, with the fleet.
+
+The third line of a reasoning is written by rules (`planning.reasons_for`,
+`planning.reasons_against`). This module does not trust them: it reads the line back as text and
+holds every clause against the fleet's own numbers and against the needs that the decision states. A
+clause that it does not know is a fault.
+
+    >>> fleet, needs = Fleet.default(), Needs(("carry",), quantities={"load_kg": 8.0})
+    >>> [claim.fault for claim in check_line("Robots: Drone: carries up to 9 kg, asked 8 kg", fleet,
+    needs)] ['Drone: payload_kg is 5 in the fleet, not 9']
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
+from embervlm.scenario import Needs
+
+ROBOTS_LINE = "Robots: "
+
+_NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One clause: of which robot, for or against it, and what is false about it (None: nothing)."""
+
+    robot: str
+    is_against: bool
+    clause: str
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A clause that states a limit of the robot and what the job asks.
+
+    `factor` turns the quantity's unit into the clause's; `is_upper` says that the job breaks the
+    limit by asking for more, else by offering less.
+    """
+
+    pattern: re.Pattern[str]
+    limit: str
+    quantity: str
+    is_upper: bool = True
+    factor: float = 1.0
+
+
+def _bound(
+    text: str, limit: str, quantity: str, is_upper: bool = True, factor: float = 1.0
+) -> _Bound:
+    pattern = re.compile(re.escape(text).replace("N", _NUMBER))
+    return _Bound(pattern, limit, quantity, is_upper, factor)
+
+
+_BOUNDS = (
+    _bound("carries up to N kg, asked N kg", "payload_kg", "load_kg"),
+    _bound("goes up to N m, asked N m", "max_distance_m", "distance_m"),
+    _bound("climbs steps up to N cm, asked N cm", "max_step_cm", "step_cm"),
+    _bound("works in wind up to N km/h, asked N km/h", "max_wind_kmh", "wind_kmh"),
+    _bound("dives to N m, asked N m", "max_depth_m", "depth_m"),
+    _bound("runs for N min, asked N min", "endurance_min", "hours", factor=60.0),
+    _bound("needs N m of width, there are N m", "min_width_m", "width_m", is_upper=False),
+    _bound("needs N m of water, there are N m", "min_depth_m", "depth_m", is_upper=False),
+)
+
+# What the robot cannot do -> the ability that it then lacks; the job must ask for it.
+_LACKS = {
+    "cannot take stairs": "stairs",
+    "cannot cross rubble": "rubble",
+    "cannot cross mud": "mud",
+    "cannot cross snow": "snow",
+    "cannot cross loose sand": "sand",
+    "cannot work in dense smoke": "smoke",
+    "cannot work in a storm": "storm",
+    "cannot work at height": "height",
+    "cannot work under water": "dive",
+}
+_PLACE_ASKS = {"height": "airborne", "dive": "underwater"}
+
+_JUDGEMENT = "suits the request as a whole"
+_SUITS_LESS = re.compile(r"breaks no stated limit, but suits less well \((\d+)%\)")
+_NOBODY = "no robot of the fleet can do the core of this"
+_NOT_READY = re.compile(r"is not ready \((\w+)\)")
+
+
+def check_line(
+    line: str,
+    fleet: Fleet,
+    needs: Needs,
+    *,
+    probabilities: Mapping[str, float] | None = None,
+) -> list[Claim]:
+    """Return every clause of the line on the robots, each with what is false about it.
+
+    `probabilities` are the decision's, for the clauses that cite them; None skips that comparison.
+    """
+    if not line.startswith(ROBOTS_LINE):
+        return [Claim("", False, line, f"the line does not begin with {ROBOTS_LINE!r}")]
+    claims = []
+    for name, against, clauses in _parts(line.removeprefix(ROBOTS_LINE), fleet):
+        for clause in clauses:
+            if name == NO_ROBOT:
+                fault = None if clause == _NOBODY and not against else "unknown clause"
+            elif name not in fleet:
+                fault = "not a robot of the fleet"
+            elif against:
+                chance = None if probabilities is None else probabilities.get(name, 0.0)
+                fault = _fault_against(clause, fleet[name], needs, chance)
+            else:
+                fault = _fault_for(clause, fleet[name], needs)
+            claims.append(Claim(name, against, clause, fault and f"{name}: {fault}"))
+    return claims
+
+
+def named_robots(line: str, fleet: Fleet) -> tuple[set[str], set[str]]:
+    """Return the robots that the line speaks for, and those that it speaks against."""
+    parts = _parts(line.removeprefix(ROBOTS_LINE), fleet)
+    return (
+        {name for name, against, _ in parts if not against},
+        {name for name, against, _ in parts if against},
+    )
+
+
+def broken_by(robot: Robot, needs: Needs) -> list[str]:
+    """Return the stated limits and abilities that the job breaks; written apart from `planning`."""
+    broken = []
+    for bound in _BOUNDS:
+        limit, asked = robot.limits.get(bound.limit), needs.quantities.get(bound.quantity)
+        if limit is not None and asked is not None and _breaks(bound, limit, asked):
+            broken.append(bound.limit)
+    return broken + [ability for ability in _LACKS.values() if _lacks(robot, needs, ability)]
+
+
+def _parts(text: str, fleet: Fleet) -> list[tuple[str, bool, list[str]]]:
+    """Split into (robot, is against, clauses); a part without a robot goes on with the last one."""
+    names = "|".join(re.escape(name) for name in sorted(fleet.outcomes, key=len, reverse=True))
+    opening = re.compile(rf"(not )?({names}): (.*)", re.DOTALL)
+    parts: list[tuple[str, bool, list[str]]] = []
+    for piece in text.split("; "):
+        if match := opening.fullmatch(piece):
+            against = match[1] is not None
+            clauses = [match[3]] if against else _clauses_for(match[3])
+            parts.append((match[2], against, clauses))
+        elif parts and parts[-1][1]:
+            parts[-1][2].append(piece)
+        else:
+            parts.append(("", False, [piece]))
+    return parts
+
+
+def _clauses_for(text: str) -> list[str]:
+    """Split at ", ", but leave a limit and what is asked of it together."""
+    return re.split(r", (?!asked )", text)
+
+
+def _fault_for(clause: str, robot: Robot, needs: Needs) -> str | None:
+    if clause == _JUDGEMENT:
+        return None
+    if clause == "can dive":
+        return _fault_of_abilities(["dive"], robot, lambda ability: _asks(needs, ability))
+    if clause.startswith("can "):
+        words = clause.removeprefix("can ").split(" and ")
+        return _fault_of_abilities(words, robot, lambda word: word in needs.actions)
+    if clause.startswith("copes with "):
+        words = clause.removeprefix("copes with ").split(" and ")
+        return _fault_of_abilities(words, robot, lambda word: _asks(needs, word))
+    return _fault_of_bound(clause, robot, needs, must_break=False)
+
+
+def _fault_against(clause: str, robot: Robot, needs: Needs, chance: float | None) -> str | None:
+    if clause == "has none at hand":
+        return None if robot.count == 0 else f"there are {robot.count}"
+    if match := _NOT_READY.fullmatch(clause):
+        return None if robot.status == match[1] != "ready" else f"its status is {robot.status}"
+    if match := _SUITS_LESS.fullmatch(clause):
+        if broken := broken_by(robot, needs):
+            return f"it breaks {', '.join(broken)}"
+        if chance is not None and abs(100 * chance - int(match[1])) > 0.51:
+            return f"its chance is {chance:.0%}, not {match[1]}%"
+        return None
+    if clause in _LACKS:
+        lacking = _lacks(robot, needs, _LACKS[clause])
+        return None if lacking else f"it has {_LACKS[clause]!r}, or the job does not ask for it"
+    if clause.startswith("cannot "):
+        words = clause.removeprefix("cannot ").split(" or ")
+        wrong = [w for w in words if w not in ACTIONS or robot.can(w) or w not in needs.actions]
+        return f"{', '.join(wrong)} is within it, or not asked" if wrong else None
+    return _fault_of_bound(clause, robot, needs, must_break=True)
+
+
+def _fault_of_abilities(
+    words: Sequence[str], robot: Robot, asked: Callable[[str], bool]
+) -> str | None:
+    wrong = [word for word in words if not robot.can(word)]
+    if wrong:
+        return f"the fleet does not state {', '.join(wrong)}"
+    unasked = [word for word in words if not asked(word)]
+    return f"the job does not ask for {', '.join(unasked)}" if unasked else None
+
+
+def _fault_of_bound(clause: str, robot: Robot, needs: Needs, *, must_break: bool) -> str | None:
+    for bound in _BOUNDS:
+        if match := bound.pattern.fullmatch(clause):
+            stated, there = float(match[1]), float(match[2])
+            limit, asked = robot.limits.get(bound.limit), needs.quantities.get(bound.quantity)
+            if limit is None or not _same(stated, limit):
+                number = "not stated" if limit is None else f"{limit:g}"
+                return f"{bound.limit} is {number} in the fleet, not {stated:g}"
+            if asked is None or not _same(there, asked * bound.factor):
+                return f"the job does not ask for {there:g}"
+            if _breaks(bound, limit, asked) != must_break:
+                return f"{there:g} {'keeps' if must_break else 'breaks'} the limit of {stated:g}"
+            return None
+    return "unknown clause"
+
+
+def _breaks(bound: _Bound, limit: float, asked: float) -> bool:
+    return asked * bound.factor > limit if bound.is_upper else asked * bound.factor < limit
+
+
+def _asks(needs: Needs, ability: str) -> bool:
+    return ability in needs.flags or needs.environment == _PLACE_ASKS.get(ability, "")
+
+
+def _lacks(robot: Robot, needs: Needs, ability: str) -> bool:
+    return not robot.can(ability) and _asks(needs, ability)
+
+
+def _same(stated: float, true: float) -> bool:
+    """Compare a number as written with six significant digits."""
+    return abs(stated - true) <= 1e-5 * max(abs(true), 1e-9)

@@ -1,0 +1,120 @@
+"""Train our network on part of somebody else's tasks, from the weights of a model folder.
+
+Reader and set head learn, with the cross-entropy of the set alone; the photo side is frozen and not
+used. The answer is the likeliest set without the hard rules, which are our policy and not that of
+the labels.
+
+Axes: B batch, T tokens, S sets.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from embervlm.backends.pytorch import PyTorchBackend
+from embervlm.backends.reference import MAX_TASK_TOKENS
+from embervlm.checkpoint import load_checkpoint
+from embervlm.data.sample import robots_of, subset_of
+from embervlm.evaluation.embervlm_tasks import MAX_EPOCHS, SEED, Learner, inner_split
+from embervlm.evaluation.metrics import Answer, Truth
+from embervlm.fleet import NO_ROBOT, Fleet
+from embervlm.models.heads import ROBOTS
+from embervlm.models.modeling import EmberNetwork
+from embervlm.prompts import read_task
+from embervlm.scoring import exact
+from embervlm.tokenizer import Tokenizer
+
+BATCH = 16
+RATE = 5e-5
+WARMUP_STEPS = 10
+_NAMES = Fleet.default().names
+
+
+def learner_from(folder: Path | None, max_epochs: int = MAX_EPOCHS) -> Learner:
+    """Return what trains a model folder's network (None: the shipped one) and answers with it."""
+    start = PyTorchBackend.load(folder).network
+    tokenizer = load_checkpoint(folder).tokenizer
+
+    def learn(train: Sequence[Truth], tasks: Sequence[str]) -> list[Answer]:
+        fitted, chosen_on = inner_split(train)
+        _, shares = fine_tune(start, tokenizer, fitted, max_epochs, chosen_on)
+        network, _ = fine_tune(start, tokenizer, train, 1 + shares.index(max(shares)))
+        return answer(network, tokenizer, tasks)
+
+    return learn
+
+
+def fine_tune(
+    start: EmberNetwork,
+    tokenizer: Tokenizer,
+    train: Sequence[Truth],
+    epochs: int,
+    chosen_on: Sequence[Truth] = (),
+) -> tuple[EmberNetwork, list[float]]:
+    """Return a trained copy of `start`, and the exact-set share on `chosen_on` after each epoch."""
+    torch.manual_seed(SEED)
+    rng = random.Random(SEED)
+    network = copy.deepcopy(start).requires_grad_(False)
+    learning = [*network.text.parameters(), *network.heads.subset_features.parameters()]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(learning, lr=RATE, weight_decay=0.01)
+    order, shares, step = list(train), [], 0
+    for _ in range(epochs):
+        network.train()
+        rng.shuffle(order)
+        for i in range(0, len(order), BATCH):
+            step += 1
+            optimizer.param_groups[0]["lr"] = RATE * min(1.0, step / WARMUP_STEPS)
+            batch = order[i : i + BATCH]
+            goal_B = torch.tensor([subset_of(truth.robots) for truth in batch])
+            with torch.autocast("cpu", torch.bfloat16):
+                logits_BS = _set_logits(network, tokenizer, [truth.task for truth in batch])
+            loss = F.cross_entropy(logits_BS.float(), goal_B)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
+            optimizer.step()
+        if chosen_on:
+            found = answer(network, tokenizer, [truth.task for truth in chosen_on])
+            pairs = zip(found, chosen_on, strict=True)
+            shares.append(sum(exact(a.robots, t.robots) for a, t in pairs) / len(chosen_on))
+    return network, shares
+
+
+@torch.no_grad()
+def answer(network: EmberNetwork, tokenizer: Tokenizer, tasks: Sequence[str]) -> list[Answer]:
+    """Return the likeliest set for each task; its first robot is the likeliest one of the set."""
+    network.eval()
+    answers = []
+    for i in range(0, len(tasks), 64):
+        chances_BS = _set_logits(network, tokenizer, tasks[i : i + 64]).softmax(-1)
+        chances_BR = chances_BS @ network.heads.features_SF[:, :ROBOTS]
+        for best, chance_R in zip(chances_BS.argmax(-1), chances_BR, strict=True):
+            order = [_NAMES[r] for r in chance_R.argsort(descending=True).tolist()]
+            robots = sorted(robots_of(int(best)), key=[*order, NO_ROBOT].index)
+            answers.append(Answer(tuple(robots), robots[0]))
+    return answers
+
+
+def _set_logits(network: EmberNetwork, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    rows = [read_task(text, tokenizer, MAX_TASK_TOKENS).tokens for text in texts]
+    B, T = len(rows), max(len(row) for row in rows)
+    absent_B = torch.zeros(B, dtype=torch.bool)
+    encoded = network.encode(
+        torch.tensor([[*row, *[0] * (T - len(row))] for row in rows]),
+        torch.tensor([[i < len(row) for i in range(T)] for row in rows]),
+        torch.zeros(B, network.config.image_width),
+        torch.zeros(B, network.image.scene.out_features),
+        absent_B,
+        absent_B,
+    )
+    logits_BS: Tensor = network.heads(encoded.pooled_BD)["subsets"]
+    return logits_BS

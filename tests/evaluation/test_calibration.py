@@ -1,0 +1,152 @@
+"""Each fit against a closed form or an exhaustive search."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeBackend, blank_proposal
+
+from embervlm.backends.base import Array, Proposal
+from embervlm.checkpoint import PARTS, load_checkpoint, update_calibration
+from embervlm.data.sample import robots_of
+from embervlm.evaluation.calibration import (
+    CERTAIN_FLAGS,
+    answer_from,
+    fit,
+    fit_confidence,
+    fit_temperature,
+    main,
+    same_request,
+)
+from embervlm.evaluation.cases import Case
+from embervlm.evaluation.metrics import Truth
+from embervlm.scenario import FLAGS, Scenario
+from embervlm.selector import Calibration, Selector
+
+
+def test_temperature_equals_an_exhaustive_search() -> None:
+    rng = np.random.default_rng(1)
+    logits = 3 * rng.normal(size=(400, 32))
+    true = np.array(
+        [rng.choice(32, p=np.exp(row / 2.5) / np.exp(row / 2.5).sum()) for row in logits]
+    )
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(400), true]).mean())
+
+    grid = np.arange(1.0, 5.0, 0.01)
+    best = grid[np.argmin([loss(t) for t in grid])]
+    assert fit_temperature(logits, true) == pytest.approx(best, abs=0.01)
+
+
+def test_temperature_undoes_a_scale() -> None:
+    rng = np.random.default_rng(2)
+    logits, true = rng.normal(size=(100, 32)), rng.integers(32, size=100)
+    logits[np.arange(100), true] += 1.5
+    once = fit_temperature(logits, true)
+    assert fit_temperature(4 * logits, true) == pytest.approx(4 * once, rel=1e-4)
+
+
+def test_confidence_of_two_levels_is_the_share_right_at_each() -> None:
+    odds = np.array([-1.0] * 100 + [2.0] * 100)
+    right = np.array([1.0] * 30 + [0.0] * 70 + [1.0] * 90 + [0.0] * 10)
+    scale, shift = fit_confidence(odds, right)
+    at = 1 / (1 + np.exp(-(scale * np.array([-1.0, 2.0]) + shift)))
+    good, bad = 121 / 122, 1 / 82
+    assert at == pytest.approx([0.3 * good + 0.7 * bad, 0.9 * good + 0.1 * bad], abs=1e-5)
+
+
+def test_confidence_stays_finite_where_all_answers_are_right() -> None:
+    scale, shift = fit_confidence(np.array([0.5, 1.0, 3.0]), np.ones(3))
+    assert np.isfinite([scale, shift]).all()
+
+
+def test_answers_as_many_as_the_error_allows() -> None:
+    rng = np.random.default_rng(3)
+    confidence = rng.random(300).round(2)
+    right = (rng.random(300) < 0.6 + 0.4 * confidence).astype(float)
+    shares = {level: 1 - right[confidence >= level].mean() for level in np.unique(confidence)}
+    lowest = min(level for level, error in shares.items() if error <= 0.10)
+    assert answer_from(confidence, right) == pytest.approx(lowest, abs=1e-5)
+    assert answer_from(confidence, right) <= lowest
+
+
+def test_answers_nothing_where_even_the_surest_are_wrong() -> None:
+    assert answer_from(np.array([0.9, 0.9, 0.2]), np.array([1.0, 0.0, 1.0])) == 1.0
+
+
+def test_same_request_is_reached_by_at_most_one_percent() -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(120, 8)).astype(np.float32) + 1
+    answers = rng.integers(5, size=120)
+    found = same_request(vectors, answers)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = [
+        float(unit[i] @ unit[j]) for i in range(120) for j in range(i) if answers[i] != answers[j]
+    ]
+    assert np.mean([cosine >= found for cosine in pairs]) <= 0.01
+    assert np.mean([cosine >= found - 0.01 for cosine in pairs]) > 0.008
+
+
+def test_fits_a_selector_and_leaves_it_as_it_was() -> None:
+    """The flag "height" rules the wheels out; it is stated with 0.88 and mostly false."""
+    wheels, drone = 8, 1
+
+    def say(proposal: Proposal, task: str | None, pixels: Array | None) -> Proposal:
+        assert task is not None
+        rng = np.random.default_rng(len(task))
+        subsets, flags = np.zeros(32, np.float32), blank_proposal(None).flags.copy()
+        subsets[wheels], subsets[drone] = 4, 3
+        flags[FLAGS.index("height")] = 2.0
+        embedding = rng.normal(size=4).astype(np.float32)
+        return replace(proposal, subsets=subsets, flags=flags, embedding=embedding)
+
+    cases = []
+    for i in range(60):
+        robots = tuple(robots_of(drone if i % 3 == 0 else wheels))
+        task = "x" * (i + 1)
+        cases.append(Case(Scenario(task=task), Truth(str(i), task, robots, robots[0])))
+    selector = Selector(FakeBackend(say))
+    before = selector.calibration
+    values = fit(selector, cases)
+    assert selector.calibration == before
+    assert set(values) == set(Calibration.__dataclass_fields__)
+    assert values["certain_flag"] == min(c for c in CERTAIN_FLAGS if c > 1 / (1 + np.exp(-2.0)))
+    assert values["ask_below"] == 1.0
+    calibrated = Selector(FakeBackend(say, values))
+    assert calibrated.decide(cases[1].scenario, reasoning=False).confidence == pytest.approx(
+        2 / 3, abs=0.02
+    )
+
+
+def test_the_command_rewrites_the_numbers_and_not_the_weights(
+    small_data: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    main(["--model", str(folder), "--shared", str(small_data)])
+    printed = json.loads(capsys.readouterr().out)
+    assert load_checkpoint(folder).calibration == {
+        **load_checkpoint(tiny_model).calibration,
+        **printed,
+    }
+    for part in PARTS:
+        assert (folder / part).read_bytes() == (tiny_model / part).read_bytes()
+    main(["--model", str(folder), "--shared", str(small_data)])
+    assert json.loads(capsys.readouterr().out) == printed
+
+
+def test_a_damaged_folder_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "config.json").write_text("{}")
+    before = (folder / "calibration.json").read_bytes()
+    with pytest.raises(ValueError, match="damaged"):
+        update_calibration(folder, {"temperature": 2.0})
+    assert (folder / "calibration.json").read_bytes() == before

@@ -1,0 +1,115 @@
+"""The checker agrees with planning on what is true, and finds every kind of falsehood."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from embervlm import planning
+from embervlm.evaluation.faithfulness import broken_by, check_line, named_robots
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
+from embervlm.scenario import FLAGS, QUANTITIES, Needs
+
+FLEET = Fleet.default()
+
+
+def random_needs(rng: random.Random) -> Needs:
+    """Return needs with a few random demands."""
+    return Needs(
+        actions=tuple(rng.sample(ACTIONS, rng.randrange(4))),
+        environment=rng.choice(ENVIRONMENTS),
+        quantities={
+            key: rng.choice([0.3, 1.0, 4.5, 12.25, 60.0, 700.0, 1333.3333])
+            for key in rng.sample(QUANTITIES, rng.randrange(5))
+        },
+        flags=frozenset(rng.sample(FLAGS, rng.randrange(4))),
+    )
+
+
+def line_of(fleet: Fleet, needs: Needs, chosen: list[str], chances: dict[str, float]) -> str:
+    """Write the line as `Selector` does."""
+    why = [f"{name}: {', '.join(planning.reasons_for(fleet[name], needs))}" for name in chosen]
+    against = planning.reasons_against(fleet, needs, chosen, chances)
+    return "Robots: " + "; ".join([*why, *(f"not {name}: {r}" for name, r in against.items())])
+
+
+def test_every_clause_that_planning_writes_is_known_and_true() -> None:
+    rng = random.Random(1)
+    busy = replace(FLEET.robots[0], status="busy")
+    none_left = replace(FLEET.robots[1], count=0)
+    fleets = [FLEET, Fleet((busy, none_left, *FLEET.robots[2:]))]
+    for i in range(1500):
+        fleet, needs = fleets[i % 2], random_needs(rng)
+        free = [
+            r.name
+            for r in fleet
+            if not planning.broken_limits(r, needs) and r.status == "ready" and r.count
+        ]
+        chosen = rng.sample(free, min(len(free), rng.randrange(1, 3)))
+        if not chosen:
+            continue
+        chances = {name: rng.random() for name in fleet.outcomes}
+        line = line_of(fleet, needs, chosen, chances)
+        claims = check_line(line, fleet, needs, probabilities=chances)
+        assert [claim.fault for claim in claims if claim.fault] == []
+        assert named_robots(line, fleet) == (set(chosen), set(fleet.names) - set(chosen))
+
+
+def test_finds_the_same_broken_limits_as_planning() -> None:
+    rng = random.Random(2)
+    for _ in range(2000):
+        needs = random_needs(rng)
+        for robot in FLEET:
+            assert len(broken_by(robot, needs)) == len(planning.broken_limits(robot, needs))
+
+
+NEEDS = Needs(
+    ("look", "carry"), "rough", {"load_kg": 8.0, "wind_kmh": 60.0, "hours": 3.0}, frozenset({"mud"})
+)
+
+
+@pytest.mark.parametrize(
+    "clauses",
+    [
+        "Robot with Legs: carries up to 25 kg, asked 8 kg",
+        "Robot with Legs: carries up to 15 kg, asked 9 kg",
+        "Robot with Legs: can handle",
+        "Robot with Legs: can look and talk",
+        "Robot with Legs: can patrol",
+        "Robot with Legs: copes with snow",
+        "Robot with Legs: copes with fire",
+        "Drone: carries up to 5 kg, asked 8 kg",
+        "Drone: no stated limit speaks against it",
+        "Robot with Legs: is the best there is",
+        "Tank: can look",
+        "not Robot with Legs: cannot cross mud",
+        "not Robot with Legs: carries up to 15 kg, asked 8 kg",
+        "not Drone: works in wind up to 40 km/h, asked 60 km/h",
+        "not Drone: runs for 40 min, asked 3 min",
+        "not Drone: cannot look",
+        "not Drone: cannot talk",
+        "not Humanoid: cannot take stairs",
+        "not Drone: has none at hand",
+        "not Drone: is not ready (busy)",
+        "not Drone: breaks no stated limit, but suits less well (10%)",
+        "not Robot with Wheels: breaks no stated limit, but suits less well (40%)",
+        "not No Robot: no robot of the fleet can do the core of this",
+    ],
+)
+def test_finds_a_false_clause(clauses: str) -> None:
+    claims = check_line(f"Robots: {clauses}", FLEET, NEEDS, probabilities={"Drone": 0.1})
+    assert [claim for claim in claims if claim.fault], claims
+
+
+def test_takes_the_true_ones() -> None:
+    line = (
+        "Robots: Robot with Legs: can look and carry, copes with mud, "
+        "carries up to 15 kg, asked 8 kg; "
+        "not Drone: carries up to 5 kg, asked 8 kg; works in wind up to 50 km/h, asked 60 km/h; "
+        "runs for 40 min, asked 180 min; not Humanoid: cannot cross mud; "
+        "not Underwater Robot: cannot carry"
+    )
+    claims = check_line(line, FLEET, NEEDS)
+    assert [claim.fault for claim in claims] == [None] * 8
