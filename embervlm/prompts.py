@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embervlm.quantities import Mention, find_quantities
+from embervlm.scenario import Needs
 from embervlm.tokenizer import Tokenizer
 
 # The upper ends of the buckets; the numbers are thresholds of the labelling guide and the default
@@ -136,6 +137,24 @@ def parse_reasoning(text: str) -> Reasoning | None:
         return None
     robots, task, environment, decision = values
     return Reasoning(tuple(robots.split("; ")), task, environment, decision)
+
+
+_QUANTITY_UNITS = {"kg": "kg", "m": "m", "cm": "cm", "kmh": "km/h"}
+
+
+def describe_needs(needs: Needs) -> str:
+    """Return what a job takes in one line: actions, then numbers with units, then circumstances.
+
+    >>> from embervlm.scenario import Needs
+    >>> describe_needs(Needs(("carry",), quantities={"load_kg": 8.0}, flags=frozenset({"stairs"})))
+    'carry; load 8 kg; stairs'
+    """
+    numbers = []
+    for key, value in needs.quantities.items():
+        what, _, unit = key.partition("_")
+        numbers.append(f"{what} {value:g} {_QUANTITY_UNITS[unit]}" if unit else f"{value:g} {what}")
+    parts = [", ".join(needs.actions), ", ".join(numbers), ", ".join(sorted(needs.flags))]
+    return "; ".join(part for part in parts if part) or "nothing in particular"
 
 
 def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:

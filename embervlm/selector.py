@@ -21,7 +21,7 @@ from embervlm.backends.base import Backend, Proposal
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.imaging import load_image, preprocess
 from embervlm.memory.lessons import Lessons
-from embervlm.prompts import Reasoning, parse_reasoning
+from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
 from embervlm.quantities import Mention, find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
 
@@ -61,10 +61,17 @@ class Calibration:
 
 
 class Selector:
-    """Decides with a backend, for a fleet, with the lessons of this session."""
+    """Decides with a backend, for a fleet, with the lessons of this session.
 
-    def __init__(self, backend: Backend, fleet: Fleet | None = None) -> None:
+    The reasoning is worded from what the network read: needs, place, decision. With `own_words` the
+    decoder words task, place and decision itself; what it says is checked, but it is still clumsy.
+    """
+
+    def __init__(
+        self, backend: Backend, fleet: Fleet | None = None, *, own_words: bool = False
+    ) -> None:
         self.backend = backend
+        self.own_words = own_words
         self.fleet = fleet or _DEFAULT_FLEET
         self.calibration = Calibration.from_dict(backend.calibration)
         self.lessons = Lessons(self.calibration.same_request)
@@ -140,7 +147,7 @@ class Selector:
             scenario=scenario,
         )
         if reasoning:
-            decision = replace(decision, reasoning=self._explain(decision, proposal))
+            decision = replace(decision, reasoning=self._explain(decision, proposal, team))
         return decision
 
     def learn(self, decision: Decision, feedback: Feedback) -> None:
@@ -210,20 +217,21 @@ class Selector:
         shifted = self.calibration.confidence_scale * odds + self.calibration.confidence_shift
         return float(1 / (1 + np.exp(-shifted)))
 
-    def _explain(self, decision: Decision, proposal: Proposal) -> tuple[str, ...]:
-        # The decoder knows the default robots; one of another name is told as the one it stands
-        # for.
-        told = [
-            _DEFAULT_FLEET.names[default_slot(self.fleet[name])] if name in self.fleet else name
-            for name in decision.robots
-        ]
-        written = parse_reasoning(self.backend.write(proposal, tuple(dict.fromkeys(told))))
-        assert written is not None, "the decoder's grammar lets nothing else out"
-        numbers = {
-            m.value
-            for m in find_quantities((decision.scenario.task or "") if decision.scenario else "")
-        }
-        sentence = checked_decision(written, decision.robots, self.fleet, numbers)
+    def _explain(
+        self, decision: Decision, proposal: Proposal, team: bool
+    ) -> tuple[str, str, str, str]:
+        task = decision.scenario.task if decision.scenario else None
+        place = _capitalised(decision.environment.replace("_", " "))
+        asked = describe_needs(decision.needs) if task else "no request; the photo alone"
+        sentence = decision_sentence(decision, team)
+        if self.own_words:
+            written = self._own_words(decision, proposal)
+            numbers = {mention.value for mention in find_quantities(task or "")}
+            if not new_numbers(written.task, numbers):
+                asked = written.task
+            if not new_numbers(written.environment, numbers):
+                place = f"{place}. {_capitalised(written.environment)}"
+            sentence = checked_decision(written, decision.robots, self.fleet, numbers) or sentence
         why = []
         for name in decision.robots:
             facts = (
@@ -233,13 +241,23 @@ class Selector:
             )
             why.append(f"{name}: {', '.join(facts)}")
         why += [f"not {name}: {reason}" for name, reason in decision.rejected.items()]
-        place = decision.environment.replace("_", " ")
         return (
-            f"Task: {written.task}",
-            f"Environment: {place} ({written.environment})",
+            f"Task: {_capitalised(asked)}",
+            f"Environment: {place}",
             f"Robots: {'; '.join(why)}",
-            f"Decision: {sentence}",
+            f"Decision: {_capitalised(sentence)}",
         )
+
+    def _own_words(self, decision: Decision, proposal: Proposal) -> Reasoning:
+        # The decoder knows the default robots; one of another name is told as the one it stands
+        # for.
+        told = [
+            _DEFAULT_FLEET.names[default_slot(self.fleet[name])] if name in self.fleet else name
+            for name in decision.robots
+        ]
+        written = parse_reasoning(self.backend.write(proposal, tuple(dict.fromkeys(told))))
+        assert written is not None, "the decoder's grammar lets nothing else out"
+        return written
 
 
 class EmberVLM(Selector):
@@ -330,19 +348,38 @@ def default_slot(robot: Robot) -> int:
     return names.index(max(_DEFAULT_FLEET, key=likeness).name)
 
 
+def decision_sentence(decision: Decision, team: bool) -> str:
+    """Return the decision in one sentence that names every decided robot once."""
+    first, *others = decision.robots
+    if first == NO_ROBOT:
+        return "No Robot: none of the fleet can do the core of this."
+    if not others:
+        return f"Send the {first}."
+    rest = " and the ".join(others)
+    if team:
+        return f"Send the {first} and the {rest} as a team."
+    return f"Send the {first}; the {rest} would do as well."
+
+
 def checked_decision(
     written: Reasoning, robots: Sequence[str], fleet: Fleet, stated_numbers: set[float]
-) -> str:
-    """Return the decoder's decision line if it names the decided robots, no others and no new
-    number."""
+) -> str | None:
+    """Return the decoder's line on the decision, or None unless it names each decided robot once,
+    no others, and no new number."""
     text = written.decision
     named = {name for name in fleet.outcomes if name.lower() in text.lower()}
-    new_numbers = {m.value for m in find_quantities(text)} - stated_numbers
-    if named == set(robots) and not new_numbers:
-        return text
-    if list(robots) == [NO_ROBOT]:
-        return "No Robot: none of the fleet can do the core of this."
-    return f"Send the {' and the '.join(robots)}."
+    once = all(text.lower().count(name.lower()) == 1 for name in robots)
+    right = named == set(robots) and once and not new_numbers(text, stated_numbers)
+    return text if right else None
+
+
+def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
+    """Return the quantities of a line that the request does not state."""
+    return {mention.value for mention in find_quantities(text)} - stated_numbers
+
+
+def _capitalised(line: str) -> str:
+    return line[:1].upper() + line[1:]
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -56,6 +56,9 @@ def test_numpy_says_what_pytorch_says(
     assert (ours.scene is not None) == (theirs.scene is not None) == with_photo
     for field in fields(Proposal):
         mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name == "states":
+            assert np.array_equal(mine[1], other[1])
+            mine, other = mine[0], other[0]
         if field.name != "mentions" and mine is not None:
             assert np.shape(mine) == np.shape(other), field.name
             np.testing.assert_allclose(mine, other, atol=1e-4, err_msg=field.name)
@@ -96,7 +99,8 @@ def greedy_in_pytorch(
     """Decode without a cache, each step over everything that is written so far.
 
     The grammar: three sections behind the robots, each begins with a letter or a digit, holds no
-    control character, no "|" and no mark, and ends in the next mark after at most 40 tokens.
+    control character, no "|" and no mark, never says a token twice running or four tokens in a row
+    again, and ends in the next mark after at most MAX_SECTION_TOKENS.
     """
     specials = tokenizer.specials
     texts = {number: tokenizer.decode([number]) for number in range(len(tokenizer))}
@@ -108,7 +112,7 @@ def greedy_in_pytorch(
     begins = {
         n for n, text in texts.items() if (first := text.strip()[:1]).isalnum() and first.isascii()
     }
-    states_BSD = torch.from_numpy(proposal.states)[None]
+    states_BSD, source_BS = (torch.from_numpy(array)[None] for array in proposal.states)
     mask_BS = torch.ones(states_BSD.shape[:2], dtype=torch.bool)
     tokens = reasoning_prefix(robots, tokenizer)
     room = network.config.decoder_positions - len(tokens)
@@ -116,13 +120,20 @@ def greedy_in_pytorch(
     for i, mark in enumerate(marks):
         length, end = 0, specials[mark]
         while tokens[-1] != end:
-            allowed = (begins if length == 0 else set(texts)) - forbidden | (
+            section = tokens[len(tokens) - length :] if length else []
+            again = {
+                section[j]
+                for j in range(3, len(section))
+                if section[j - 3 : j] == section[-3:] and len(section) >= 3
+            }
+            stutter = again | set(section[-1:])
+            allowed = (begins if length == 0 else set(texts)) - forbidden - stutter | (
                 {end} if length else set()
             )
             if length == min(MAX_SECTION_TOKENS, room // (len(marks) - i) - 1):
                 allowed = {end}
             logits_BTV = network.decoder(
-                torch.tensor([tokens]), states_BSD, mask_BS, network.text.embed.weight
+                torch.tensor([tokens]), states_BSD, mask_BS, source_BS, network.text.embed.weight
             )
             choices = sorted(allowed)
             tokens.append(choices[int(logits_BTV[0, -1, choices].argmax())])

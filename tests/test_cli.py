@@ -13,6 +13,7 @@ import embervlm
 from embervlm import cli
 from embervlm.checkpoint import SHIPPED
 from embervlm.fleet import Fleet
+from embervlm.prompts import describe_needs
 from embervlm.scenario import Needs
 
 Run = Callable[..., Result]
@@ -314,8 +315,8 @@ def test_describes_needs_with_their_units() -> None:
         frozenset({"stairs", "mud"}),
     )
     line = "carry, look; load 8 kg, wind 70 km/h, step 20 cm, 2 hours; mud, stairs"
-    assert cli.describe_needs(needs) == line
-    assert cli.describe_needs(Needs()) == "nothing in particular"
+    assert describe_needs(needs) == line
+    assert describe_needs(Needs()) == "nothing in particular"
 
 
 def test_help_and_version_say_enough(run: Run) -> None:

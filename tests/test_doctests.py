@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("cli", "fleet", "planning", "quantities", "scoring")
+MODULES = ("fleet", "planning", "prompts", "quantities", "scoring")
 
 
 @pytest.mark.parametrize("name", MODULES)

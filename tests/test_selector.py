@@ -77,7 +77,7 @@ def one(*names: str) -> dict[frozenset[str], float]:
 
 def test_the_set_of_most_weight_is_sent_its_first_in_front() -> None:
     opinion = Opinion({**one(DRONE, LEGS), frozenset({DRONE}): 0.5}, first=LEGS)
-    decision = Selector(opinion).decide(Scenario("look at the ridge"))
+    decision = Selector(opinion, own_words=True).decide(Scenario("look at the ridge"))
     assert decision.robots == (LEGS, DRONE)
     assert decision.primary == LEGS
     assert decision.confidence == pytest.approx(2 / 3, abs=1e-3)
@@ -189,7 +189,7 @@ def test_an_unknown_robot_stands_in_for_the_default_one_that_it_is_most_like() -
     assert default_slot(likenesses["Kestrel"]) == 0
     fleet = Fleet(tuple(likenesses.values()))
     opinion = Opinion(one(DRONE), decision="Send the Drone, 99 kg.")
-    decision = Selector(opinion, fleet).decide(Scenario("look at the ridge"))
+    decision = Selector(opinion, fleet, own_words=True).decide(Scenario("look at the ridge"))
     assert decision.robots == ("Kestrel",)
     assert list(decision.probabilities) == ["Seal", "Kestrel", NO_ROBOT]
     assert opinion.told == [(DRONE,)]
@@ -200,7 +200,9 @@ def test_a_large_fleet_of_long_names_is_explained_too(reference: object) -> None
     robots = tuple(
         Robot(f"{'long name ' * 5}{i:03d}", capabilities=frozenset({"look"})) for i in range(200)
     )
-    decision = Selector(reference, Fleet(robots)).decide(Scenario("look at the roof"))
+    decision = Selector(reference, Fleet(robots), own_words=True).decide(
+        Scenario("look at the roof")
+    )
     assert len(decision.reasoning) == 4
 
 
@@ -302,8 +304,25 @@ def test_the_written_decision_names_the_decided_robots_and_no_new_number(
     said: str, shown: bool
 ) -> None:
     opinion = Opinion(one(DRONE), decision=said)
-    decision = Selector(opinion).decide(Scenario("look for the 8 kg parcel"))
+    decision = Selector(opinion, own_words=True).decide(Scenario("look for the 8 kg parcel"))
     assert decision.reasoning[3] == f"Decision: {said if shown else 'Send the Drone.'}"
+
+
+def test_the_reasoning_is_worded_from_what_was_read() -> None:
+    decisions = [
+        Selector(opinion).decide(Scenario("carry the 3 kg kit up"))
+        for opinion in (
+            Opinion(one(DRONE), actions=["carry"]),
+            Opinion(one(DRONE, LEGS)),
+            Opinion(one(DRONE, LEGS), team=True),
+        )
+    ]
+    assert decisions[0].reasoning[0].startswith("Task: Carry")
+    assert decisions[0].reasoning[3] == "Decision: Send the Drone."
+    assert decisions[1].reasoning[3].endswith("would do as well.")
+    assert decisions[2].reasoning[3].endswith("as a team.")
+    for decision in decisions:
+        assert all(decision.reasoning[3].count(name) == 1 for name in decision.robots)
 
 
 def test_a_team_has_a_step_for_each_of_its_robots() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from embervlm.backends.base import Array, Proposal
@@ -78,7 +79,10 @@ class PyTorchBackend:
             roles=network.roles(encoded, marks_BM)[0].numpy(),
             mentions=reading.mentions,
             embedding=encoded.pooled_BD[0].numpy(),
-            states=encoded.states_BSD[0].numpy(),
+            states=(
+                encoded.states_BSD[0].numpy(),
+                np.array([-1] * network.config.image_tokens + list(reading.tokens)),
+            ),
         )
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:

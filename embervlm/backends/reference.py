@@ -22,8 +22,8 @@ from embervlm.prompts import END, SECTIONS, read_task, reasoning_prefix
 from embervlm.tokenizer import Tokenizer
 
 MAX_TASK_TOKENS = 128
-# A section longer than this is ended; the authors' longest has 37 tokens.
-MAX_SECTION_TOKENS = 40
+# A section longer than this is ended; the authors' longest has 19 tokens.
+MAX_SECTION_TOKENS = 20
 
 _ERF_COEFFICIENTS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
@@ -73,7 +73,7 @@ class ReferenceBackend:
             roles=self._head("roles", states_SD[marks]),
             mentions=reading.mentions,
             embedding=pooled_D,
-            states=states_SD,
+            states=(states_SD, np.array([-1] * N + list(reading.tokens))),
         )
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
@@ -81,21 +81,23 @@ class ReferenceBackend:
         tokens = reasoning_prefix(robots, self._tokenizer)
         specials = self._tokenizer.specials
         room = int(self._config["decoder_positions"]) - len(tokens)
-        decoder = _DecoderRun(self._w, self._config, proposal.states)
+        decoder = _DecoderRun(self._w, self._config, *proposal.states)
         for token in tokens[:-1]:
             decoder.step(token)
         endings = (*SECTIONS[2:], END)
         for left, mark in zip(range(len(endings), 0, -1), endings, strict=True):
             limit = min(MAX_SECTION_TOKENS, room // left - 1)
+            begin = len(tokens)
             for length in range(limit):
-                logits = decoder.step(tokens[-1])
-                ending = logits[specials[mark]]
-                logits[self._forbidden] = -np.inf
+                chance = decoder.step(tokens[-1])
+                ending = chance[specials[mark]]
+                chance[self._forbidden] = -1
+                chance[repetitions(tokens[begin:])] = -1
                 if length:
-                    logits[specials[mark]] = ending
+                    chance[specials[mark]] = ending
                 else:
-                    logits[self._cannot_begin] = -np.inf
-                tokens.append(int(logits.argmax()))
+                    chance[self._cannot_begin] = -1
+                tokens.append(int(chance.argmax()))
                 room -= 1
                 if tokens[-1] == specials[mark]:
                     break
@@ -135,10 +137,20 @@ class ReferenceBackend:
 
 
 class _DecoderRun:
-    """One decoding with its cache of keys and values."""
+    """One decoding with its cache of keys and values; `models.language` says what is computed.
 
-    def __init__(self, w: dict[str, Array], config: dict[str, int], states_SD: Array) -> None:
+    `source_S` holds the token that each state was read from, -1 for image tokens.
+    """
+
+    def __init__(
+        self,
+        w: dict[str, Array],
+        config: dict[str, int],
+        states_SD: Array,
+        source_S: NDArray[np.int64],
+    ) -> None:
         self.w, self.heads, self.layers = w, config["decoder_heads"], config["decoder_layers"]
+        self.words_SD, self.words_S = states_SD[source_S >= 0], source_S[source_S >= 0]
         self.cross = [
             np.split(_linear(states_SD, w, f"decoder.layers.{i}.cross_kv"), 2, axis=-1)
             for i in range(self.layers)
@@ -147,7 +159,7 @@ class _DecoderRun:
         self.position = 0
 
     def step(self, token: int) -> Array:
-        """Feed one token; return the logits (V,) of the next."""
+        """Feed one token; return the probabilities (V,) of the next."""
         w = self.w
         table_VD = w["text.embed.weight"]
         x = table_VD[token] @ w["decoder.narrow.weight"].T
@@ -167,9 +179,14 @@ class _DecoderRun:
             ffn = _gelu(_linear(_norm(x, w, name + "ffn_norm", 1e-5), w, name + "up"))
             x = x + _linear(ffn, w, name + "down")
         self.position += 1
-        wide = _norm(x[0], w, "decoder.norm", 1e-5) @ w["decoder.widen.weight"].T
-        logits: Array = table_VD @ wide
-        return logits
+        x_D = _norm(x[0], w, "decoder.norm", 1e-5)
+        written_V = softmax(table_VD @ (w["decoder.widen.weight"] @ x_D))
+        query_D = _linear(x_D, w, "decoder.copy_query")
+        copied_S = softmax(self.words_SD @ query_D / np.float32(math.sqrt(len(query_D))))
+        gate = 1 / (1 + np.exp(-_linear(x_D, w, "decoder.gate")[0]))
+        chance_V: Array = gate * written_V
+        np.add.at(chance_V, self.words_S, (1 - gate) * copied_S)
+        return chance_V
 
 
 def _grammar(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -185,6 +202,16 @@ def _grammar(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.bool_]
         first = text.strip()[:1]
         cannot_begin[number] = not (first.isascii() and first.isalnum())
     return forbidden, cannot_begin
+
+
+def repetitions(section: Sequence[int]) -> list[int]:
+    """Return the tokens that would stutter: the last one again, or four in a row for a second
+    time."""
+    last, found = list(section[-3:]), list(section[-1:])
+    for i in range(len(section) - 3):
+        if list(section[i : i + 3]) == last:
+            found.append(section[i + 3])
+    return found
 
 
 def softmax(logits: Array) -> Array:

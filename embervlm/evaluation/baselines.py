@@ -52,7 +52,7 @@ Floats = NDArray[np.float64]
 
 CACHE = Path("build/eval")
 EPOCHS = 4
-# The middle of the three that `python -m embervlm.evaluation.baselines` compares on validation.
+# The middle of RATES; `python -m embervlm.evaluation.baselines` compares all three on validation.
 RATE = 1e-4
 RATES = (5e-5, 1e-4, 2e-4)
 SEED = 1

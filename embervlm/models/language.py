@@ -59,7 +59,13 @@ class DecoderLayer(nn.Module):
 
 
 class ReasoningDecoder(nn.Module):
-    """Predicts the next token of the reasoning from those before it and the reader's states."""
+    """Predicts the next token of the reasoning from those before it and the reader's states.
+
+    It either writes a word of the vocabulary or copies one of the request ("pointer-generator", See
+    et al. 2017): p = g p_vocabulary + (1 - g) p_copy, with p_copy the attention on the request's
+    tokens. A few thousand examples teach copying; they could not teach all the words that a request
+    may hold.
+    """
 
     def __init__(self, config: EmberConfig) -> None:
         super().__init__()
@@ -68,25 +74,53 @@ class ReasoningDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.decoder_width)
         self.widen = nn.Linear(config.decoder_width, config.text_width, bias=False)
+        self.copy_query = nn.Linear(config.decoder_width, config.text_width)
+        self.gate = nn.Linear(config.decoder_width, 1)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def start_from_table(self, table_VD: Tensor) -> None:
+        """Begin with the embedding table's main directions as the way in and, turned round, out."""
+        centred = table_VD - table_VD.mean(0)
+        main_DD = torch.linalg.svd(centred, full_matrices=False).Vh[: self.narrow.out_features]
+        with torch.no_grad():
+            self.narrow.weight.copy_(main_DD)
+            self.widen.weight.copy_(main_DD.T)
 
     def forward(
-        self, tokens_BT: Tensor, states_BSD: Tensor, mask_BS: Tensor, table_VD: Tensor
+        self,
+        tokens_BT: Tensor,
+        states_BSD: Tensor,
+        mask_BS: Tensor,
+        source_BS: Tensor,
+        table_VD: Tensor,
     ) -> Tensor:
-        """Return logits (B, T, V); `table_VD` is the reader's embedding table."""
+        """Return log-probabilities (B, T, V), float32.
+
+        `source_BS` holds the token that each state was read from, -1 where it may not be copied
+        (image tokens, padding); `table_VD` is the reader's embedding table.
+        """
         x_BTD = self.narrow(F.embedding(tokens_BT, table_VD))
         x_BTD = x_BTD + self.positions.weight[: tokens_BT.shape[1]]
         for layer in self.layers:
             x_BTD = layer(x_BTD, states_BSD, mask_BS[:, None, None, :])
-        logits: Tensor = self.widen(self.norm(x_BTD)) @ table_VD.T
-        return logits
+        x_BTD = self.norm(x_BTD)
+        written_BTV = (self.widen(x_BTD) @ table_VD.T).float().log_softmax(-1)
+        scores_BTS = self.copy_query(x_BTD) @ states_BSD.transpose(1, 2)
+        scores_BTS = scores_BTS.float() / states_BSD.shape[-1] ** 0.5
+        scores_BTS = scores_BTS.masked_fill((source_BS < 0)[:, None, :], -1e9)
+        copied_BTV = torch.zeros_like(written_BTV).scatter_add(
+            -1,
+            source_BS.clamp(min=0)[:, None, :].expand_as(scores_BTS),
+            scores_BTS.softmax(-1),
+        )
+        gate_BT1 = self.gate(x_BTD).float()
+        return torch.logaddexp(
+            F.logsigmoid(gate_BT1) + written_BTV,
+            F.logsigmoid(-gate_BT1) + copied_BTV.clamp(min=1e-9).log(),
+        )
 
 
-def shifted(tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the decoder's input and its targets: each token is predicted from those before it."""
-    return tokens_BT[:, :-1], tokens_BT[:, 1:]
-
-
-def next_token_loss(logits_BTV: Tensor, targets_BT: Tensor, weight_BT: Tensor) -> Tensor:
-    """Return the mean cross-entropy over positions of weight 1."""
-    loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
-    return (loss_BT * weight_BT.flatten()).sum() / torch.clamp(weight_BT.sum(), min=1.0)
+def next_token_loss(log_p_BTV: Tensor, targets_BT: Tensor, weight_BT: Tensor) -> Tensor:
+    """Return the mean negative log-probability over positions of weight 1."""
+    loss_BT = -log_p_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1)
+    return (loss_BT * weight_BT).sum() / torch.clamp(weight_BT.sum(), min=1.0)

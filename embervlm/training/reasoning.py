@@ -75,8 +75,15 @@ def reasoning_pairs(split: str, tokenizer: Tokenizer) -> list[Pair]:
 
 
 def _reasoning(row: Row) -> Reasoning:
-    lines = row["reasoning"]
-    return Reasoning(tuple(row["suited"]), lines["task"], lines["environment"], lines["decision"])
+    lines = {
+        key: _uncapitalised(row["reasoning"][key]) for key in ("task", "environment", "decision")
+    }
+    return Reasoning(tuple(row["suited"]), **lines)
+
+
+def _uncapitalised(line: str) -> str:
+    """Return the line as it would stand inside a sentence: requests are read in lower case too."""
+    return line[:1].lower() + line[1:] if line[1:2].islower() else line
 
 
 def pair_loss(
@@ -104,10 +111,16 @@ def pair_loss(
     if network.decoder.training:
         mask_BS = mask_BS & (torch.rand(mask_BS.shape, generator=generator) > 0.05)
         mask_BS[:, 0] = True
-    logits_BTV = network.decoder(
-        written_BT[:, :-1], encoded.states_BSD.detach(), mask_BS, network.text.embed.weight.detach()
+    images = torch.full((B, config.image_tokens), -1)
+    source_BS = torch.cat([images, read_BT.masked_fill(~mask_BT, -1)], dim=1)
+    log_p_BTV = network.decoder(
+        written_BT[:, :-1],
+        encoded.states_BSD.detach(),
+        mask_BS,
+        source_BS,
+        network.text.embed.weight.detach(),
     )
-    return next_token_loss(logits_BTV.float(), written_BT[:, 1:], learnt_BT[:, 1:].float())
+    return next_token_loss(log_p_BTV, written_BT[:, 1:], learnt_BT[:, 1:].float())
 
 
 def train(
@@ -125,6 +138,7 @@ def train(
     network.eval()
     network.requires_grad_(False)
     network.decoder.requires_grad_(True)
+    network.decoder.start_from_table(network.text.embed.weight)
     parameters = list(network.decoder.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     held_out = reasoning_pairs("validation", tokenizer)

@@ -73,7 +73,7 @@ def test_report_says_what_was_measured_and_what_was_not(
         == 2
     )
     assert report["tables"]["place from the photo alone"]["all photos"]["share"]["n"] == 4
-    assert report["tables"]["reasoning"]["parses"]["share"]["value"] == 1.0
+    assert report["tables"]["reasoning"]["own words parse"]["share"]["value"] == 1.0
 
 
 def test_without_the_folder_the_photos_are_not_measured(
@@ -159,8 +159,8 @@ def test_reasoning_that_does_not_parse_is_counted(small_data: Path) -> None:
     numbers = [one for one in answered if one.proposal.mentions]
     rows, faults = reasoning_rows(selector, answered)
     assert 0 < len(numbers) < len(answered)
-    assert rows["parses"]["share"].value == pytest.approx(len(numbers) / len(answered))
-    assert rows["as shown names exactly the decided robots"]["share"].n == len(numbers)
+    assert rows["own words parse"]["share"].value == pytest.approx(len(numbers) / len(answered))
+    assert rows["names exactly the decided robots"]["share"].n == len(numbers)
     assert faults == []
 
 
