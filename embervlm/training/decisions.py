@@ -41,7 +41,7 @@ from embervlm.data.sample import (
 from embervlm.data.scenarios import DATA_DIR, load
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
-from embervlm.models.modeling import EmberNetwork
+from embervlm.models.modeling import EmberNetwork, Encoded
 from embervlm.prompts import Reading, read_task
 from embervlm.scenario import FLAGS
 from embervlm.tokenizer import Tokenizer
@@ -283,16 +283,15 @@ def collate(
     return batch
 
 
+def encode(network: EmberNetwork, batch: dict[str, Tensor]) -> Encoded:
+    """Return what the reader makes of a batch."""
+    inputs = ("tokens", "mask", "features", "scene", "has_photo", "has_view")
+    return network.encode(*(batch[name] for name in inputs))
+
+
 def forward(network: EmberNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return all logits of a batch, `roles` included."""
-    encoded = network.encode(
-        batch["tokens"],
-        batch["mask"],
-        batch["features"],
-        batch["scene"],
-        batch["has_photo"],
-        batch["has_view"],
-    )
+    encoded = encode(network, batch)
     return {**network.heads(encoded.pooled_BD), "roles": network.roles(encoded, batch["marks"])}
 
 
@@ -333,14 +332,7 @@ def contrast_loss(
     readings = [read_task(rng.choice(photos.captions[row]), tokenizer, 48) for row in rows]
     items = [Item(_BLANK, reading) for reading in readings]
     batch = collate(items, None, network.config, rng)
-    encoded = network.encode(
-        batch["tokens"],
-        batch["mask"],
-        batch["features"],
-        batch["scene"],
-        batch["has_photo"],
-        batch["has_view"],
-    )
+    encoded = encode(network, batch)
     seen = F.normalize(network.image.norm(network.image.view(photos.features_PC[rows])), dim=-1)
     read = F.normalize(encoded.pooled_BD.float(), dim=-1)
     logits = seen.float() @ read.T / 0.07
