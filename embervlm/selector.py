@@ -223,6 +223,8 @@ class Selector:
         task = decision.scenario.task if decision.scenario else None
         place = _capitalised(decision.environment.replace("_", " "))
         asked = describe_needs(decision.needs) if task else "no request; the photo alone"
+        if task and not decision.needs.actions:
+            asked = f"no action that a robot takes was read; {asked}"
         sentence = decision_sentence(decision, team)
         if self.own_words:
             written = self._own_words(decision, proposal)

@@ -313,12 +313,13 @@ def test_the_reasoning_is_worded_from_what_was_read() -> None:
         Selector(opinion).decide(Scenario("carry the 3 kg kit up"))
         for opinion in (
             Opinion(one(DRONE), actions=["carry"]),
-            Opinion(one(DRONE, LEGS)),
+            Opinion(one(DRONE, LEGS), actions=[]),
             Opinion(one(DRONE, LEGS), team=True),
         )
     ]
     assert decisions[0].reasoning[0].startswith("Task: Carry")
     assert decisions[0].reasoning[3] == "Decision: Send the Drone."
+    assert decisions[1].reasoning[0].startswith("Task: No action that a robot takes was read")
     assert decisions[1].reasoning[3].endswith("would do as well.")
     assert decisions[2].reasoning[3].endswith("as a team.")
     for decision in decisions:
