@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TypedDict
 
 REQUESTS = (
     "Carry the 12 kg pump up the open stairs to the roof plant room.",
@@ -30,7 +31,16 @@ REQUESTS = (
 BACKENDS = ("reference", "pytorch")
 
 
-def measure(backend: str, photo: str) -> dict[str, float | list[float]]:
+class Run(TypedDict):
+    """What one process measured."""
+
+    load_ms: float
+    first_ms: float
+    request_ms: list[float]
+    peak_rss_mb: float
+
+
+def measure(backend: str, photo: str) -> Run:
     """Return load time, first answer, all warm answers (ms) and peak memory (MB) of this
     process."""
     begun = time.perf_counter()
@@ -72,7 +82,7 @@ def main() -> None:
         json.dump(measure(options.one, options.photo), sys.stdout)
         return
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    runs: dict[str, list[dict[str, float | list[float]]]] = {name: [] for name in BACKENDS}
+    runs: dict[str, list[Run]] = {name: [] for name in BACKENDS}
     for _ in range(options.rounds):
         for name in BACKENDS:
             command = [sys.executable, __file__, "--photo", options.photo, "--one", name]
@@ -82,15 +92,14 @@ def main() -> None:
             runs[name].append(json.loads(done.stdout))
     results = []
     for name, found in runs.items():
-        times = sorted(ms for run in found for ms in run["request_ms"])  # type: ignore[union-attr]
+        times = sorted(ms for run in found for ms in run["request_ms"])
         results.append(
             {
                 "backend": name,
                 "threads": options.threads,
-                **{
-                    key: round(statistics.median(run[key] for run in found), 1)  # type: ignore[type-var]
-                    for key in ("load_ms", "first_ms", "peak_rss_mb")
-                },
+                "load_ms": round(statistics.median(run["load_ms"] for run in found), 1),
+                "first_ms": round(statistics.median(run["first_ms"] for run in found), 1),
+                "peak_rss_mb": round(statistics.median(run["peak_rss_mb"] for run in found), 1),
                 "request_ms": round(statistics.median(times), 1),
                 "p95_ms": round(times[int(0.95 * (len(times) - 1))], 1),
             }

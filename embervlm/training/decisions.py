@@ -489,7 +489,7 @@ def train(
                         network, photos, mixture.tokenizer, rng
                     )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
             optimizer.step()
             keep = min(s.ema, step / (step + 10))

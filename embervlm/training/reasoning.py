@@ -161,7 +161,7 @@ def train(
                 with torch.autocast("cpu", torch.bfloat16):
                     loss = pair_loss(network, tokenizer, chunk[i : i + 32], generator)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 step += 1

@@ -218,7 +218,7 @@ def train(
         _save_state(out, model, mean, optimizer)
         with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        print(json.dumps(entry), flush=True)  # noqa: T201
+        tqdm.write(json.dumps(entry))
 
 
 def evaluate(photos: Sequence[Photo], centred: Mapping[str, Pixels], out: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from embervlm.data.scenarios import load  # noqa: E402
 from embervlm.fleet import ENVIRONMENTS  # noqa: E402
 from embervlm.models.configuration import EmberConfig  # noqa: E402
 from embervlm.models.modeling import EmberNetwork  # noqa: E402
-from embervlm.prompts import SPECIALS, read_task  # noqa: E402
-from embervlm.tokenizer import Tokenizer, byte_alphabet  # noqa: E402
+from embervlm.prompts import read_task  # noqa: E402
+from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.decisions import (  # noqa: E402
     Item,
     Settings,
@@ -26,14 +26,6 @@ from embervlm.training.decisions import (  # noqa: E402
     with_typo,
     without_digits,
 )
-
-
-@pytest.fixture
-def tokenizer() -> Tokenizer:
-    letters = sorted(byte_alphabet().values())
-    vocabulary = {letter: i for i, letter in enumerate(letters)}
-    specials = {mark: len(letters) + i for i, mark in enumerate(SPECIALS)}
-    return Tokenizer(vocabulary, [], specials)
 
 
 @pytest.fixture
