@@ -1,7 +1,7 @@
 """The folder that holds a model: its weights, tokenizer, sizes, calibration and checksums.
 
     config.json         tokenizer.json      calibration.json    SHA256SUMS
-    vision.safetensors  reader.safetensors  decoder.safetensors
+    vision.safetensors  reader.safetensors  ngrams.safetensors  decoder.safetensors
 
 Matrices are stored as int8 with one float scale a row (w = int8 * scale, scale = max|row| / 127),
 the rest in half precision. safetensors loads a file with a flipped bit without a word, so every
@@ -29,6 +29,7 @@ FORMAT = 1
 PARTS = {
     "vision.safetensors": ("vision.",),
     "reader.safetensors": ("text.", "image.", "heads."),
+    "ngrams.safetensors": ("ngrams.",),
     "decoder.safetensors": ("decoder.",),
 }
 _TEXTS = ("config.json", "tokenizer.json", "calibration.json")

@@ -58,6 +58,15 @@ def bucket_mark(mention: Mention) -> str:
     return _MARKS[mention.kind][sum(mention.value > top + 1e-5 for top in tops)]
 
 
+def mark_quantities(task: str) -> str:
+    """Return the request with the mark of each quantity behind it, as words."""
+    parts, at = [], 0
+    for mention in find_quantities(task):
+        parts += [task[at : mention.end], bucket_mark(mention)]
+        at = mention.end
+    return " ".join([*parts, task[at:]])
+
+
 @dataclass(frozen=True)
 class Reading:
     """A request as the network reads it.

@@ -74,14 +74,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
         decoder_heads=2,
         decoder_hidden=48,
         image_size=32,
+        ngram_rows=128,
     )
     network = EmberNetwork(config)
     for name, parameter in network.named_parameters():
         # Lively enough that the answers differ from request to request.
-        if name == "image.no_photo" or (name.startswith("heads.") and name.endswith("weight")):
+        head = name.startswith("heads.") and name.endswith("weight")
+        if head or name == "image.no_photo" or name.startswith("ngrams."):
             torch.nn.init.normal_(parameter, 0, 0.5)
         elif name.startswith("vision.") and name.endswith("weight"):
             torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
+    torch.nn.init.uniform_(network.ngrams.importance, 1, 9)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     folder = tmp_path_factory.mktemp("model")
     save_checkpoint(

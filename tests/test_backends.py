@@ -74,6 +74,29 @@ def test_photo_and_words_both_change_what_is_said(
     assert np.abs(plain.subsets - other.subsets).max() > 1e-3
 
 
+def test_ngrams_speak_for_words_and_are_silent_beside_a_photo(
+    tiny_model: Path, pixels: np.ndarray
+) -> None:
+    checkpoint = load_checkpoint(tiny_model)
+    silent = {
+        name: np.zeros_like(value) if name in ("ngrams.table.weight", "ngrams.bias") else value
+        for name, value in checkpoint.weights.items()
+    }
+    loud, without = (
+        ReferenceBackend(checkpoint),
+        ReferenceBackend(replace(checkpoint, weights=silent)),
+    )
+    for name in ("subsets", "environment"):
+        for task, photo, differ in [
+            ("look at the roof", None, True),
+            ("look at the roof", pixels, False),
+            ("?!", None, False),
+            (None, pixels, False),
+        ]:
+            ours, theirs = (getattr(b.propose(task, photo), name) for b in (loud, without))
+            assert (np.abs(ours - theirs).max() > 1e-3) == differ, (name, task)
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("robots", [("Drone",), ("Robot with Legs", "Drone"), (NO_ROBOT,)])
 @pytest.mark.parametrize("with_photo", [False, True])

@@ -79,7 +79,7 @@ def test_saving_twice_writes_the_same_bytes_and_leaves_nothing_behind(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert set(before) == {
         "config.json", "tokenizer.json", "calibration.json", "SHA256SUMS",
-        "vision.safetensors", "reader.safetensors", "decoder.safetensors",
+        "vision.safetensors", "reader.safetensors", "ngrams.safetensors", "decoder.safetensors",
     }  # fmt: skip
 
 

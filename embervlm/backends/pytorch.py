@@ -13,7 +13,8 @@ from embervlm.backends.reference import MAX_TASK_TOKENS, ReferenceBackend
 from embervlm.checkpoint import Checkpoint, load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork
-from embervlm.prompts import read_task
+from embervlm.ngrams import hash_ngrams
+from embervlm.prompts import mark_quantities, read_task
 
 
 class PyTorchBackend:
@@ -66,7 +67,9 @@ class PyTorchBackend:
             has_photo_B,
             has_photo_B,
         )
-        heads = {name: value[0].numpy() for name, value in network.heads(encoded.pooled_BD).items()}
+        ngrams = hash_ngrams(mark_quantities(task or ""), network.config.ngram_rows)
+        logits = network.decide(encoded.pooled_BD, [ngrams] if pixels_CHW is None else None)
+        heads = {name: value[0].numpy() for name, value in logits.items()}
         marks_BM = torch.tensor([reading.marks], dtype=torch.int64)
         return Proposal(
             subsets=heads["subsets"],

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from embervlm.backends.base import Array, Proposal
 from embervlm.backends.convolution import mobilenet_v2
 from embervlm.checkpoint import Checkpoint, load_checkpoint
-from embervlm.prompts import END, SECTIONS, read_task, reasoning_prefix
+from embervlm.ngrams import hash_ngrams
+from embervlm.prompts import END, SECTIONS, mark_quantities, read_task, reasoning_prefix
 from embervlm.tokenizer import Tokenizer
 
 MAX_TASK_TOKENS = 128
@@ -62,10 +63,13 @@ class ReferenceBackend:
         N = len(image_ND)
         pooled_D = states_SD[N:].mean(0)
         marks = [N + mark for mark in reading.marks]
+        # Where a photo is given, the words' own habits must not speak against it.
+        added = self._ngram_scores(task if pixels_CHW is None else None)
+        of_set, of_place = np.split(added, [len(self._subset_features)])
         return Proposal(
-            subsets=self._head("subset_features", pooled_D) @ self._subset_features.T,
+            subsets=self._head("subset_features", pooled_D) @ self._subset_features.T + of_set,
             primary=self._head("primary", pooled_D),
-            environment=self._head("environment", pooled_D),
+            environment=self._head("environment", pooled_D) + of_place,
             scene=scene,
             actions=self._head("actions", pooled_D),
             flags=self._head("flags", pooled_D),
@@ -106,6 +110,16 @@ class ReferenceBackend:
                 tokens.append(specials[mark])
                 room -= 1
         return self._tokenizer.decode(tokens)
+
+    def _ngram_scores(self, task: str | None) -> Array:
+        table, importance = self._w["ngrams.table.weight"], self._w["ngrams.importance"]
+        bias: Array = self._w["ngrams.bias"]
+        rows = hash_ngrams(mark_quantities(task or ""), len(table))
+        if not rows:
+            return np.zeros_like(bias)
+        weights = importance[rows]
+        scores: Array = weights @ table[rows] / np.linalg.norm(weights) + bias
+        return scores
 
     def _image_tokens(self, pixels_CHW: Array | None) -> tuple[Array, Array | None]:
         none_ND = self._w["image.no_photo"]

@@ -230,9 +230,9 @@ def _cross_split_faults(rows: Sequence[Row]) -> Iterable[str]:
 def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> Counter[str]:
     """Write `target`/*.jsonl from the authors' files and our additions; return counts by split.
 
-    The authors' rows are split by `split_of`. Additions (files of compact rows, see `_expand`;
-    none: those already in `target`) go to train; one that resembles a validation or test row is
-    left out. So is every row that names its answer.
+    The authors' rows are split by `split_of`. Additions (those already in `target`, and new ones
+    from files of compact rows, see `_expand`) go to train; one that resembles a validation or test
+    row is left out. So is every row that names its answer.
     """
     rows = []
     for name in FILES:
@@ -243,15 +243,18 @@ def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> C
     for row, group in zip(rows, group_near_duplicates(rows), strict=True):
         row["split"] = split_of(group)
     authored_ids = {row["id"] for row in rows}
-    extra = [] if additions else _present_additions(target, authored_ids)
-    for path in additions:
-        for i, line in enumerate(path.read_text("utf-8").splitlines()):
-            row = _expand(json.loads(line), f"{path.stem}-{i + 1:03d}")
-            if not leaked_answer(row, fleet):
-                extra.append(row)
+    new = [
+        _expand(json.loads(line), f"{path.stem}-{i + 1:03d}")
+        for path in additions
+        for i, line in enumerate(path.read_text("utf-8").splitlines())
+    ]
+    given = authored_ids | {row["id"] for row in new}
+    extra = [
+        row for row in (*_present_additions(target, given), *new) if not leaked_answer(row, fleet)
+    ]
     vectors = task_vectors([row["task"] for row in (*rows, *extra)])
     held_out = np.flatnonzero([row["split"] != "train" for row in rows])
-    closest = (vectors[len(rows) :] @ vectors[held_out].T).max(1)
+    closest = (vectors[len(rows) :] @ vectors[held_out].T).max(1, initial=0.0)
     kept, seen = list(rows), {row["task"].lower() for row in rows}
     for row, likeness in zip(extra, closest, strict=True):
         if likeness <= NEAR_DUPLICATE and row["task"].lower() not in seen:
@@ -272,13 +275,18 @@ def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> C
     return counts
 
 
-def _present_additions(target: Path, authored_ids: set[str]) -> list[Row]:
+def is_addition(row_id: str) -> bool:
+    """Return whether a row was written later than the authors' own; see the data card."""
+    return row_id.startswith("w")
+
+
+def _present_additions(target: Path, replaced: set[str]) -> list[Row]:
     return [
         {"_file": name, **row}
         for name in FILES
         if (target / f"{name}.jsonl").is_file()
         for row in load(name, directory=target)
-        if row["id"].startswith("w") and row["id"] not in authored_ids
+        if is_addition(row["id"]) and row["id"] not in replaced
     ]
 
 
@@ -286,7 +294,10 @@ _LETTERS = dict(zip("DUHWLN", Fleet.default().outcomes, strict=True))
 
 
 def _expand(row: Mapping[str, Any], name: str) -> Row:
-    """Turn a compact row (t, s, p, e, a, l, team; or t, a, l, by, c) into the common form."""
+    """Turn a compact row (t, s, p, e, a, l, team, c; or t, a, l, by, c) into the common form.
+
+    `c` names a contrast pair, or for a photo request the places in conflict.
+    """
 
     def robots(letters: str) -> list[str]:
         return [_LETTERS[letter] for letter in letters]
@@ -303,6 +314,7 @@ def _expand(row: Mapping[str, Any], name: str) -> Row:
             "split": "train",
         }
     primary, *_ = robots(row["p"])
+    pair = {"pair": f"{name.split('-')[0]}-{row['c']}"} if row.get("c") else {}
     suited = [primary, *(robot for robot in robots(row["s"]) if robot != primary)]
     return {
         "_file": "scenarios",
@@ -311,6 +323,7 @@ def _expand(row: Mapping[str, Any], name: str) -> Row:
         "primary": primary,
         "environment": row["e"],
         "kind": "team" if row.get("team") else "choice",
+        **pair,
         "split": "train",
     }
 

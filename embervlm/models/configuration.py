@@ -31,6 +31,7 @@ class EmberConfig:
     image_size: int = 160
     image_width: int = 320
     image_tokens: int = 2
+    ngram_rows: int = 32768
     dropout: float = 0.1
 
     @classmethod

@@ -7,14 +7,16 @@ and softmax over the 32 scores gives P(S). So "two as good as each other" is lea
 Robot is always reachable, and a hard limit removes exactly the subsets that hold the robot that it
 rules out.
 
-Axes: B batch, D width, R robots (5), S subsets (32), M quantity mentions.
+Axes: B batch, D width, R robots (5), S subsets (32), E environments (10), G n-grams, M mentions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
@@ -38,6 +40,39 @@ _FEATURES_SF = torch.cat(
 # What a stated number is for; the last role is "none of these" (an age, a price, a weight not to be
 # moved).
 ROLES = (*QUANTITIES, "other")
+
+
+SUBSETS = len(SUBSETS_SR)
+
+
+class NgramScores(nn.Module):
+    """A linear model on the hashed n-grams of a request (`embervlm.ngrams`), beside the reader.
+
+    A request's score is the sum of its n-grams' rows, weighted by `importance`, the weights scaled
+    to length 1, plus a bias.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(rows, SUBSETS + len(ENVIRONMENTS), mode="sum")
+        self.bias = nn.Parameter(torch.zeros(SUBSETS + len(ENVIRONMENTS)))
+        self.register_buffer("importance", torch.ones(rows))
+        self.importance: Tensor
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, ngrams: Sequence[Sequence[int]]) -> Tensor:
+        """Return what is added to the logits of subsets and places, (B, S + E), from rows.
+
+        A text without n-grams gets zeros.
+        """
+        found_BG = [torch.tensor(rows, dtype=torch.int64) for rows in ngrams]
+        weights_BG = [F.normalize(self.importance[rows], dim=0) for rows in found_BG]
+        starts_B = torch.tensor([0, *(len(rows) for rows in found_BG[:-1])]).cumsum(0)
+        sums_BX = self.table(
+            torch.cat(found_BG), starts_B, per_sample_weights=torch.cat(weights_BG)
+        )
+        any_B1 = torch.tensor([[bool(rows)] for rows in map(len, found_BG)])
+        return torch.where(any_B1, sums_BX + self.bias, 0.0)
 
 
 class DecisionHeads(nn.Module):

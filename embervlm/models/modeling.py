@@ -1,15 +1,16 @@
 """The network, put together: photo and words in, what the heads say out.
 
     photo -> vision -> scene and view tokens --+
-                                               +--> text encoder -> heads (set, primary, place,
-                                               needs)
-    words -> tokens and quantity marks --------+             \\-> decoder -> reasoning
+                                               +--> text encoder -> heads (set, first, place, needs)
+    words -> tokens and quantity marks --------+              \\-> decoder -> reasoning
+      \\-> n-grams -> linear scores, added to those of set and place
 
 Axes: B batch, T tokens, N image tokens, D width, C image channels, E environments, M mentions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from embervlm.fleet import ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
-from embervlm.models.heads import DecisionHeads
+from embervlm.models.heads import SUBSETS, DecisionHeads, NgramScores
 from embervlm.models.language import ReasoningDecoder
 from embervlm.models.text import TextEncoder
 from embervlm.models.vision import MobileNetV2
@@ -74,6 +75,7 @@ class EmberNetwork(nn.Module):
         self.image = ImageTokens(config)
         self.text = TextEncoder(config)
         self.heads = DecisionHeads(config.text_width)
+        self.ngrams = NgramScores(config.ngram_rows)
         self.decoder = ReasoningDecoder(config)
 
     def encode(
@@ -98,6 +100,21 @@ class EmberNetwork(nn.Module):
         """Return features (B, C) and place probabilities (B, E) of photos."""
         features_BC = self.vision(pixels_BCHW)
         return features_BC, self.image.scene(features_BC).softmax(-1)
+
+    def decide(
+        self, pooled_BD: Tensor, ngrams: Sequence[Sequence[int]] | None
+    ) -> dict[str, Tensor]:
+        """Return all logits but the roles.
+
+        With `ngrams`, the rows of each request's n-grams, the linear scores are added; leave them
+        out where there is a photo, which the words' own habits must not speak against.
+        """
+        logits = self.heads(pooled_BD)
+        if ngrams is not None:
+            added_BX = self.ngrams(ngrams)
+            logits["subsets"] = logits["subsets"] + added_BX[:, :SUBSETS]
+            logits["environment"] = logits["environment"] + added_BX[:, SUBSETS:]
+        return logits
 
     def roles(self, encoded: Encoded, marks_BM: Tensor) -> Tensor:
         """Return the logits (B, M, roles) of each quantity mark; `marks_BM` counts from the first

@@ -38,7 +38,7 @@ from embervlm.data.sample import (
     from_scenario,
     role_of,
 )
-from embervlm.data.scenarios import DATA_DIR, load
+from embervlm.data.scenarios import DATA_DIR, is_addition, load
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, Encoded
@@ -51,8 +51,13 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Settings:
-    """What one run of this stage is made of. A rate is per step of AdamW; shares are
-    probabilities."""
+    """What one run of this stage is made of.
+
+    A rate is per step of AdamW; shares are probabilities. Runs that are to be averaged have one
+    `start_seed`, for the heads they begin with, and each its own `seed`. `authors_again` is the
+    chance that a request of the first authors is read a second time in an epoch: what held-out
+    requests are like, theirs say best.
+    """
 
     epochs: int = 6
     batch: int = 32
@@ -61,6 +66,7 @@ class Settings:
     weight_decay: float = 0.02
     warmup: float = 0.06
     seed: int = 1
+    start_seed: int = 0
     max_tokens: int = 128
     # photos
     attach_photo: float = 0.25
@@ -69,12 +75,13 @@ class Settings:
     places_per_photo_request: int = 3
     photos_alone: int = 400
     # words
+    authors_again: float = 0.5
     drop_digits: float = 0.3
     typo: float = 0.15
     # losses
     set_smoothing: float = 0.03
     primary_weight: float = 0.3
-    environment_weight: float = 0.8
+    environment_weight: float = 1.0
     needs_weight: float = 0.5
     roles_weight: float = 0.3
     contrast_weight: float = 0.1
@@ -145,7 +152,12 @@ class Mixture:
     def epoch(self, rng: random.Random) -> list[Item]:
         """Return the shuffled items of one epoch."""
         s, items = self.settings, []
-        for sample in self.requests:
+        again = [
+            sample
+            for sample in self.requests
+            if not is_addition(sample.id) and rng.random() < s.authors_again
+        ]
+        for sample in (*self.requests, *again):
             assert sample.environment is not None
             place = ENVIRONMENTS[sample.environment]
             seen = self._photo(place, rng) if rng.random() < s.attach_photo else (None, None)
@@ -268,7 +280,9 @@ def collate(
         elif item.scene is not None:
             batch["scene"][i] = torch.tensor(simulated_scene(item.scene, rng))
         batch["has_photo"][i] = item.photo is not None or item.scene is not None
-        for key in ("subset", "primary", "environment"):
+        # A photo that merely goes along must not spare the reader to find the place in the words.
+        known_place = batch["has_photo"][i] and sample.photo_environment is None
+        for key in ("subset", "primary", *(() if known_place else ("environment",))):
             if (value := getattr(sample, key)) is not None:
                 batch[key][i] = value
         if sample.actions is not None and sample.flags is not None:
@@ -441,7 +455,7 @@ def train(
     s = settings
     rng = random.Random(s.seed)
     torch.manual_seed(s.seed)
-    for part in (network.vision, network.image.scene, network.decoder):
+    for part in (network.vision, network.image.scene, network.decoder, network.ngrams):
         part.requires_grad_(False)
     fresh = [*network.heads.parameters(), *network.image.parameters()]
     fresh_ids = {id(p) for p in fresh}
@@ -450,7 +464,7 @@ def train(
         {"params": rest, "lr": s.rate},
         {"params": [p for p in fresh if p.requires_grad], "lr": s.head_rate},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay)
+    optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     average = {name: p.detach().clone() for name, p in trained.items()}
@@ -494,8 +508,7 @@ def train(
             optimizer.step()
             keep = min(s.ema, step / (step + 10))
             with torch.no_grad():
-                for name, parameter in trained.items():
-                    average[name].lerp_(parameter, 1 - keep)
+                torch._foreach_lerp_(list(average.values()), list(trained.values()), 1 - keep)
             losses.append(loss.item())
         held = {name: p.detach().clone() for name, p in trained.items()}
         network.load_state_dict(average, strict=False)
@@ -547,7 +560,7 @@ def main() -> None:
     settings = Settings(**{name: options[name] for name in asdict(Settings())})
     tokenizer = Tokenizer.from_file(options["tokenizer"])
     photos = Photos.load(options["vision"], options["shared"]) if options["vision"] else None
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.start_seed)
     network = start_network(
         options["encoder"], EmberConfig(vocabulary_size=len(tokenizer)), options["vision"]
     )

@@ -16,6 +16,8 @@ from embervlm.data.scenarios import (
     SPLITS,
     check,
     group_near_duplicates,
+    import_scenarios,
+    is_addition,
     load,
     plan_fault,
     split_hash,
@@ -229,3 +231,35 @@ def test_the_guide_in_the_repository_speaks_of_the_default_fleet() -> None:
     guide = (DATA_DIR.parent / "docs" / "labelling-guide.md").read_text("utf-8")
     for name in Fleet.default().outcomes:
         assert f"`{name}`" in guide
+
+
+def test_import_keeps_earlier_additions_and_joins_new_ones(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in FILES:
+        (source / f"{name}.jsonl").write_text("", "utf-8")
+    authored = {**load("scenarios", "test")[0], "id": "t-1"}
+    del authored["split"]
+    (source / "scenarios.jsonl").write_text(json.dumps(authored) + "\n", "utf-8")
+
+    def compact(text: str, **more: str) -> str:
+        row = {"t": text, "s": "HW", "p": "W", "e": "paved", "a": ["carry"], "l": {}, **more}
+        return json.dumps(row) + "\n"
+
+    early, late = tmp_path / "w1.jsonl", tmp_path / "w2.jsonl"
+    early.write_text(compact("Take the tray next door."), "utf-8")
+    late.write_text(
+        compact("Fetch my parcel, gate 4.", c="a1")
+        + compact("Fetch my piano, gate 4, up the ladder.", c="a1")
+        + compact("Let the humanoid fetch it.")
+        + compact(authored["task"]),
+        "utf-8",
+    )
+    import_scenarios(source, [early], target)
+    import_scenarios(source, [late], target)
+    rows = {row["id"]: row for row in load("scenarios", directory=target)}
+    assert set(rows) == {"t-1", "w1-001", "w2-001", "w2-002"}
+    assert rows["w2-001"]["pair"] == rows["w2-002"]["pair"] == "w2-a1"
+    assert rows["w2-001"]["suited"] == ["Robot with Wheels", "Humanoid"]
+    assert "pair" not in rows["w1-001"]
+    assert {rows[name]["split"] for name in rows if is_addition(name)} == {"train"}

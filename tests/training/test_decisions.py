@@ -9,7 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from embervlm.data.sample import from_scenario, robots_of, subset_of  # noqa: E402
+from embervlm.data.sample import (  # noqa: E402
+    from_photo_request,
+    from_scenario,
+    robots_of,
+    subset_of,
+)
 from embervlm.data.scenarios import load  # noqa: E402
 from embervlm.fleet import ENVIRONMENTS  # noqa: E402
 from embervlm.models.configuration import EmberConfig  # noqa: E402
@@ -17,6 +22,7 @@ from embervlm.models.modeling import EmberNetwork  # noqa: E402
 from embervlm.prompts import read_task  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.decisions import (  # noqa: E402
+    IGNORED,
     Item,
     Settings,
     collate,
@@ -78,13 +84,29 @@ def test_every_part_that_decides_gets_a_gradient(
     batch["features"].normal_()
     batch["has_view"] |= batch["has_photo"]
     loss_of(forward(network, batch), batch, Settings()).backward()
-    frozen = ("vision.", "decoder.", "image.scene.")
+    frozen = ("vision.", "decoder.", "image.scene.", "ngrams.")
     without = [
         name
         for name, parameter in network.named_parameters()
         if not name.startswith(frozen) and (parameter.grad is None or not parameter.grad.any())
     ]
     assert without == []
+
+
+def test_a_photo_that_goes_along_does_not_give_the_place_away(
+    network: EmberNetwork, tokenizer: Tokenizer
+) -> None:
+    plain = _items(tokenizer, 1)[0]
+    settled = from_photo_request(load("photo_requests", "train")[0], "paved", None)
+    items = [
+        plain,
+        Item(plain.sample, plain.reading, scene="rough"),
+        Item(settled, plain.reading, scene="paved"),
+    ]
+    batch = collate(items, None, network.config, random.Random(0))
+    paved = ENVIRONMENTS.index("paved")
+    assert batch["environment"].tolist() == [plain.sample.environment, IGNORED, paved]
+    assert (batch["subset"] != IGNORED).all()
 
 
 def test_a_sample_keeps_its_robots() -> None:
