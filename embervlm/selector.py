@@ -41,12 +41,14 @@ class Calibration:
     """Numbers fitted on the validation split by `evaluation.calibration`, shipped beside the
     weights.
 
-    `temperature` divides the set logits. `confidence_scale` and `confidence_shift` map the log-odds
+    `no_robot_shift` is added to the logit of the empty set, then `temperature` divides all of them.
+    `confidence_scale` and `confidence_shift` map the log-odds
     of the best set to those of being right. `ask_below` is the confidence under which a person
     should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
     limits. `same_request` is the cosine above which a lesson applies.
     """
 
+    no_robot_shift: float = 0.0
     temperature: float = 1.0
     confidence_scale: float = 1.0
     confidence_shift: float = 0.0
@@ -190,7 +192,9 @@ class Selector:
         """
         stands_for = {robot.name: default_slot(robot) for robot in self.fleet}
         allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
-        chance = _softmax(proposal.subsets / self.calibration.temperature)
+        logits = proposal.subsets.copy()
+        logits[0] += self.calibration.no_robot_shift
+        chance = _softmax(logits / self.calibration.temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
             names = frozenset(name for name in allowed if number >> stands_for[name] & 1)

@@ -387,3 +387,10 @@ def test_a_photo_alone_and_words_alone_are_both_decided(tiny_model: Path, photo:
     assert model.select_robots(task="look").robots
     with pytest.raises(ValueError, match="Nothing was asked"):
         model.select_robots()
+
+
+def test_the_shift_of_no_robot_tips_a_close_call() -> None:
+    sets = {frozenset(): 0.52, frozenset([DRONE]): 0.48}
+    for shift, expected in [(0.0, (NO_ROBOT,)), (-0.5, (DRONE,)), (0.5, (NO_ROBOT,))]:
+        selector = Selector(Opinion(sets, calibration={"no_robot_shift": shift}))
+        assert selector.decide(Scenario(task="look at the roof")).robots == expected

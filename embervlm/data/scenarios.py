@@ -263,11 +263,11 @@ def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> C
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         lines = [
-            json.dumps({k: v for k, v in row.items() if k != "_file"}, ensure_ascii=False)
+            json.dumps({k: v for k, v in row.items() if k != "_file"}, ensure_ascii=False) + "\n"
             for row in kept
             if row["_file"] == name
         ]
-        (target / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        (target / f"{name}.jsonl").write_text("".join(lines), "utf-8")
     (target / "splits.sha256").write_text(split_hash(target) + "\n", "utf-8")
     counts = Counter(f"{row['_file']} {row['split']}" for row in kept)
     counts["authored left out: the answer is named"] = authored - len(rows)

@@ -1,9 +1,10 @@
 """Fit the numbers that ship beside the weights, on the validation split and nothing else.
 
 The network is run once over the split; everything else is a search over what it said. In this
-order, each step with the numbers of those before it: the temperature of the set, the probability
-above which a flag rules robots out, the map from the best set's chance to that of being right, the
-confidence under which a person decides, and the cosine above which two requests are the same.
+order, each step with the numbers of those before it: the shift of No Robot and the temperature of
+the sets, the probability above which a flag rules robots out, the map from the best set's chance to
+that of being right, the confidence under which a person decides, and the cosine above which two
+requests are the same.
 
     python -m embervlm.evaluation.calibration --model FOLDER [--shared ../shared]
 
@@ -18,7 +19,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,26 +62,51 @@ def fit_proposals(
     """
     logits_NS = np.stack([proposal.subsets for proposal in proposals]).astype(np.float64)
     true_N = np.array([subset_of(case.truth.robots) for case in cases])
-    temperature = fit_temperature(logits_NS, true_N)
+    shift, temperature = fit_sets(logits_NS, true_N)
     trial = Selector(selector.backend, selector.fleet)
     outcomes = []
     for certain_flag in CERTAIN_FLAGS:
-        trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)
+        trial.calibration = Calibration(
+            no_robot_shift=shift, temperature=temperature, certain_flag=certain_flag
+        )
         outcomes.append(_answers(trial, cases, proposals))
     best = max(range(len(outcomes)), key=lambda i: outcomes[i][1].sum())
     chance_N, right_N = outcomes[best]
-    scale, shift = fit_confidence(np.log(chance_N / (1 - chance_N)), right_N)
-    confidence_N = 1 / (1 + np.exp(-(scale * np.log(chance_N / (1 - chance_N)) + shift)))
+    odds_N = np.log(chance_N / (1 - chance_N))
+    scale, offset = fit_confidence(odds_N, right_N)
+    confidence_N = 1 / (1 + np.exp(-(scale * odds_N + offset)))
     embeddings = np.stack([proposal.embedding for proposal in proposals])
     values = {
+        "no_robot_shift": shift,
         "temperature": temperature,
         "confidence_scale": scale,
-        "confidence_shift": shift,
+        "confidence_shift": offset,
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": CERTAIN_FLAGS[best],
         "same_request": same_request(embeddings, true_N),
     }
     return {name: float(value) for name, value in values.items()}
+
+
+def fit_sets(logits_NS: Floats, true_N: NDArray[np.int64]) -> tuple[float, float]:
+    """Return (shift, T): what to add to the empty set's logit, and the temperature after it.
+
+    Together they minimise the mean of -log softmax(shifted logits / T)[true set]; the shift is
+    sought between -3 and 3. Mistaking a job for No Robot leaves it undone, so how often the network
+    does is not left to the chance of its training set.
+    """
+
+    def shifted(shift: float) -> Floats:
+        moved_NS = logits_NS.copy()
+        moved_NS[:, 0] += shift
+        return moved_NS
+
+    def loss(shift: float) -> float:
+        moved_NS = shifted(shift)
+        return mean_loss(moved_NS / fit_temperature(moved_NS, true_N), true_N)
+
+    best = lowest(loss, -3.0, 3.0, 1e-4)
+    return best, fit_temperature(shifted(best), true_N)
 
 
 def fit_temperature(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
@@ -89,21 +115,26 @@ def fit_temperature(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
     The loss is convex in 1 / T, so a golden-section search over 0.1 <= 1 / T <= 10 finds it (Guo et
     al. 2017).
     """
+    return 1 / lowest(lambda inverse: mean_loss(logits_NS * inverse, true_N), 0.1, 10.0, 1e-7)
 
-    def loss(inverse: float) -> float:
-        scaled = logits_NS * inverse
-        scaled = scaled - scaled.max(1, keepdims=True)
-        of_true = scaled[np.arange(len(true_N)), true_N]
-        return float((np.log(np.exp(scaled).sum(1)) - of_true).mean())
 
-    low, high, golden = 0.1, 10.0, (math.sqrt(5) - 1) / 2
-    while high - low > 1e-7:
+def mean_loss(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
+    """Return the mean of -log softmax(logits)[true set]."""
+    scaled = logits_NS - logits_NS.max(1, keepdims=True)
+    of_true = scaled[np.arange(len(true_N)), true_N]
+    return float((np.log(np.exp(scaled).sum(1)) - of_true).mean())
+
+
+def lowest(loss: Callable[[float], float], low: float, high: float, width: float) -> float:
+    """Return where a function with one valley is lowest, to `width`, by golden-section search."""
+    golden = (math.sqrt(5) - 1) / 2
+    while high - low > width:
         left, right = high - golden * (high - low), low + golden * (high - low)
         if loss(left) <= loss(right):
             high = right
         else:
             low = left
-    return 2 / (low + high)
+    return (low + high) / 2
 
 
 def fit_confidence(odds_N: Floats, right_N: Floats) -> tuple[float, float]:

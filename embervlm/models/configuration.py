@@ -31,7 +31,7 @@ class EmberConfig:
     image_size: int = 160
     image_width: int = 320
     image_tokens: int = 2
-    ngram_rows: int = 32768
+    ngram_rows: int = 16384
     dropout: float = 0.1
 
     @classmethod

@@ -19,16 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import trange
 
 from embervlm.data.sample import Sample
-from embervlm.evaluation.calibration import fit_temperature
+from embervlm.evaluation.calibration import fit_temperature, mean_loss
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.heads import SUBSETS, NgramScores
 from embervlm.models.modeling import EmberNetwork
@@ -96,9 +94,9 @@ def best_weight(logits_NK: Tensor, added_NK: Tensor, true_N: Tensor) -> float:
     """
 
     def loss(weight: float) -> float:
-        summed_NK = (logits_NK + weight * added_NK).double()
-        known: NDArray[np.int64] = true_N.numpy()
-        return F.cross_entropy(summed_NK / fit_temperature(summed_NK.numpy(), known), true_N).item()
+        summed_NK = (logits_NK + weight * added_NK).double().numpy()
+        known_N = true_N.numpy()
+        return mean_loss(summed_NK / fit_temperature(summed_NK, known_N), known_N)
 
     return min(WEIGHTS, key=loss)
 

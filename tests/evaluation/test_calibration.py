@@ -19,6 +19,7 @@ from embervlm.evaluation.calibration import (
     answer_from,
     fit,
     fit_confidence,
+    fit_sets,
     fit_temperature,
     main,
     same_request,
@@ -51,6 +52,16 @@ def test_temperature_undoes_a_scale() -> None:
     logits[np.arange(100), true] += 1.5
     once = fit_temperature(logits, true)
     assert fit_temperature(4 * logits, true) == pytest.approx(4 * once, rel=1e-4)
+
+
+def test_a_shift_of_no_robot_is_found_and_undone() -> None:
+    rng = np.random.default_rng(4)
+    logits = 2 * rng.normal(size=(3000, 32))
+    true = np.array([rng.choice(32, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    logits[:, 0] += 1.2
+    shift, temperature = fit_sets(logits, true)
+    assert shift == pytest.approx(-1.2, abs=0.25)
+    assert temperature == pytest.approx(1.0, abs=0.08)
 
 
 def test_confidence_of_two_levels_is_the_share_right_at_each() -> None:
