@@ -61,7 +61,7 @@ class Settings:
 
     epochs: int = 6
     batch: int = 32
-    rate: float = 1.2e-4
+    rate: float = 2e-4
     head_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: float = 0.06
