@@ -35,7 +35,7 @@ PARTS = {
 _TEXTS = ("config.json", "tokenizer.json", "calibration.json")
 _SUMS = "SHA256SUMS"
 # Smaller tensors (biases, norms) stay in half precision.
-_QUANTISED_FROM = 4096
+SMALLEST_QUANTISED = 4096
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,11 @@ def update_calibration(folder: str | Path, values: Mapping[str, float]) -> None:
     _write(folder / _SUMS, _sums(contents))
 
 
-def quantise(key: str, tensor: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return a tensor as stored: int8 and a scale a row, or half precision where it is small."""
-    if tensor.size < _QUANTISED_FROM or tensor.ndim < 2:
+def quantise(
+    key: str, tensor: NDArray[np.float32], smallest: int = SMALLEST_QUANTISED
+) -> dict[str, NDArray[Any]]:
+    """Return a tensor as stored: int8 and a scale a row, or half precision below `smallest`."""
+    if tensor.size < smallest or tensor.ndim < 2:
         return {key: tensor.astype(np.float16)}
     rows = tensor.reshape(len(tensor), -1)
     scale = np.maximum(np.abs(rows).max(1), 1e-12) / 127

@@ -61,13 +61,25 @@ class Tokenizer:
             ValueError: the file is missing, is not JSON, or lacks a key.
         """
         try:
-            content = json.loads(Path(path).read_text("utf-8"))
+            return cls.from_json(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a tokenizer file of embervlm ({error}).") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Read the text of such a file.
+
+        Raises:
+            ValueError: it is not JSON, or lacks a key.
+        """
+        try:
+            content = json.loads(text)
             merges = [
                 (left, right) for left, right in (pair.split(" ") for pair in content["merges"])
             ]
             return cls(content["vocabulary"], merges, content["specials"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a tokenizer file of embervlm ({error}).") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the form of a tokenizer: {error}") from error
 
     def __len__(self) -> int:
         return len(self.vocabulary) + len(self.specials)

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from embervlm.backends import Backend, load_backend
-from embervlm.backends.base import Proposal
-from embervlm.backends.reference import (
-    MAX_SECTION_TOKENS,
-    MAX_TASK_TOKENS,
-    ReferenceBackend,
-)
+from embervlm.backends.base import MAX_TASK_TOKENS, Proposal
+from embervlm.backends.decoding import MAX_SECTION_TOKENS
+from embervlm.backends.reference import ReferenceBackend
 from embervlm.checkpoint import load_checkpoint
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.imaging import load_image, preprocess

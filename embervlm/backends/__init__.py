@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embervlm.backends.base import Backend, Proposal
 
-BACKENDS = ("reference", "pytorch")
+BACKENDS = ("native", "reference", "pytorch")
 
 __all__ = ["BACKENDS", "Backend", "Proposal", "load_backend"]
 
@@ -17,6 +17,10 @@ def load_backend(name: str = "reference", folder: str | Path | None = None) -> B
     Raises:
         ValueError: an unknown name, a damaged folder, or a backend whose library is not installed.
     """
+    if name == "native":
+        from embervlm.backends.native import NativeBackend
+
+        return NativeBackend.load(folder)
     if name == "reference":
         from embervlm.backends.reference import ReferenceBackend
 

@@ -13,6 +13,9 @@ from embervlm.quantities import Mention
 
 Array = NDArray[np.float32]
 
+# A longer request keeps its two ends.
+MAX_TASK_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class Proposal:

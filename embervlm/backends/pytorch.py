@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embervlm.backends.base import Array, Proposal
-from embervlm.backends.reference import MAX_TASK_TOKENS, ReferenceBackend
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.reference import ReferenceBackend
 from embervlm.checkpoint import Checkpoint, load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork

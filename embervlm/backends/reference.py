@@ -15,16 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embervlm.backends.base import Array, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
 from embervlm.backends.convolution import mobilenet_v2
+from embervlm.backends.decoding import Grammar, subset_features
 from embervlm.checkpoint import Checkpoint, load_checkpoint
 from embervlm.ngrams import hash_ngrams
-from embervlm.prompts import END, SECTIONS, mark_quantities, read_task, reasoning_prefix
-from embervlm.tokenizer import Tokenizer
-
-MAX_TASK_TOKENS = 128
-# A section longer than this is ended; the authors' longest has 19 tokens.
-MAX_SECTION_TOKENS = 20
+from embervlm.prompts import mark_quantities, read_task
 
 _ERF_COEFFICIENTS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
@@ -37,8 +33,8 @@ class ReferenceBackend:
         self._config = checkpoint.config
         self._tokenizer = checkpoint.tokenizer
         self._calibration = checkpoint.calibration
-        self._subset_features = _subset_features()
-        self._forbidden, self._cannot_begin = _grammar(self._tokenizer)
+        self._subset_features = subset_features()
+        self._grammar = Grammar(self._tokenizer, int(self._config["decoder_positions"]))
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ReferenceBackend:
@@ -82,34 +78,8 @@ class ReferenceBackend:
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
-        tokens = reasoning_prefix(robots, self._tokenizer)
-        specials = self._tokenizer.specials
-        room = int(self._config["decoder_positions"]) - len(tokens)
         decoder = _DecoderRun(self._w, self._config, *proposal.states)
-        for token in tokens[:-1]:
-            decoder.step(token)
-        endings = (*SECTIONS[2:], END)
-        for left, mark in zip(range(len(endings), 0, -1), endings, strict=True):
-            limit = min(MAX_SECTION_TOKENS, room // left - 1)
-            begin = len(tokens)
-            for length in range(limit):
-                chance = decoder.step(tokens[-1])
-                ending = chance[specials[mark]]
-                chance[self._forbidden] = -1
-                chance[repetitions(tokens[begin:])] = -1
-                if length:
-                    chance[specials[mark]] = ending
-                else:
-                    chance[self._cannot_begin] = -1
-                tokens.append(int(chance.argmax()))
-                room -= 1
-                if tokens[-1] == specials[mark]:
-                    break
-            else:
-                decoder.step(tokens[-1])
-                tokens.append(specials[mark])
-                room -= 1
-        return self._tokenizer.decode(tokens)
+        return self._grammar.write(robots, decoder.step)
 
     def _ngram_scores(self, task: str | None) -> Array:
         table, importance = self._w["ngrams.table.weight"], self._w["ngrams.importance"]
@@ -203,44 +173,11 @@ class _DecoderRun:
         return chance_V
 
 
-def _grammar(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which tokens a section never holds, and which it cannot begin with.
-
-    Control characters and "|" would break the line or forge a mark. A section that begins with a
-    plain letter or digit is not blank.
-    """
-    forbidden, cannot_begin = np.ones((2, len(tokenizer)), dtype=bool)
-    for number in tokenizer.vocabulary.values():
-        text = tokenizer.decode([number])
-        forbidden[number] = any(char < " " or char in "|\x7f" for char in text)
-        first = text.strip()[:1]
-        cannot_begin[number] = not (first.isascii() and first.isalnum())
-    return forbidden, cannot_begin
-
-
-def repetitions(section: Sequence[int]) -> list[int]:
-    """Return the tokens that would stutter: the last one again, or four in a row for a second
-    time."""
-    last, found = list(section[-3:]), list(section[-1:])
-    for i in range(len(section) - 3):
-        if list(section[i : i + 3]) == last:
-            found.append(section[i + 3])
-    return found
-
-
 def softmax(logits: Array) -> Array:
     """Return probabilities along the last axis."""
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     probabilities: Array = shares / shares.sum(-1, keepdims=True)
     return probabilities
-
-
-def _subset_features() -> Array:
-    """Return (32, 16): which robots, which pairs of robots, none; as `models.heads` has it."""
-    bits = (np.arange(32)[:, None] >> np.arange(5)) & 1
-    pairs = [bits[:, r] * bits[:, s] for r in range(5) for s in range(r + 1, 5)]
-    none = (bits.sum(1) == 0).astype(int)
-    return np.column_stack([bits, *pairs, none]).astype(np.float32)
 
 
 def _linear(x: Array, w: dict[str, Array], name: str) -> Array:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from embervlm.backends.base import MAX_TASK_TOKENS
 from embervlm.backends.pytorch import PyTorchBackend
-from embervlm.backends.reference import MAX_TASK_TOKENS
 from embervlm.checkpoint import load_checkpoint
 from embervlm.data.sample import robots_of, subset_of
 from embervlm.evaluation.embervlm_tasks import MAX_EPOCHS, SEED, Learner, inner_split

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from embervlm.backends.reference import _subset_features  # noqa: E402
+from embervlm.backends.decoding import subset_features  # noqa: E402
 from embervlm.models.heads import SUBSETS_SR, DecisionHeads  # noqa: E402
 
 
@@ -30,4 +30,4 @@ def test_a_score_is_the_sum_over_robots_and_pairs() -> None:
 
 def test_numpy_and_pytorch_know_the_same_features() -> None:
     heads = DecisionHeads(8)
-    assert np.array_equal(_subset_features(), heads.features_SF.numpy())
+    assert np.array_equal(subset_features(), heads.features_SF.numpy())

@@ -1,0 +1,88 @@
+"""The network in our C engine, from one GGUF file: the default wherever it could be compiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.engine import Engine
+from embervlm.ngrams import hash_ngrams
+from embervlm.prompts import mark_quantities, read_task
+from embervlm.tokenizer import Tokenizer
+
+
+class NativeBackend:
+    """Runs a GGUF file with the engine; implements `backends.base.Backend`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._config = json.loads(engine.text("embervlm.config"))
+        self._calibration: dict[str, float] = json.loads(engine.text("embervlm.calibration"))
+        self._tokenizer = Tokenizer.from_json(engine.text("embervlm.tokenizer"))
+        self._subset_features = subset_features()
+        self._grammar: Grammar | None = None
+
+    @classmethod
+    def load(cls, path: str | Path, *, threads: int = 1) -> NativeBackend:
+        """Open a model file."""
+        return cls(Engine(path, threads=threads))
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square photo, in pixels."""
+        return int(self._config["image_size"])
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """The numbers fitted on validation data."""
+        return self._calibration
+
+    def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
+        """Read words, a photo, or both; see `Backend.propose`."""
+        reading = read_task(task, self._tokenizer, MAX_TASK_TOKENS)
+        image = self.engine.see(pixels_CHW) if pixels_CHW is not None else None
+        tokens = np.array(reading.tokens)
+        states_SD = self.engine.read(tokens, int(self._config["text_width"]), image)
+        N = int(self._config["image_tokens"])
+        pooled_D = states_SD[N:].mean(0)
+        marks = [N + mark for mark in reading.marks]
+
+        def head(name: str) -> Array:
+            scores: Array = self.engine.linear(f"heads.{name}", pooled_D)[0]
+            return scores
+
+        subsets = self._subset_features @ head("subset_features")
+        environment = head("environment")
+        if image is None:
+            rows = hash_ngrams(mark_quantities(task or ""), int(self._config["ngram_rows"]))
+            added = self.engine.ngrams(rows, len(subsets) + len(environment))
+            subsets, environment = (
+                subsets + added[: len(subsets)],
+                environment + added[len(subsets) :],
+            )
+        return Proposal(
+            subsets=subsets,
+            primary=head("primary"),
+            environment=environment,
+            scene=image[1] if image is not None else None,
+            actions=head("actions"),
+            flags=head("flags"),
+            team=float(head("team")[0]),
+            roles=self.engine.linear("heads.roles", states_SD[marks]),
+            mentions=reading.mentions,
+            embedding=pooled_D,
+            states=(states_SD, np.array([-1] * N + list(reading.tokens))),
+        )
+
+    def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
+        """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
+        if self._grammar is None:
+            self._grammar = Grammar(self._tokenizer, int(self._config["decoder_positions"]))
+        self.engine.begin(*proposal.states)
+        vocabulary = len(self._tokenizer)
+        return self._grammar.write(robots, lambda token: self.engine.step(token, vocabulary))

@@ -1,0 +1,187 @@
+"""The C engine, called through ctypes; `ember.h` says what each function does.
+
+The library is compiled when the package is installed. Where that was not possible, `Engine` says so
+in one sentence and the other backends still work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Rows = NDArray[np.int32]
+
+_LIBRARY = "embervlm.engine._ember"
+_floats = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+_numbers = np.ctypeslib.ndpointer(np.int32, flags="C_CONTIGUOUS")
+_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
+    "ember_open": (
+        ctypes.c_void_p,
+        [ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t],
+    ),
+    "ember_close": (None, [ctypes.c_void_p]),
+    "ember_text": (ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_char_p]),
+    "ember_kernel_name": (ctypes.c_char_p, [ctypes.c_void_p]),
+    "ember_kernels": (ctypes.c_char_p, []),
+    "ember_error": (ctypes.c_char_p, [ctypes.c_void_p]),
+    "ember_see": (ctypes.c_int, [ctypes.c_void_p, _floats, _floats, _floats]),
+    "ember_read": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _numbers, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, _floats],
+    ),
+    "ember_linear": (
+        ctypes.c_int,
+        [ctypes.c_void_p, ctypes.c_char_p, _floats, ctypes.c_int, _floats],
+    ),
+    "ember_size": (
+        ctypes.c_int,
+        [
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.POINTER(ctypes.c_int),
+            ctypes.POINTER(ctypes.c_int),
+        ],
+    ),
+    "ember_ngrams": (ctypes.c_int, [ctypes.c_void_p, _numbers, ctypes.c_int, _floats]),
+    "ember_begin": (ctypes.c_int, [ctypes.c_void_p, _floats, _numbers, ctypes.c_int]),
+    "ember_step": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, _floats]),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the compiled engine.
+
+    Raises:
+        ValueError: it was not compiled on this machine.
+    """
+    found = importlib.util.find_spec(_LIBRARY)
+    if found is None or found.origin is None:
+        raise ValueError(
+            "The engine is not compiled here: install a C compiler (gcc or clang) and install "
+            "embervlm again, or choose --backend onnx (pip install 'embervlm[onnx]') or "
+            "--backend reference."
+        )
+    loaded = ctypes.CDLL(found.origin)
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def kernel_sets() -> list[str]:
+    """Return the names of the kernel sets that run on this processor, the best first."""
+    names: bytes = library().ember_kernels()
+    return names.decode().split()
+
+
+class Engine:
+    """One open model. Not for use from several threads at a time."""
+
+    def __init__(self, path: str | Path, *, threads: int = 1, kernels: str | None = None) -> None:
+        """Open a GGUF file that `embervlm export gguf` wrote.
+
+        Args:
+            path: the file; it is checked against its own SHA-256.
+            threads: how many to use, 1 to 64; the answers are the same for every number.
+            kernels: one of `kernel_sets()`; None: the best.
+
+        Raises:
+            ValueError: no compiled engine, or the file is missing, damaged or not a model.
+        """
+        self._library = library()
+        self._model = None
+        error = ctypes.create_string_buffer(512)
+        name = kernels.encode() if kernels is not None else None
+        self._model = self._library.ember_open(str(path).encode(), threads, name, error, len(error))
+        if not self._model:
+            raise ValueError(error.value.decode("utf-8", "replace"))
+
+    def __del__(self) -> None:
+        """Give the memory back."""
+        if getattr(self, "_model", None):
+            self._library.ember_close(self._model)
+            self._model = None
+
+    @property
+    def kernels(self) -> str:
+        """The name of the kernel set in use."""
+        name: bytes = self._library.ember_kernel_name(self._model)
+        return name.decode()
+
+    def text(self, key: str) -> str:
+        """Return a text of the file's metadata.
+
+        Raises:
+            ValueError: the file has no such text.
+        """
+        found: bytes | None = self._library.ember_text(self._model, key.encode())
+        if found is None:
+            raise ValueError(f"The model file has no {key}; export it again.")
+        return found.decode()
+
+    def size(self, layer: str) -> tuple[int, int]:
+        """Return (outputs, inputs) of a layer that `linear` knows."""
+        outputs, inputs = ctypes.c_int(), ctypes.c_int()
+        if self._library.ember_size(self._model, layer.encode(), outputs, inputs):
+            raise ValueError(f"The model file has no layer {layer}; export it again.")
+        return outputs.value, inputs.value
+
+    def see(self, pixels_CHW: Array) -> tuple[Array, Array]:
+        """Return a photo's features and the logits of its place; pixels as `imaging.preprocess`
+        makes them."""
+        outputs, inputs = self.size("image.scene")
+        features, scene = np.empty(inputs, np.float32), np.empty(outputs, np.float32)
+        pixels = np.ascontiguousarray(pixels_CHW, dtype=np.float32)
+        self._check(self._library.ember_see(self._model, pixels, features, scene))
+        return features, scene
+
+    def read(
+        self, tokens: NDArray[np.int64], width: int, image: tuple[Array, Array] | None
+    ) -> Array:
+        """Return states (2 + T, width) of T tokens, with what `see` returned or no photo."""
+        states = np.empty((2 + len(tokens), width), np.float32)
+        addresses = [part.ctypes.data for part in image] if image else [None, None]
+        rows = np.ascontiguousarray(tokens, dtype=np.int32)
+        self._check(self._library.ember_read(self._model, rows, len(rows), *addresses, states))
+        return states
+
+    def linear(self, layer: str, x_RD: Array) -> Array:
+        """Return a layer's output (R, outputs) for rows (R, inputs)."""
+        outputs, inputs = self.size(layer)
+        x_RD = np.ascontiguousarray(x_RD, dtype=np.float32).reshape(-1, inputs)
+        y_RO = np.empty((len(x_RD), outputs), np.float32)
+        if len(x_RD):
+            name = layer.encode()
+            self._check(self._library.ember_linear(self._model, name, x_RD, len(x_RD), y_RO))
+        return y_RO
+
+    def ngrams(self, rows: list[int], columns: int) -> Array:
+        """Return the scores (columns,) of a request's n-grams."""
+        scores = np.empty(columns, np.float32)
+        numbers = np.array(rows, np.int32)
+        self._check(self._library.ember_ngrams(self._model, numbers, len(numbers), scores))
+        return scores
+
+    def begin(self, states_SD: Array, source_S: NDArray[np.int64]) -> None:
+        """Begin to write from the states of a request; `source_S` holds their tokens, -1: none."""
+        states = np.ascontiguousarray(states_SD, dtype=np.float32)
+        source = np.ascontiguousarray(source_S, dtype=np.int32)
+        self._check(self._library.ember_begin(self._model, states, source, len(states)))
+
+    def step(self, token: int, vocabulary: int) -> Array:
+        """Feed one token; return the probabilities (vocabulary,) of the next."""
+        chances = np.empty(vocabulary, np.float32)
+        self._check(self._library.ember_step(self._model, token, chances))
+        return chances
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            message: bytes = self._library.ember_error(self._model)
+            raise ValueError(message.decode("utf-8", "replace"))

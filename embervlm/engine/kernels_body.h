@@ -1,0 +1,441 @@
+/* The text of one kernel set. The file that includes this one has chosen the instruction set with a
+ * pragma, defined SET as the set's name, and at most one of USE_VNNI, USE_AVX2, USE_DOT, USE_NEON.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+
+/* Sixteen sums of whole numbers, one an output. */
+#if defined(USE_VNNI)
+#include <immintrin.h>
+typedef __m512i sums;
+typedef __m512 floats;
+#elif defined(USE_AVX2)
+#include <immintrin.h>
+typedef struct { __m256i half[2]; } sums;
+typedef struct { __m256 half[2]; } floats;
+#elif defined(USE_DOT) || defined(USE_NEON)
+#include <arm_neon.h>
+typedef struct { int32x4_t part[4]; } sums;
+typedef struct { float32x4_t part[4]; } floats;
+#else
+typedef struct { int32_t at[PANEL]; } sums;
+typedef struct { float at[PANEL]; } floats;
+#endif
+
+/* Sums of 4 products for 16 outputs: `w` holds (16 x 4) weights less their offset removed, `x` four
+ * signed bytes. Where the instruction wants unsigned weights the offset stays in and `finish` takes
+ * it off. */
+static inline floats zero_floats(void);
+static inline sums zero_sums(void);
+
+#if defined(USE_VNNI)
+typedef __m512i weights;
+static inline floats zero_floats(void) { return _mm512_setzero_ps(); }
+static inline sums zero_sums(void) { return _mm512_setzero_si512(); }
+static inline weights load_8(const uint8_t *w) { return _mm512_loadu_si512(w); }
+static inline weights low_4(const uint8_t *w) {
+    return _mm512_and_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(15));
+}
+static inline weights high_4(const uint8_t *w) {
+    return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(w), 4), _mm512_set1_epi8(15));
+}
+static inline sums dot(sums s, weights w, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_dpbusd_epi32(s, w, _mm512_set1_epi32(four));
+}
+static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
+    __m512i whole = _mm512_sub_epi32(s, _mm512_set1_epi32(offset));
+    __m512 both = _mm512_mul_ps(_mm512_loadu_ps(scale), _mm512_set1_ps(by));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), both, y);
+}
+static inline floats multiply(floats y, const float *w, float x) {
+    return _mm512_fmadd_ps(_mm512_loadu_ps(w), _mm512_set1_ps(x), y);
+}
+static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
+#define OFFSET(bits) ((bits) == BITS_8 ? 128 : 8)
+#define TILE 8
+
+#elif defined(USE_AVX2)
+typedef struct { __m256i half[2]; } weights;
+static inline floats zero_floats(void) {
+    return (floats){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
+}
+static inline sums zero_sums(void) {
+    return (sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+}
+static inline __m256i half_of(const uint8_t *w, int i) {
+    return _mm256_loadu_si256((const __m256i *)(w + 32 * i));
+}
+static inline weights load_8(const uint8_t *w) {
+    __m256i top = _mm256_set1_epi8((char)128);
+    return (weights){{_mm256_xor_si256(half_of(w, 0), top), _mm256_xor_si256(half_of(w, 1), top)}};
+}
+static inline weights low_4(const uint8_t *w) {
+    __m256i four = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+    return (weights){{_mm256_sub_epi8(_mm256_and_si256(half_of(w, 0), four), eight),
+                      _mm256_sub_epi8(_mm256_and_si256(half_of(w, 1), four), eight)}};
+}
+static inline weights high_4(const uint8_t *w) {
+    __m256i four = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
+    return (weights){
+        {_mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(half_of(w, 0), 4), four), eight),
+         _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(half_of(w, 1), 4), four), eight)}};
+}
+static inline sums dot(sums s, weights w, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    __m256i all = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
+    for (int i = 0; i < 2; i++) {
+        /* |w| times x with w's sign: at most 2 * 127 * 127, which 16 bits hold. */
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w.half[i]), _mm256_sign_epi8(all, w.half[i]));
+        s.half[i] = _mm256_add_epi32(s.half[i], _mm256_madd_epi16(pairs, ones));
+    }
+    return s;
+}
+static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
+    (void)offset;
+    for (int i = 0; i < 2; i++) {
+        __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scale + 8 * i), _mm256_set1_ps(by));
+        y.half[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s.half[i]), both, y.half[i]);
+    }
+    return y;
+}
+static inline floats multiply(floats y, const float *w, float x) {
+    for (int i = 0; i < 2; i++)
+        y.half[i] = _mm256_fmadd_ps(_mm256_loadu_ps(w + 8 * i), _mm256_set1_ps(x), y.half[i]);
+    return y;
+}
+static inline void store(float *to, floats y) {
+    _mm256_storeu_ps(to, y.half[0]);
+    _mm256_storeu_ps(to + 8, y.half[1]);
+}
+#define OFFSET(bits) 0
+#define TILE 2
+
+#elif defined(USE_DOT) || defined(USE_NEON)
+typedef struct { int8x16_t part[4]; } weights;
+static inline floats zero_floats(void) {
+    float32x4_t zero = vdupq_n_f32(0);
+    return (floats){{zero, zero, zero, zero}};
+}
+static inline sums zero_sums(void) {
+    int32x4_t zero = vdupq_n_s32(0);
+    return (sums){{zero, zero, zero, zero}};
+}
+static inline weights load_8(const uint8_t *w) {
+    weights out;
+    for (int i = 0; i < 4; i++)
+        out.part[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w + 16 * i), vdupq_n_u8(128)));
+    return out;
+}
+static inline weights low_4(const uint8_t *w) {
+    weights out;
+    for (int i = 0; i < 4; i++)
+        out.part[i] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(vld1q_u8(w + 16 * i), vdupq_n_u8(15))), vdupq_n_s8(8));
+    return out;
+}
+static inline weights high_4(const uint8_t *w) {
+    weights out;
+    for (int i = 0; i < 4; i++)
+        out.part[i] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(w + 16 * i), 4)), vdupq_n_s8(8));
+    return out;
+}
+static inline sums dot(sums s, weights w, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    int8x16_t all = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    for (int i = 0; i < 4; i++) {
+#if defined(USE_DOT)
+        s.part[i] = vdotq_s32(s.part[i], w.part[i], all);
+#else
+        /* Two products make at most 2 * 128 * 127, which 16 bits hold when added pairwise. */
+        int16x8_t low = vmull_s8(vget_low_s8(w.part[i]), vget_low_s8(all));
+        int16x8_t high = vmull_s8(vget_high_s8(w.part[i]), vget_high_s8(all));
+        int32x4_t low2 = vpaddlq_s16(low), high2 = vpaddlq_s16(high);
+        int32x2_t one = vpadd_s32(vget_low_s32(low2), vget_high_s32(low2));
+        int32x2_t two = vpadd_s32(vget_low_s32(high2), vget_high_s32(high2));
+        s.part[i] = vaddq_s32(s.part[i], vcombine_s32(one, two));
+#endif
+    }
+    return s;
+}
+static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
+    (void)offset;
+    for (int i = 0; i < 4; i++)
+        y.part[i] = vmlaq_f32(y.part[i], vcvtq_f32_s32(s.part[i]), vmulq_n_f32(vld1q_f32(scale + 4 * i), by));
+    return y;
+}
+static inline floats multiply(floats y, const float *w, float x) {
+    for (int i = 0; i < 4; i++) y.part[i] = vmlaq_n_f32(y.part[i], vld1q_f32(w + 4 * i), x);
+    return y;
+}
+static inline void store(float *to, floats y) {
+    for (int i = 0; i < 4; i++) vst1q_f32(to + 4 * i, y.part[i]);
+}
+#define OFFSET(bits) 0
+#define TILE 2
+
+#else
+typedef struct { int8_t at[PANEL * 4]; } weights;
+static inline floats zero_floats(void) { return (floats){{0}}; }
+static inline sums zero_sums(void) { return (sums){{0}}; }
+static inline weights load_8(const uint8_t *w) {
+    weights out;
+    for (int i = 0; i < PANEL * 4; i++) out.at[i] = (int8_t)(w[i] ^ 128);
+    return out;
+}
+static inline weights low_4(const uint8_t *w) {
+    weights out;
+    for (int i = 0; i < PANEL * 4; i++) out.at[i] = (int8_t)((w[i] & 15) - 8);
+    return out;
+}
+static inline weights high_4(const uint8_t *w) {
+    weights out;
+    for (int i = 0; i < PANEL * 4; i++) out.at[i] = (int8_t)((w[i] >> 4) - 8);
+    return out;
+}
+static inline sums dot(sums s, weights w, const int8_t *x) {
+    for (int i = 0; i < PANEL; i++)
+        s.at[i] += w.at[4 * i] * x[0] + w.at[4 * i + 1] * x[1] + w.at[4 * i + 2] * x[2] + w.at[4 * i + 3] * x[3];
+    return s;
+}
+static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
+    (void)offset;
+    for (int i = 0; i < PANEL; i++) y.at[i] += (float)s.at[i] * (scale[i] * by);
+    return y;
+}
+static inline floats multiply(floats y, const float *w, float x) {
+    for (int i = 0; i < PANEL; i++) y.at[i] += w[i] * x;
+    return y;
+}
+static inline void store(float *to, floats y) { memcpy(to, y.at, sizeof y.at); }
+#define OFFSET(bits) 0
+#define TILE 1
+#endif
+
+static void quantise(const float *x, int rows, int inputs, int blocks, ember_rows *out) {
+    for (int r = 0; r < rows; r++, x += inputs) {
+        for (int b = 0; b < blocks; b++) {
+            int8_t *bytes = out->bytes + ((size_t)r * blocks + b) * BLOCK;
+            int count = inputs - b * BLOCK < BLOCK ? inputs - b * BLOCK : BLOCK;
+            float part[BLOCK] = {0}, largest = 0;
+            int32_t sum = 0;
+            memcpy(part, x + b * BLOCK, (size_t)count * sizeof *part);
+            for (int i = 0; i < BLOCK; i++) {
+                float size = fabsf(part[i]);
+                largest = size > largest ? size : largest;
+            }
+            float by = largest > 0 ? 127 / largest : 0;
+            for (int i = 0; i < BLOCK; i++) {
+                /* Adding and taking off 1.5 * 2^23 rounds to the nearest whole number. */
+                float whole = part[i] * by + 12582912.0f;
+                bytes[i] = (int8_t)(whole - 12582912.0f);
+            }
+            for (int i = 0; i < BLOCK; i++) sum += bytes[i];
+            out->scales[(size_t)r * blocks + b] = largest / 127;
+            out->sums[(size_t)r * blocks + b] = sum;
+        }
+    }
+}
+
+static inline void write_out(const ember_matrix *w, int panel, floats acc, float *y, int clamp) {
+    float out[PANEL];
+    store(out, acc);
+    int first = panel * PANEL, count = w->outputs - first < PANEL ? w->outputs - first : PANEL;
+    const float *bias = w->bias + first;
+    for (int i = 0; i < PANEL; i++) out[i] += bias[i];
+    if (clamp)
+        for (int i = 0; i < PANEL; i++) out[i] = out[i] < 0 ? 0 : out[i] > 6 ? 6 : out[i];
+    memcpy(y + first, out, (size_t)count * sizeof *out);
+}
+
+/* `rows` is a constant where this is called, so that the loops over rows are unrolled. */
+static inline __attribute__((always_inline)) void tile(const ember_matrix *w, const ember_rows *x, int row,
+                                                       int panel, float *y, int clamp, const int rows,
+                                                       const ember_bits bits) {
+    const int group = PANEL * 4, blocks = w->blocks;
+    const size_t block_bytes = (size_t)PANEL * BLOCK / (bits == BITS_8 ? 1 : 2);
+    const uint8_t *at = w->weights + (size_t)panel * blocks * block_bytes;
+    const float *scale = w->scales + (size_t)panel * blocks * PANEL;
+    floats acc[TILE];
+    for (int r = 0; r < rows; r++) acc[r] = zero_floats();
+    for (int b = 0; b < blocks; b++, at += block_bytes, scale += PANEL) {
+        const int8_t *bytes = x->bytes + ((size_t)row * blocks + b) * BLOCK;
+        const size_t next = (size_t)blocks * BLOCK;
+        sums s[TILE];
+        for (int r = 0; r < rows; r++) s[r] = zero_sums();
+        if (bits == BITS_8) {
+            for (int g = 0; g < 8; g++) {
+                weights part = load_8(at + g * group);
+                for (int r = 0; r < rows; r++) s[r] = dot(s[r], part, bytes + r * next + 4 * g);
+            }
+        } else {
+            for (int g = 0; g < 4; g++) {
+                weights low = low_4(at + g * group), high = high_4(at + g * group);
+                for (int r = 0; r < rows; r++) {
+                    s[r] = dot(s[r], low, bytes + r * next + 8 * g);
+                    s[r] = dot(s[r], high, bytes + r * next + 8 * g + 4);
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++) {
+            size_t i = (size_t)(row + r) * blocks + b;
+            acc[r] = finish(acc[r], s[r], scale, x->scales[i], OFFSET(bits) * x->sums[i]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        write_out(w, panel, acc[r], y + (size_t)(row + r) * w->outputs, clamp);
+}
+
+static inline __attribute__((always_inline)) void tile_float(const ember_matrix *w, const float *x, int row,
+                                                             int panel, float *y, int clamp, const int rows) {
+    const float *at = (const float *)w->weights + (size_t)panel * w->inputs * PANEL;
+    floats acc[TILE];
+    for (int r = 0; r < rows; r++) acc[r] = zero_floats();
+    for (int k = 0; k < w->inputs; k++, at += PANEL)
+        for (int r = 0; r < rows; r++) acc[r] = multiply(acc[r], at, x[(size_t)(row + r) * w->inputs + k]);
+    for (int r = 0; r < rows; r++)
+        write_out(w, panel, acc[r], y + (size_t)(row + r) * w->outputs, clamp);
+}
+
+static void matmul(const ember_matrix *w, const ember_rows *x, const float *floats_in, int rows, int first,
+                   int end, float *y, int clamp) {
+    for (int panel = first; panel < end; panel++) {
+        int row = 0;
+        if (w->bits == BITS_FLOAT) {
+            for (; row + TILE <= rows; row += TILE) tile_float(w, floats_in, row, panel, y, clamp, TILE);
+            for (; row < rows; row++) tile_float(w, floats_in, row, panel, y, clamp, 1);
+        } else if (w->bits == BITS_8) {
+            for (; row + TILE <= rows; row += TILE) tile(w, x, row, panel, y, clamp, TILE, BITS_8);
+            for (; row < rows; row++) tile(w, x, row, panel, y, clamp, 1, BITS_8);
+        } else {
+            for (; row + TILE <= rows; row += TILE) tile(w, x, row, panel, y, clamp, TILE, BITS_4);
+            for (; row < rows; row++) tile(w, x, row, panel, y, clamp, 1, BITS_4);
+        }
+    }
+}
+
+static void depthwise(const float *x, int height, int width, int channels, const float *taps, const float *bias,
+                      int stride, int first, int end, float *y) {
+    int out_width = (width + stride - 1) / stride;
+    int down = ((height + stride - 1) / stride - 1) * stride + 3 - height;
+    int right = (out_width - 1) * stride + 3 - width;
+    int top = (down > 0 ? down : 0) / 2, left = (right > 0 ? right : 0) / 2;
+    for (int i = first; i < end; i++) {
+        for (int j = 0; j < out_width; j++) {
+            float *out = y + ((size_t)i * out_width + j) * channels;
+            memcpy(out, bias, (size_t)channels * sizeof *out);
+            for (int tap = 0; tap < 9; tap++) {
+                int row = i * stride + tap / 3 - top, column = j * stride + tap % 3 - left;
+                if (row < 0 || row >= height || column < 0 || column >= width) continue;
+                const float *in = x + ((size_t)row * width + column) * channels;
+                const float *weight = taps + (size_t)tap * channels;
+                for (int c = 0; c < channels; c++) out[c] += in[c] * weight[c];
+            }
+            for (int c = 0; c < channels; c++) out[c] = out[c] < 0 ? 0 : out[c] > 6 ? 6 : out[c];
+        }
+    }
+}
+
+/* Sums in 16 lanes, so that the compiler may use wide registers and every set adds alike. */
+static float lane_sum(const float *x, int count, float centre, int squared) {
+    float lane[16] = {0}, sum = 0;
+    int i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (int j = 0; j < 16; j++) {
+            float value = x[i + j] - centre;
+            lane[j] += squared ? value * value : value;
+        }
+    for (; i < count; i++) {
+        float value = x[i] - centre;
+        lane[0] += squared ? value * value : value;
+    }
+    for (int j = 0; j < 16; j++) sum += lane[j];
+    return sum;
+}
+
+static void norm(float *x, int rows, int width, const float *weight, const float *bias, float epsilon) {
+    for (int r = 0; r < rows; r++, x += width) {
+        float mean = lane_sum(x, width, 0, 0) / (float)width;
+        float by = 1 / sqrtf(lane_sum(x, width, mean, 1) / (float)width + epsilon);
+        for (int i = 0; i < width; i++) x[i] = (x[i] - mean) * by * weight[i] + bias[i];
+    }
+}
+
+/* e^x to 2 units in the last place for -87 <= x <= 88 (Cephes' polynomial), 0 below. */
+static inline float exponential(float x) {
+    float clipped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float whole = clipped * 1.44269504f + 12582912.0f - 12582912.0f;
+    float rest = clipped - whole * 0.693359375f + whole * 2.12194440e-4f;
+    float y = 1.9875691500e-4f;
+    y = y * rest + 1.3981999507e-3f;
+    y = y * rest + 8.3334519073e-3f;
+    y = y * rest + 4.1665795894e-2f;
+    y = y * rest + 1.6666665459e-1f;
+    y = y * rest + 5.0000001201e-1f;
+    y = y * rest * rest + rest + 1.0f;
+    int32_t bits = ((int32_t)whole + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return x < -87.0f ? 0.0f : y * power;
+}
+
+/* x * P(a normal number is below x); erf by Abramowitz and Stegun 7.1.26, error below 1.5e-7. */
+static void gelu(float *x, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        float z = fabsf(x[i]) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+        float series = 1.061405429f;
+        series = series * t - 1.453152027f;
+        series = series * t + 1.421413741f;
+        series = series * t - 0.284496736f;
+        series = series * t + 0.254829592f;
+        float erf = 1.0f - series * t * exponential(-z * z);
+        x[i] = 0.5f * x[i] * (1.0f + (x[i] < 0 ? -erf : erf));
+    }
+}
+
+static void softmax(float *x, int count) {
+    float largest = x[0];
+    for (int i = 1; i < count; i++) largest = x[i] > largest ? x[i] : largest;
+    for (int i = 0; i < count; i++) x[i] = exponential(x[i] - largest);
+    float by = 1 / lane_sum(x, count, 0, 0);
+    for (int i = 0; i < count; i++) x[i] *= by;
+}
+
+static void add(float *x, const float *y, size_t count) {
+    for (size_t i = 0; i < count; i++) x[i] += y[i];
+}
+
+static void attend(const float *q, int q_stride, int rows, const float *k, const float *v, int kv_stride,
+                   int count, int depth, float *out, int out_stride, float *room) {
+    float *turned = room, *share = room + (size_t)depth * count; /* keys (depth, count) */
+    float by = 1 / sqrtf((float)depth);
+    for (int s = 0; s < count; s++)
+        for (int d = 0; d < depth; d++) turned[(size_t)d * count + s] = k[(size_t)s * kv_stride + d];
+    for (int r = 0; r < rows; r++) {
+        const float *query = q + (size_t)r * q_stride;
+        float *to = out + (size_t)r * out_stride;
+        memset(share, 0, (size_t)count * sizeof *share);
+        for (int d = 0; d < depth; d++) {
+            float weight = query[d] * by;
+            const float *keys = turned + (size_t)d * count;
+            for (int s = 0; s < count; s++) share[s] += weight * keys[s];
+        }
+        softmax(share, count);
+        memset(to, 0, (size_t)depth * sizeof *to);
+        for (int s = 0; s < count; s++) {
+            const float *value = v + (size_t)s * kv_stride;
+            for (int d = 0; d < depth; d++) to[d] += share[s] * value[d];
+        }
+    }
+}
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+extern const kernel_set JOIN(kernels_, SET);
+const kernel_set JOIN(kernels_, SET) = {
+    SET_NAME, quantise, matmul, depthwise, norm, gelu, softmax, add, attend,
+};

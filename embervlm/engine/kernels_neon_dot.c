@@ -1,0 +1,9 @@
+#if defined(__aarch64__)
+#pragma GCC target("+dotprod")
+#define SET neon_dot
+#define SET_NAME "neon-dot"
+#define USE_DOT
+#include "kernels_body.h"
+#else
+typedef int nothing_here;
+#endif

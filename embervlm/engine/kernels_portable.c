@@ -1,0 +1,3 @@
+#define SET portable
+#define SET_NAME "portable"
+#include "kernels_body.h"

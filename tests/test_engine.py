@@ -1,0 +1,216 @@
+"""The engine says what the reference says, on every kernel set, and refuses damaged files."""
+
+import hashlib
+import importlib.util
+import random
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embervlm import engine
+from embervlm.backends import load_backend
+from embervlm.backends.base import Proposal
+from embervlm.backends.native import NativeBackend
+from embervlm.backends.reference import ReferenceBackend
+from embervlm.checkpoint import load_checkpoint
+from embervlm.engine import Engine, kernel_sets
+from embervlm.imaging import load_image, preprocess
+
+gguf_export = pytest.importorskip("embervlm.export.gguf", reason="needs the gguf package")
+
+TASKS = [
+    None,
+    "look",
+    "carry the 8 kg pump up the stairs, 40 m, wind 70 km/h",
+    "Überprüfe den Fluss 🚁 at 3 knots",
+    "search the ruins for people " * 60,
+]
+
+
+@pytest.fixture(scope="module")
+def files(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("gguf")
+    text = (tiny_model / "tokenizer.json").read_text("utf-8")
+    checkpoint = load_checkpoint(tiny_model)
+    for kind in gguf_export.TYPES:
+        gguf_export.write_gguf(checkpoint, text, folder / f"{kind}.gguf", kind, smallest=256)
+    return {kind: folder / f"{kind}.gguf" for kind in gguf_export.TYPES}
+
+
+@pytest.fixture(scope="module")
+def pixels(photo: Path) -> np.ndarray:
+    return preprocess(load_image(photo), 32)
+
+
+def numbers(proposal: Proposal) -> dict[str, np.ndarray]:
+    """Return every array of a proposal."""
+    found = {f.name: getattr(proposal, f.name) for f in fields(Proposal)}
+    found["states"] = found["states"][0]
+    return {k: np.asarray(v) for k, v in found.items() if k != "mentions" and v is not None}
+
+
+@pytest.mark.parametrize("kernels", kernel_sets())
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("with_photo", [False, True])
+def test_float_engine_says_what_numpy_says(
+    reference: ReferenceBackend,
+    files: dict[str, Path],
+    pixels: np.ndarray,
+    kernels: str,
+    task: str | None,
+    with_photo: bool,
+) -> None:
+    native = NativeBackend(Engine(files["f32"], kernels=kernels))
+    assert native.engine.kernels == kernels
+    photo = pixels if with_photo else None
+    ours, theirs = native.propose(task, photo), reference.propose(task, photo)
+    assert ours.mentions == theirs.mentions
+    assert numbers(ours).keys() == numbers(theirs).keys()
+    for name, value in numbers(theirs).items():
+        room = 1e-4 * max(1.0, float(np.abs(value).max(initial=0)))
+        np.testing.assert_allclose(numbers(ours)[name], value, atol=room, err_msg=name)
+    for robots in [("Drone",), ("Robot with Legs", "Drone")]:
+        assert native.write(ours, robots) == reference.write(theirs, robots)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "tq2_0"])
+def test_kernel_sets_agree_on_whole_numbers(
+    files: dict[str, Path], pixels: np.ndarray, kind: str
+) -> None:
+    said = [
+        numbers(NativeBackend(Engine(files[kind], kernels=name)).propose(TASKS[2], pixels))
+        for name in kernel_sets()
+    ]
+    for other in said[1:]:
+        for name, value in said[0].items():
+            np.testing.assert_allclose(other[name], value, atol=2e-3, rtol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0", "q4_0"])
+def test_neither_threads_nor_neighbours_change_an_answer(
+    files: dict[str, Path], pixels: np.ndarray, kind: str
+) -> None:
+    alone = numbers(NativeBackend(Engine(files[kind])).propose(TASKS[2], pixels))
+    for threads in (2, 3, 5):
+        shared = NativeBackend(Engine(files[kind], threads=threads))
+        for task in TASKS:
+            shared.propose(task, None)
+        for name, value in numbers(shared.propose(TASKS[2], pixels)).items():
+            assert np.array_equal(value, alone[name]), name
+
+
+def test_eight_bits_stay_close_to_floats(files: dict[str, Path], pixels: np.ndarray) -> None:
+    exact, whole = (
+        NativeBackend(Engine(files[kind])).propose(TASKS[2], pixels) for kind in ("f32", "q8_0")
+    )
+    for name, value in numbers(exact).items():
+        error = np.sqrt(np.mean((numbers(whole)[name] - value) ** 2))
+        assert error <= 0.04 * np.sqrt(np.mean(value**2)) + 0.01, name
+
+
+def test_files_shrink_with_their_bits(files: dict[str, Path]) -> None:
+    sizes = [files[kind].stat().st_size for kind in ("f32", "q8_0", "q4_0")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+def test_the_public_package_reads_the_file(files: dict[str, Path], tiny_model: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    reader = gguf.GGUFReader(files["q8_0"])
+    weights = load_checkpoint(tiny_model).weights
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    qkv = tensors["text.layers.0.qkv.weight"]
+    assert qkv.tensor_type == gguf.GGMLQuantizationType.Q8_0
+    back = gguf.quants.dequantize(qkv.data, qkv.tensor_type)
+    step = np.abs(weights["text.layers.0.qkv.weight"]).max() / 127
+    np.testing.assert_allclose(back, weights["text.layers.0.qkv.weight"], atol=step)
+
+
+def rehashed(content: bytes) -> bytes:
+    """Return the file with the digest that fits it, as an attacker would write it."""
+    at = content.index(b"embervlm.sha256") + len("embervlm.sha256") + 4 + 8
+    zeroed = content[:at] + b"0" * 64 + content[at + 64 :]
+    return zeroed[:at] + hashlib.sha256(zeroed).hexdigest().encode() + zeroed[at + 64 :]
+
+
+def test_one_flipped_bit_anywhere_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    sound = files["q8_0"].read_bytes()
+    assert rehashed(sound) == sound
+    path = tmp_path / "flipped.gguf"
+    chance = random.Random(0)
+    for at in [0, 4, 30, 200, len(sound) - 1, *chance.sample(range(len(sound)), 40)]:
+        flipped = bytearray(sound)
+        flipped[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"flipped\.gguf: "):
+            Engine(path)
+
+
+def test_damage_with_a_fitting_digest_never_crashes(files: dict[str, Path], tmp_path: Path) -> None:
+    sound = files["q4_0"].read_bytes()
+    head = sound.index(b"embervlm.tokenizer")
+    chance = random.Random(1)
+    path = tmp_path / "forged.gguf"
+    tensors = sound.index(b"decoder.copy_query.bias")
+    for _ in range(300):
+        forged = bytearray(sound)
+        for _ in range(chance.randint(1, 4)):
+            begin, end = chance.choice([(24, head), (tensors, tensors + 6000)])
+            forged[chance.randrange(begin, end)] = chance.choice([0, 1, 127, 128, 255])
+        if chance.random() < 0.2:
+            forged = forged[: chance.randrange(24, len(forged))]
+        try:
+            path.write_bytes(rehashed(bytes(forged)))
+        except ValueError:
+            continue
+        try:
+            model = NativeBackend(Engine(path))
+            model.propose("look at the roof", None)
+        except (ValueError, KeyError):
+            pass
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    for name, content in [
+        ("empty", b""),
+        ("text", b"hello " * 20),
+        ("old", b"GGUF\x01" + b"\0" * 40),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            Engine(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        Engine(tmp_path / "absent")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        Engine(tmp_path)
+
+
+def test_unknown_kernels_are_named(files: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="no kernels named riscv here; there are: .*portable"):
+        Engine(files["f32"], kernels="riscv")
+
+
+def test_bad_input_is_refused_and_the_model_goes_on(
+    files: dict[str, Path], pixels: np.ndarray
+) -> None:
+    model = Engine(files["f32"])
+    for tokens in ([], [-1], [10**6], [1] * 400):
+        with pytest.raises(ValueError, match="token"):
+            model.read(np.array(tokens, dtype=np.int64), 32, None)
+    with pytest.raises(ValueError, match="n-gram row"):
+        model.ngrams([1 << 20], 42)
+    with pytest.raises(ValueError, match="ember_begin comes first"):
+        model.step(1, 500)
+    with pytest.raises(ValueError, match="no layer"):
+        model.linear("heads.absent", np.zeros((1, 32), np.float32))
+    NativeBackend(model).propose("look", pixels)
+
+
+def test_without_a_compiled_engine_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.library.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"compiler.*embervlm\[onnx\]"):
+        load_backend("native", "any.gguf")
+    engine.library.cache_clear()
