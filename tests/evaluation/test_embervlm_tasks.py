@@ -113,7 +113,7 @@ def test_our_network_learns_a_fold_and_only_its_reader_changes(tiny_model: Path)
         fold_training.RATE = rate
     assert len(shares) == 60
     assert shares[-1] == 1.0
-    answers = fold_training.answer(network, tokenizer, tasks[:3])
+    answers = fold_training.to_answers(fold_training.set_chances(network, tokenizer, tasks[:3]))
     assert [set(a.robots) for a in answers] == [set(t.robots) for t in train[:3]]
     for name, tensor in network.state_dict().items():
         may_change = name.startswith(("text.", "heads.subset_features."))
