@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_PHOTO := embervlm/demo/seabed.jpg
 DEMO_REQUEST := Our sensor came off its mooring somewhere here. Find it and cut the line.
 
-.PHONY: demo test check data-check format clean
+.PHONY: demo fuzz test check data-check format clean
 
 # One decision, by the small tier alone: no PyTorch.
 demo: $(VENV)/.small
@@ -20,6 +20,15 @@ check: $(VENV)/.full data-check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Mutated model files under the sanitizers: 50,000 take some minutes.
+FUZZ ?= 50000
+fuzz: $(VENV)/.full
+	mkdir -p build/fuzz
+	$(BIN)/python tests/engine/write_seed.py build/fuzz/seed.gguf
+	$(CC) -std=c11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=off -pthread \
+		-Iembervlm/engine embervlm/engine/*.c tests/engine/fuzz.c -o build/fuzz/fuzz -lm
+	build/fuzz/fuzz build/fuzz/seed.gguf $(FUZZ) 1
 
 data-check: $(VENV)/.small
 	$(BIN)/embervlm data check

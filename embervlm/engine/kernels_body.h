@@ -367,7 +367,7 @@ static void norm(float *x, int rows, int width, const float *weight, const float
 
 /* e^x to 2 units in the last place for -87 <= x <= 88 (Cephes' polynomial), 0 below. */
 static inline float exponential(float x) {
-    float clipped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float clipped = x > -87.0f ? (x < 88.0f ? x : 88.0f) : -87.0f; /* not a number: -87 */
     float whole = clipped * 1.44269504f + 12582912.0f - 12582912.0f;
     float rest = clipped - whole * 0.693359375f + whole * 2.12194440e-4f;
     float y = 1.9875691500e-4f;
@@ -377,10 +377,10 @@ static inline float exponential(float x) {
     y = y * rest + 1.6666665459e-1f;
     y = y * rest + 5.0000001201e-1f;
     y = y * rest * rest + rest + 1.0f;
-    int32_t bits = ((int32_t)whole + 127) << 23;
+    uint32_t bits = (uint32_t)((int32_t)whole + 127) << 23;
     float power;
     memcpy(&power, &bits, 4);
-    return x < -87.0f ? 0.0f : y * power;
+    return x > -87.0f ? y * power : 0.0f;
 }
 
 /* x * P(a normal number is below x); erf by Abramowitz and Stegun 7.1.26, error below 1.5e-7. */

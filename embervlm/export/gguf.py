@@ -2,10 +2,10 @@
 
     python -m embervlm.export.gguf --model FOLDER --out MODEL.gguf --type q8_0
 
-Matrices take the wanted type; where their rows are not whole blocks, or they are convolutions or the
-n-gram table, they are int8 with one scale a row; everything small is float32. Texts go in as they
-are in the folder: configuration, calibration, tokenizer. The digest is the SHA-256 of the whole
-file with its own 64 digits as zeros.
+Matrices take the wanted type; where their rows are not whole blocks, or they are convolutions or
+the n-gram table, they are int8 with one scale a row; everything small is float32. Texts go in as
+they are in the folder: configuration, calibration, tokenizer. The digest is the SHA-256 of the
+whole file with its own 64 digits as zeros.
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+/* Opens mutated model files and runs those that open; made to be built with sanitizers.
+ *
+ *     fuzz MODEL.gguf COUNT SEED
+ *
+ * Half of the files get the digest that fits them, as an attacker would write it, so that the
+ * checks behind the digest are met too. Prints how many were refused and how many ran; a fault
+ * ends the program through the sanitizer. */
+#define _DEFAULT_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ember.h"
+#include "sha256.h"
+
+static uint64_t state;
+
+static uint64_t next_random(void) { /* xorshift64* */
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return state * 2685821657736338717ull;
+}
+
+static size_t below(size_t bound) { return (size_t)(next_random() % bound); }
+
+static size_t mutate(uint8_t *bytes, size_t length, size_t head) {
+    static const uint64_t extremes[] = {0, 1, 2, 31, 33, 255, 1u << 16, 1u << 28, 0x7fffffff, 0xffffffff,
+                                        1ull << 32, 1ull << 61, 0x7fffffffffffffffull, ~0ull};
+    for (size_t n = 1 + below(4); n; n--) {
+        size_t part = below(4) ? head : length, at = 4 + below(part - 12);
+        switch (below(4)) {
+            case 0: bytes[at] ^= (uint8_t)(1u << below(8)); break;
+            case 1: bytes[at] = (uint8_t)next_random(); break;
+            case 2: memcpy(bytes + at, &extremes[below(sizeof extremes / sizeof *extremes)], 8); break;
+            default: memmove(bytes + at, bytes + below(part - 12), 8);
+        }
+    }
+    return below(10) ? length : 24 + below(length - 24);
+}
+
+static void rehash(uint8_t *bytes, size_t length) {
+    static const char key[] = "embervlm.sha256";
+    char digest[65];
+    for (size_t at = 0; at + sizeof key + 76 < length; at++) {
+        if (memcmp(bytes + at, key, sizeof key - 1)) continue;
+        uint8_t *digits = bytes + at + sizeof key - 1 + 12;
+        memset(digits, '0', 64);
+        sha256 hash;
+        sha256_begin(&hash);
+        sha256_add(&hash, bytes, length);
+        sha256_end(&hash, digest);
+        memcpy(digits, digest, 64);
+        return;
+    }
+}
+
+/* Calls everything; sizes come from the configuration of the unchanged file. */
+static void run(ember *model, float *pixels, float *room) {
+    int32_t tokens[] = {1, 5, 9, 2, 7}, rows[] = {0, 3, 17}, source[] = {-1, -1, 1, 5, 9, 2, 7};
+    int outputs, inputs;
+    if (!ember_size(model, "image.scene", &outputs, &inputs) && outputs <= 64 && inputs <= 4096) {
+        float *features = room, *scene = room + 4096, *states = room + 8192;
+        if (!ember_see(model, pixels, features, scene) && !ember_read(model, tokens, 5, features, scene, states) &&
+            !ember_begin(model, states, source, 7))
+            for (int i = 0; i < 3; i++) ember_step(model, tokens[i], room + 200000);
+    }
+    ember_ngrams(model, rows, 3, room);
+}
+
+int main(int count, char **arguments) {
+    if (count != 4) return fprintf(stderr, "usage: fuzz MODEL.gguf COUNT SEED\n"), 2;
+    FILE *file = fopen(arguments[1], "rb");
+    if (!file) return perror(arguments[1]), 2;
+    fseek(file, 0, SEEK_END);
+    size_t length = (size_t)ftell(file);
+    rewind(file);
+    uint8_t *sound = malloc(length), *changed = malloc(length);
+    float *pixels = calloc(3 * 1024 * 1024, sizeof *pixels), *room = calloc(1 << 22, sizeof *room);
+    if (!sound || !changed || !pixels || !room || fread(sound, 1, length, file) != length) return 2;
+    fclose(file);
+    state = strtoull(arguments[3], NULL, 10) * 2 + 1;
+    char path[] = "/tmp/ember-fuzz-XXXXXX", error[512];
+    int handle = mkstemp(path), ran = 0, refused = 0, silent = 0;
+    size_t head = length < 60000 ? length : 60000;
+    for (long i = 0; i < atol(arguments[2]); i++) {
+        memcpy(changed, sound, length);
+        size_t now = mutate(changed, length, head);
+        if (i % 2) rehash(changed, now);
+        if (ftruncate(handle, 0) || pwrite(handle, changed, now, 0) != (ssize_t)now) return 2;
+        error[0] = 0;
+        ember *model = ember_open(path, 1 + (int)(i % 2), i % 3 ? NULL : "portable", error, sizeof error);
+        if (model) {
+            run(model, pixels, room);
+            ember_close(model);
+            ran++;
+        } else {
+            refused++;
+            silent += !error[0];
+        }
+    }
+    close(handle);
+    unlink(path);
+    free(sound), free(changed), free(pixels), free(room);
+    printf("%d refused, %d ran, %d without a sentence\n", refused, ran, silent);
+    return silent != 0;
+}

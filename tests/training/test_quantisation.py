@@ -1,0 +1,41 @@
+"""Rounding in training is the rounding of the file."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+gguf = pytest.importorskip("gguf")
+
+from embervlm.models.configuration import EmberConfig  # noqa: E402
+from embervlm.models.modeling import EmberNetwork  # noqa: E402
+from embervlm.training.quantisation import keep_rounded, round_q4_0, round_reader  # noqa: E402
+
+
+def test_rounds_as_the_file_does() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 96) * torch.rand(40, 1) * 10
+    weight[3] = 0
+    kind = gguf.GGMLQuantizationType.Q4_0
+    stored = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
+    assert torch.equal(round_q4_0(weight), torch.from_numpy(stored))
+
+
+def test_the_reader_learns_through_the_rounding_and_ends_rounded() -> None:
+    torch.manual_seed(0)
+    network = EmberNetwork(
+        EmberConfig(
+            vocabulary_size=64, text_layers=1, text_width=32, text_heads=2, text_hidden=64,
+            decoder_width=32, decoder_hidden=64, ngram_rows=8,
+        )
+    )  # fmt: skip
+    names = set(network.state_dict())
+    round_reader(network)
+    weight = network.text.layers[0].up.weight
+    assert torch.equal(weight, round_q4_0(weight))
+    tokens = torch.randint(64, (2, 5))
+    network.text(tokens, tokens >= 0).sum().backward()
+    hidden = network.text.layers[0].up.parametrizations.weight.original
+    assert hidden.grad is not None and hidden.grad.any()
+    keep_rounded(network)
+    assert set(network.state_dict()) == names
+    again = round_q4_0(network.text.layers[0].up.weight)
+    assert torch.allclose(again, network.text.layers[0].up.weight, rtol=1e-3, atol=1e-6)
