@@ -28,8 +28,17 @@ class NativeBackend:
         self._grammar: Grammar | None = None
 
     @classmethod
-    def load(cls, path: str | Path, *, threads: int = 1) -> NativeBackend:
-        """Open a model file."""
+    def load(cls, path: str | Path | None = None, *, threads: int = 1) -> NativeBackend:
+        """Open a model file.
+
+        Raises:
+            ValueError: no file is given, it is no model, or the engine is not compiled here.
+        """
+        if path is None or Path(path).is_dir():
+            raise ValueError(
+                "The native backend reads one GGUF file: write it with 'python -m "
+                "embervlm.export.gguf --out MODEL.gguf' and give it with --model."
+            )
         return cls(Engine(path, threads=threads))
 
     @property

@@ -1,5 +1,5 @@
 #if defined(__aarch64__)
-#pragma GCC target("+dotprod")
+#pragma GCC target("arch=armv8.2-a+dotprod")
 #define SET neon_dot
 #define SET_NAME "neon-dot"
 #define USE_DOT

@@ -58,10 +58,10 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    content = bytearray(unfinished.read_bytes())
-    at = content.index(_NO_DIGEST.encode())
-    content[at : at + 64] = hashlib.sha256(content).hexdigest().encode()
-    unfinished.write_bytes(content)
+    file = bytearray(unfinished.read_bytes())
+    at = file.index(_NO_DIGEST.encode())
+    file[at : at + 64] = hashlib.sha256(file).hexdigest().encode()
+    unfinished.write_bytes(file)
     unfinished.replace(path)
 
 

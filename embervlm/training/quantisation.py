@@ -50,8 +50,8 @@ class _Rounded(nn.Module):
 def round_reader(network: EmberNetwork) -> None:
     """Let the reader's matrices be seen rounded from now on."""
     for module in network.text.modules():
-        wide = isinstance(module, nn.Linear) or module is network.text.embed
-        if wide and module.weight.shape[1] % BLOCK == 0:
+        if isinstance(module, nn.Linear | nn.Embedding) and module is not network.text.positions:
+            assert module.weight.shape[1] % BLOCK == 0, "Q4_0 rows are whole blocks of 32"
             parametrize.register_parametrization(module, "weight", _Rounded())
 
 
