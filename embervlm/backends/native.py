@@ -36,8 +36,8 @@ class NativeBackend:
         """
         if path is None or Path(path).is_dir():
             raise ValueError(
-                "The native backend reads one GGUF file: write it with 'python -m "
-                "embervlm.export.gguf --out MODEL.gguf' and give it with --model."
+                "The native backend reads one GGUF file: write it with 'embervlm export gguf "
+                "--out MODEL.gguf' and give it with --model."
             )
         return cls(Engine(path, threads=threads))
 

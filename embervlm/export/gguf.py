@@ -1,6 +1,6 @@
 """Write a model folder as the one GGUF file that the engine reads.
 
-    python -m embervlm.export.gguf --model FOLDER --out MODEL.gguf --type q8_0
+    embervlm export gguf --model FOLDER --out MODEL.gguf --type q8_0
 
 Matrices take the wanted type; where their rows are not whole blocks, or they are convolutions or
 the n-gram table, they are int8 with one scale a row; everything small is float32. Texts go in as
@@ -10,7 +10,6 @@ whole file with its own 64 digits as zeros.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from embervlm.checkpoint import SMALLEST_QUANTISED, Checkpoint, load_checkpoint, quantise
+from embervlm.checkpoint import SHIPPED, SMALLEST_QUANTISED, Checkpoint, load_checkpoint, quantise
 
 TYPES = {"f32": Type.F32, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "tq2_0": Type.TQ2_0}
 FORMAT = 1
@@ -29,6 +28,18 @@ _BLOCK = {Type.Q8_0: 32, Type.Q4_0: 32, Type.TQ2_0: 256}
 _NO_DIGEST = "0" * 64
 
 Array = NDArray[np.float32]
+
+
+def export(folder: Path | None, out: Path, wanted: str) -> None:
+    """Write a model folder (None: the one that ships) to `out`; see `write_gguf`.
+
+    Raises:
+        ValueError: an unknown type, or the folder holds no sound model.
+    """
+    if wanted not in TYPES:
+        raise ValueError(f"Unknown type {wanted!r}; there are {', '.join(TYPES)}.")
+    text = ((folder or SHIPPED) / "tokenizer.json").read_text("utf-8")
+    write_gguf(load_checkpoint(folder), text, out, wanted)
 
 
 def write_gguf(
@@ -90,21 +101,3 @@ def stored(
 def _kept(name: str) -> bool:
     """Return whether a tensor is only ever read row by row, and small."""
     return name.endswith("positions.weight") or name == "image.scene_table.weight"
-
-
-def main() -> None:
-    """Read the flags and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, help="model folder; none: the one that ships")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--type", choices=TYPES, default="q8_0")
-    options = parser.parse_args()
-    checkpoint = load_checkpoint(options.model)
-    from embervlm.checkpoint import SHIPPED
-
-    tokenizer = ((options.model or SHIPPED) / "tokenizer.json").read_text("utf-8")
-    write_gguf(checkpoint, tokenizer, options.out, options.type)
-
-
-if __name__ == "__main__":
-    main()
