@@ -23,7 +23,8 @@ class NativeBackend:
         self.engine = engine
         self._config = json.loads(engine.text("embervlm.config"))
         self._calibration: dict[str, float] = json.loads(engine.text("embervlm.calibration"))
-        self._tokenizer = Tokenizer.from_json(engine.text("embervlm.tokenizer"))
+        self.tokenizer = Tokenizer.from_json(engine.text("embervlm.tokenizer"))
+        self.ngram_rows = int(self._config["ngram_rows"])
         self._subset_features = subset_features()
         self._grammar: Grammar | None = None
 
@@ -53,7 +54,7 @@ class NativeBackend:
 
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo, or both; see `Backend.propose`."""
-        reading = read_task(task, self._tokenizer, MAX_TASK_TOKENS)
+        reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
         image = self.engine.see(pixels_CHW) if pixels_CHW is not None else None
         tokens = np.array(reading.tokens)
         states_SD = self.engine.read(tokens, int(self._config["text_width"]), image)
@@ -68,7 +69,7 @@ class NativeBackend:
         subsets = self._subset_features @ head("subset_features")
         environment = head("environment")
         if image is None:
-            rows = hash_ngrams(mark_quantities(task or ""), int(self._config["ngram_rows"]))
+            rows = hash_ngrams(mark_quantities(task or ""), self.ngram_rows)
             added = self.engine.ngrams(rows, len(subsets) + len(environment))
             subsets, environment = (
                 subsets + added[: len(subsets)],
@@ -91,7 +92,7 @@ class NativeBackend:
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
         if self._grammar is None:
-            self._grammar = Grammar(self._tokenizer, int(self._config["decoder_positions"]))
+            self._grammar = Grammar(self.tokenizer, int(self._config["decoder_positions"]))
         self.engine.begin(*proposal.states)
-        vocabulary = len(self._tokenizer)
+        vocabulary = len(self.tokenizer)
         return self._grammar.write(robots, lambda token: self.engine.step(token, vocabulary))
