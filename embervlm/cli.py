@@ -236,6 +236,78 @@ def evaluate(
     raise typer.Exit(status)
 
 
+@app.command()
+def bench(
+    backends: Annotated[
+        str,
+        typer.Option(
+            "--backends",
+            metavar="A,B",
+            help="Which, with commas; native needs its file: native=MODEL.gguf.",
+        ),
+    ] = "reference",
+    threads: Annotated[
+        str, typer.Option("--threads", metavar="N,M", help="Numbers of threads, with commas.")
+    ] = "1",
+    photo: Annotated[
+        Path | None,
+        typer.Option("--photo", metavar="PHOTO", help="Without it, the one of the demo."),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", help="Processes for each row.", min=1)
+    ] = 3,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")
+    ] = None,
+) -> None:
+    """Measure time and memory of a decision, the backends in turn in one run."""
+    with user_errors():
+        import json
+
+        from rich.table import Table
+
+        from embervlm.evaluation.bench import run
+
+        chosen = []
+        for part in backends.split(","):
+            name, _, model = part.strip().partition("=")
+            chosen.append((name, Path(model) if model else None))
+        counts = _numbers(threads)
+        demo = Path(__file__).parent / "demo" / "seabed.jpg"
+
+        def tell(line: str) -> None:
+            sys.stderr.write(line + "\n")
+
+        report = run(chosen, counts, photo or demo, rounds, tell)
+        columns = list(report["results"][0])
+        table = Table(*(name.replace("_", " ") for name in columns), title=report["machine"])
+        for row in report["results"]:
+            cells = [row[name] for name in columns]
+            table.add_row(*("-" if cell is None else _figure(cell) for cell in cells))
+        _console().print(table)
+        if json_out is not None:
+            json_out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and what is missing; exit code 1 if no decision can be made."""
+    with user_errors():
+        from rich.table import Table
+        from rich.text import Text
+
+        from embervlm.doctor import examine
+
+        table = Table("what", "found")
+        findings = examine()
+        for finding in findings:
+            style = "bold red" if finding.fault else ""
+            table.add_row(finding.what, Text(_printable(finding.found), style=style))
+        _console().print(table)
+        if any(finding.fault for finding in findings):
+            raise typer.Exit(1)
+
+
 @data_app.command(name="check")
 def check_data(
     directory: Annotated[
@@ -314,6 +386,22 @@ def show_fleet(fleet: FleetOption = None) -> None:
             )
             table.add_row(*(Text(_printable(cell)) for cell in cells))
         _console().print(table)
+
+
+def _figure(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+def _numbers(text: str) -> list[int]:
+    """Read whole numbers above 0 with commas between them.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--threads {text!r}: expected numbers above 0 with commas, such as 1,2.")
+    return [int(part) for part in parts]
 
 
 @contextmanager

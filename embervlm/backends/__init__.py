@@ -11,8 +11,15 @@ BACKENDS = ("native", "reference", "pytorch")
 __all__ = ["BACKENDS", "Backend", "Proposal", "load_backend"]
 
 
-def load_backend(name: str = "reference", folder: str | Path | None = None) -> Backend:
+def load_backend(
+    name: str = "reference", folder: str | Path | None = None, *, threads: int = 1
+) -> Backend:
     """Load a model folder (None: the one that ships) with the backend of this name.
+
+    Args:
+        name: one of BACKENDS.
+        folder: a model folder; for native a GGUF file.
+        threads: how many the native backend uses; for the others say OMP_NUM_THREADS.
 
     Raises:
         ValueError: an unknown name, a damaged folder, or a backend whose library is not installed.
@@ -20,7 +27,7 @@ def load_backend(name: str = "reference", folder: str | Path | None = None) -> B
     if name == "native":
         from embervlm.backends.native import NativeBackend
 
-        return NativeBackend.load(folder)
+        return NativeBackend.load(folder, threads=threads)
     if name == "reference":
         from embervlm.backends.reference import ReferenceBackend
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embervlm.quantities import Mention
+from embervlm.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
 
@@ -47,6 +48,10 @@ class Backend(Protocol):
     @property
     def image_size(self) -> int:
         """The side of the square photo that `propose` expects, in pixels."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns words into the network's tokens."""
 
     @property
     def calibration(self) -> dict[str, float]:

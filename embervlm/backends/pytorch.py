@@ -26,7 +26,7 @@ class PyTorchBackend:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._reference = ReferenceBackend(checkpoint)
-        self._tokenizer = checkpoint.tokenizer
+        self.tokenizer = checkpoint.tokenizer
         self.network = EmberNetwork(EmberConfig.from_dict(checkpoint.config)).eval()
         self.network.load_state_dict(
             {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
@@ -51,7 +51,7 @@ class PyTorchBackend:
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo, or both; see `Backend.propose`."""
         network = self.network
-        reading = read_task(task, self._tokenizer, MAX_TASK_TOKENS)
+        reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
         tokens_BT = torch.tensor([reading.tokens])
         has_photo_B = torch.tensor([pixels_CHW is not None])
         if pixels_CHW is None:

@@ -31,10 +31,10 @@ class ReferenceBackend:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._w = checkpoint.weights
         self._config = checkpoint.config
-        self._tokenizer = checkpoint.tokenizer
+        self.tokenizer = checkpoint.tokenizer
         self._calibration = checkpoint.calibration
         self._subset_features = subset_features()
-        self._grammar = Grammar(self._tokenizer, int(self._config["decoder_positions"]))
+        self._grammar = Grammar(self.tokenizer, int(self._config["decoder_positions"]))
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> ReferenceBackend:
@@ -53,7 +53,7 @@ class ReferenceBackend:
 
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo, or both; see `Backend.propose`."""
-        reading = read_task(task, self._tokenizer, MAX_TASK_TOKENS)
+        reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
         image_ND, scene = self._image_tokens(pixels_CHW)
         states_SD = self._read(np.array(reading.tokens), image_ND)
         N = len(image_ND)

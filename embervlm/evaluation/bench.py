@@ -1,0 +1,184 @@
+"""How long a decision takes and how much memory, for each backend and number of threads.
+
+`embervlm bench` ends here. Every row is measured in processes of its own, taken in turn round after
+round, so that a busy moment of the machine falls on all of them:
+
+    load_ms      from the start of the program's own work to a model that is ready
+    first_ms     the first answer after that, photo file and four lines of reasons included
+    vision_ms    what a photo adds to reading a request
+    prefill_ms   reading a request without a photo
+    token_ms     one token of the decoder
+    request_ms   a warm answer, photo file and reasons included: the median; p95_ms: the slow end
+    peak_rss_mb  VmHWM of the whole process (Linux; MiB), null elsewhere
+    joules       energy of the processor per warm answer, where the system tells (RAPL), else null
+    file_bytes   bytes of the model on disk
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+REQUESTS = (
+    "Carry the 12 kg pump up the open stairs to the roof plant room.",
+    "Which insulators on pylon 14 are cracked? Light airs.",
+    "Our sensor came off its mooring somewhere here. Find it and cut the line.",
+    "Tow 400 kg of feed across the yard, 300 m, then somebody has to open the silo hatch.",
+    "Draft the minutes of Monday's meeting.",
+)
+REPEATS = 4
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ENERGY = Path("/sys/class/powercap")
+
+Result = dict[str, Any]
+
+
+def run(
+    backends: Sequence[tuple[str, Path | None]],
+    threads: Sequence[int],
+    photo: Path,
+    rounds: int,
+    report_progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Return the report: "machine" and "results", a row for each backend and number of threads.
+
+    Args:
+        backends: names of `backends.BACKENDS`, each with its model (None: the one that ships).
+        threads: how many threads, each a row of its own.
+        photo: a photo for the requests that have one.
+        rounds: how many processes for each row.
+        report_progress: gets a line before each process.
+
+    Raises:
+        ValueError: a process failed; the sentence is its own.
+    """
+    runs: dict[tuple[str, Path | None, int], list[Result]] = {}
+    for i in range(rounds):
+        for name, model in backends:
+            for count in threads:
+                report_progress(f"round {i + 1} of {rounds}: {name}, {count} threads")
+                found = _in_process(name, model, count, photo)
+                runs.setdefault((name, model, count), []).append(found)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    rows = [
+        {"backend": name, "threads": count, **summary(found)}
+        for (name, _, count), found in runs.items()
+    ]
+    return {"machine": machine, "rounds": rounds, "results": rows}
+
+
+def summary(runs: Sequence[Result]) -> Result:
+    """Return the medians over the processes of one row, and the 95th percentile of a request."""
+
+    def median(key: str, digits: int = 2) -> float | None:
+        values = [run[key] for run in runs if run[key] is not None]
+        return round(statistics.median(values), digits) if values else None
+
+    times = sorted(ms for run in runs for ms in run["request_ms"])
+    return {
+        "load_ms": median("load_ms", 1),
+        "first_ms": median("first_ms", 1),
+        "vision_ms": median("vision_ms"),
+        "prefill_ms": median("prefill_ms"),
+        "token_ms": median("token_ms"),
+        "request_ms": round(statistics.median(times), 2),
+        "p95_ms": round(times[int(0.95 * (len(times) - 1))], 2),
+        "peak_rss_mb": median("peak_rss_mb", 1),
+        "joules": median("joules", 4),
+        "file_bytes": runs[0]["file_bytes"],
+    }
+
+
+def measure(name: str, model: Path | None, threads: int, photo: Path) -> Result:
+    """Return what this process measures of one backend."""
+    begun = time.perf_counter()
+    from embervlm.backends import load_backend
+    from embervlm.checkpoint import SHIPPED
+    from embervlm.imaging import load_image, preprocess
+    from embervlm.prompts import encode_marked
+    from embervlm.scenario import Scenario
+    from embervlm.selector import Selector
+
+    backend = load_backend(name, model, threads=threads)
+    selector = Selector(backend)
+    loaded = time.perf_counter()
+    selector.decide(Scenario(task=REQUESTS[0], image=photo))
+    first = time.perf_counter()
+    pixels = preprocess(load_image(photo), backend.image_size)
+    backend.propose(REQUESTS[0], None)
+    alone = [_ms(partial(backend.propose, task, None)) for task in REQUESTS * REPEATS]
+    seen = [_ms(partial(backend.propose, task, pixels)) for task in REQUESTS * REPEATS]
+    energy = _energy()
+    scenarios = [Scenario(task=task, image=photo) for task in REQUESTS * REPEATS]
+    request = [_ms(partial(selector.decide, scenario)) for scenario in scenarios]
+    after = _energy()
+    proposal = backend.propose(REQUESTS[0], pixels)
+    written = backend.write(proposal, ("Drone",))
+    steps = len(encode_marked(written, backend.tokenizer))
+    writing = min(_ms(partial(backend.write, proposal, ("Drone",))) for _ in range(3))
+    place = model or SHIPPED
+    files = [place] if place.is_file() else [path for path in place.iterdir() if path.is_file()]
+    return {
+        "load_ms": 1000 * (loaded - begun),
+        "first_ms": 1000 * (first - loaded),
+        "vision_ms": statistics.median(seen) - statistics.median(alone),
+        "prefill_ms": statistics.median(alone),
+        "token_ms": writing / max(1, steps),
+        "request_ms": request,
+        "peak_rss_mb": peak_memory(),
+        "joules": None if energy is None or after is None else (after - energy) / len(request),
+        "file_bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def peak_memory() -> float | None:
+    """Return the most memory this process has used, in MiB; None where the system does not say."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text("ascii"))
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None
+
+
+def _ms(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - begun)
+
+
+def _energy() -> float | None:
+    """Return the joules that the processors have used since some moment; None: not told."""
+    try:
+        counters = [path / "energy_uj" for path in _ENERGY.glob("intel-rapl:?")]
+        return sum(int(path.read_text()) for path in counters) / 1e6 if counters else None
+    except OSError:
+        return None
+
+
+def _in_process(name: str, model: Path | None, threads: int, photo: Path) -> Result:
+    command = [sys.executable, "-m", __name__, name, str(model or ""), str(threads), str(photo)]
+    variables = {variable: str(threads) for variable in _THREAD_VARIABLES}
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise ValueError(f"{name}: {lines[-1] if lines else 'the process failed'}")
+    found: Result = json.loads(done.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    chosen_model = Path(given[1]) if given[1] else None
+    json.dump(measure(given[0], chosen_model, int(given[2]), Path(given[3])), sys.stdout)

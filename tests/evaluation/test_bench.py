@@ -1,0 +1,53 @@
+"""What a process measures is complete, and what is made of several is their middle."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from embervlm.evaluation.bench import measure, run, summary  # noqa: E402
+
+KEYS = {
+    "load_ms", "first_ms", "vision_ms", "prefill_ms", "token_ms", "request_ms", "p95_ms",
+    "peak_rss_mb", "joules", "file_bytes",
+}  # fmt: skip
+
+
+def test_the_middle_of_several_processes() -> None:
+    runs = [
+        {
+            **dict.fromkeys(KEYS - {"request_ms", "p95_ms"}, float(i)),
+            "joules": None,
+            "request_ms": [float(i), 10.0 * i],
+            "file_bytes": 5,
+        }
+        for i in (1, 2, 9)
+    ]
+    row = summary(runs)
+    assert set(row) == KEYS
+    assert row["load_ms"] == 2.0
+    assert row["request_ms"] == 9.5
+    assert row["p95_ms"] == 20.0
+    assert row["joules"] is None
+
+
+@pytest.mark.parametrize("backend", ["reference", "pytorch"])
+def test_measures_every_figure(tiny_model: Path, photo: Path, backend: str) -> None:
+    found = measure(backend, tiny_model, 1, photo)
+    assert set(found) == KEYS - {"p95_ms"}
+    assert all(ms > 0 for ms in found["request_ms"])
+    assert found["token_ms"] > 0
+    assert found["file_bytes"] == sum(path.stat().st_size for path in tiny_model.iterdir())
+
+
+def test_rows_in_turn_and_a_failed_process_speaks(tiny_model: Path, photo: Path) -> None:
+    lines: list[str] = []
+    report = run([("reference", tiny_model)], [1, 2], photo, 1, lines.append)
+    assert [(row["backend"], row["threads"]) for row in report["results"]] == [
+        ("reference", 1),
+        ("reference", 2),
+    ]
+    assert len(lines) == 2
+    with pytest.raises(ValueError, match="reference: .*absent"):
+        run([("reference", tiny_model / "absent")], [1], photo, 1)
