@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from embervlm.evaluation.bench import measure, run, summary  # noqa: E402
+from embervlm.evaluation.bench import measure, run, summary
 
 KEYS = {
     "load_ms", "first_ms", "vision_ms", "prefill_ms", "token_ms", "request_ms", "p95_ms",
