@@ -36,6 +36,11 @@ _FACTORS: dict[str, dict[str, float]] = {
 }
 
 
+# Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
+# of 0.12): of the bounds tried on validation the one with the most right lists of actions.
+_LIKELY_ACTION = -2.0
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Numbers fitted on the validation split by `evaluation.calibration`, shipped beside the
@@ -304,8 +309,13 @@ def read_needs(
     proposal: Proposal, calibration: Calibration, task: str | None
 ) -> tuple[Needs, Needs, bool]:
     """Return what the job needs, the part of it that is certain enough for hard limits, and whether
-    it is a team job."""
+    it is a team job.
+
+    Where no action is likelier than not, the likeliest is told, and rules nothing out.
+    """
     actions = tuple(a for a, logit in zip(ACTIONS, proposal.actions, strict=True) if logit > 0)
+    best = int(proposal.actions.argmax())
+    told = actions or ((ACTIONS[best],) if proposal.actions[best] > _LIKELY_ACTION else ())
     environment = ENVIRONMENTS[int(proposal.environment.argmax())]
     likely, certain = set(), set()
     sure = np.log(calibration.certain_flag / (1 - calibration.certain_flag))
@@ -317,7 +327,7 @@ def read_needs(
     quantities = stated_quantities(proposal.mentions, proposal.roles)
     places = _softmax(proposal.environment)
     sure_place = environment if places.max() > calibration.certain_flag else "none"
-    needs = Needs(actions, environment, quantities, frozenset(likely))
+    needs = Needs(told, environment, quantities, frozenset(likely))
     hard = Needs(actions, sure_place, quantities, frozenset(certain))
     return needs, hard, proposal.team > 0 and bool(task)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.prompts import Reasoning, write_reasoning
 from embervlm.quantities import find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES, Feedback, Scenario
-from embervlm.selector import EmberVLM, Selector, default_slot
+from embervlm.selector import Calibration, EmberVLM, Selector, default_slot, read_needs
 
 DRONE, DIVER, HUMANOID, WHEELS, LEGS = Fleet.default().names
 
@@ -394,3 +394,14 @@ def test_the_shift_of_no_robot_tips_a_close_call() -> None:
     for shift, expected in [(0.0, (NO_ROBOT,)), (-0.5, (DRONE,)), (0.5, (NO_ROBOT,))]:
         selector = Selector(Opinion(sets, calibration={"no_robot_shift": shift}))
         assert selector.decide(Scenario(task="look at the roof")).robots == expected
+
+
+def test_an_unsure_action_is_told_but_rules_nothing_out() -> None:
+    backend = Opinion({frozenset([LEGS]): 1.0}, actions=())
+    proposal = backend.propose("do the thing", None)
+    unsure = np.full(len(ACTIONS), -5.0, np.float32)
+    for logit, expected in [(-1.5, ("handle",)), (-2.5, ())]:
+        unsure[ACTIONS.index("handle")] = logit
+        needs, hard, _ = read_needs(replace(proposal, actions=unsure), Calibration(), "do it")
+        assert needs.actions == expected
+        assert hard.actions == ()
