@@ -60,4 +60,4 @@ def test_the_shift_moves_answers_to_what_the_authors_ask_for() -> None:
     assert shift[1] > 0 > shift[2]
     assert shift[1] == pytest.approx(math.log((63 / 176) / (93 / 616)), abs=1e-6)
     equal = label_shift(authors)
-    assert equal.abs().max() < 0.2, "only the three rows more for each set remain"
+    assert equal.abs().max() < 0.25, "only the three rows more for each set remain"
