@@ -36,13 +36,20 @@ _FACTORS: dict[str, dict[str, float]] = {
 }
 
 
+# How many robots each of the 32 sets of the network holds.
+_SIZES = np.array([number.bit_count() for number in range(32)])
+# Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
+# of 0.12): of the bounds tried on validation the one with the most right lists of actions.
+_LIKELY_ACTION = -2.0
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Numbers fitted on the validation split by `evaluation.calibration`, shipped beside the
     weights.
 
-    `no_robot_shift` is added to the logit of the empty set, then `temperature` divides all of them.
-    `confidence_scale` and `confidence_shift` map the log-odds
+    `no_robot_shift` is added to the logit of the empty set where there is no photo, then
+    `temperature` divides all of them. `confidence_scale` and `confidence_shift` map the log-odds
     of the best set to those of being right. `ask_below` is the confidence under which a person
     should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
     limits. `same_request` is the cosine above which a lesson applies.
@@ -188,12 +195,16 @@ class Selector:
 
         The network speaks of the default robots. Each robot of the fleet stands for the default one
         of its name, else for the one whose capabilities and places are most alike. One that breaks
-        a limit leaves the sets it is in, and their chance goes to what remains of them.
+        a limit leaves the sets it is in, and their chance goes to what remains of them. A team has
+        two robots or more.
         """
         stands_for = {robot.name: default_slot(robot) for robot in self.fleet}
         allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
         logits = proposal.subsets.copy()
-        logits[0] += self.calibration.no_robot_shift
+        if proposal.scene is None:
+            logits[0] += self.calibration.no_robot_shift
+        if team:
+            logits[_SIZES < 2] = -np.inf
         chance = _softmax(logits / self.calibration.temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
@@ -304,8 +315,13 @@ def read_needs(
     proposal: Proposal, calibration: Calibration, task: str | None
 ) -> tuple[Needs, Needs, bool]:
     """Return what the job needs, the part of it that is certain enough for hard limits, and whether
-    it is a team job."""
+    it is a team job.
+
+    Where no action is likelier than not, the likeliest is told, and rules nothing out.
+    """
     actions = tuple(a for a, logit in zip(ACTIONS, proposal.actions, strict=True) if logit > 0)
+    best = int(proposal.actions.argmax())
+    told = actions or ((ACTIONS[best],) if proposal.actions[best] > _LIKELY_ACTION else ())
     environment = ENVIRONMENTS[int(proposal.environment.argmax())]
     likely, certain = set(), set()
     sure = np.log(calibration.certain_flag / (1 - calibration.certain_flag))
@@ -317,7 +333,7 @@ def read_needs(
     quantities = stated_quantities(proposal.mentions, proposal.roles)
     places = _softmax(proposal.environment)
     sure_place = environment if places.max() > calibration.certain_flag else "none"
-    needs = Needs(actions, environment, quantities, frozenset(likely))
+    needs = Needs(told, environment, quantities, frozenset(likely))
     hard = Needs(actions, sure_place, quantities, frozenset(certain))
     return needs, hard, proposal.team > 0 and bool(task)
 

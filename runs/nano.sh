@@ -53,13 +53,19 @@ if [ ! -f "$out/average/network.safetensors" ]; then
     "$out"/decisions-*/network.safetensors
 fi
 
-if [ ! -f "$out/reasoning/network.safetensors" ]; then
-  log "6 reasoning decoder"
-  $python -m embervlm.training.reasoning --shared "$shared" --tokenizer "$out/tokenizer.json" \
-    --model "$out/average/network.safetensors" --out "$out/reasoning" --threads "$threads"
+if [ ! -f "$out/ngrams/network.safetensors" ]; then
+  log "6 n-grams beside the reader"
+  $python -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
+    --model "$out/average/network.safetensors" --out "$out/ngrams" --threads "$threads"
 fi
 
-log "7 export and calibrate"
+if [ ! -f "$out/reasoning/network.safetensors" ]; then
+  log "7 reasoning decoder"
+  $python -m embervlm.training.reasoning --shared "$shared" --tokenizer "$out/tokenizer.json" \
+    --model "$out/ngrams/network.safetensors" --out "$out/reasoning" --threads "$threads"
+fi
+
+log "8 export and calibrate"
 $python -m embervlm.export.folder --network "$out/reasoning/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --out "$out/model"
 $python -m embervlm.evaluation.calibration --model "$out/model" --shared "$shared"

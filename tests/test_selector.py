@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.prompts import Reasoning, write_reasoning
 from embervlm.quantities import find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES, Feedback, Scenario
-from embervlm.selector import EmberVLM, Selector, default_slot
+from embervlm.selector import Calibration, EmberVLM, Selector, default_slot, read_needs
 
 DRONE, DIVER, HUMANOID, WHEELS, LEGS = Fleet.default().names
 
@@ -389,8 +389,33 @@ def test_a_photo_alone_and_words_alone_are_both_decided(tiny_model: Path, photo:
         model.select_robots()
 
 
-def test_the_shift_of_no_robot_tips_a_close_call() -> None:
+def test_the_shift_of_no_robot_tips_a_close_call_where_there_is_no_photo(photo: Path) -> None:
     sets = {frozenset(): 0.52, frozenset([DRONE]): 0.48}
     for shift, expected in [(0.0, (NO_ROBOT,)), (-0.5, (DRONE,)), (0.5, (NO_ROBOT,))]:
         selector = Selector(Opinion(sets, calibration={"no_robot_shift": shift}))
         assert selector.decide(Scenario(task="look at the roof")).robots == expected
+        seen = Scenario(task="look at the roof", image=photo)
+        assert selector.decide(seen).robots == (NO_ROBOT,)
+
+
+def test_a_team_has_two_robots_or_more() -> None:
+    sets = {
+        frozenset([DRONE]): 0.6,
+        frozenset(): 0.2,
+        frozenset([DRONE, LEGS]): 0.15,
+        frozenset([DRONE, LEGS, WHEELS]): 0.05,
+    }
+    for team, expected in [(False, {DRONE}), (True, {DRONE, LEGS})]:
+        decision = Selector(Opinion(sets, team=team)).decide(Scenario(task="look, then carry"))
+        assert set(decision.robots) == expected
+
+
+def test_an_unsure_action_is_told_but_rules_nothing_out() -> None:
+    backend = Opinion({frozenset([LEGS]): 1.0}, actions=())
+    proposal = backend.propose("do the thing", None)
+    unsure = np.full(len(ACTIONS), -5.0, np.float32)
+    for logit, expected in [(-1.5, ("handle",)), (-2.5, ())]:
+        unsure[ACTIONS.index("handle")] = logit
+        needs, hard, _ = read_needs(replace(proposal, actions=unsure), Calibration(), "do it")
+        assert needs.actions == expected
+        assert hard.actions == ()

@@ -305,7 +305,7 @@ def _embervlm_tasks(
         from embervlm.evaluation.fold_training import learner_from
 
         learners: dict[str, Learner] = {
-            MODEL: cached_learner(f"{MODEL} {_model_hash(folder)}", learner_from(folder)),
+            MODEL: cached_learner(f"{MODEL} {_reader_hash(folder)}", learner_from(folder)),
             "TF-IDF + regression": cached_learner("TF-IDF", learn_tfidf),
             "MiniLM fine-tuned": cached_learner("MiniLM", learn_minilm),
         }
@@ -332,6 +332,15 @@ _MODULES = {"scikit-learn": "sklearn"}
 def _model_hash(folder: Path | None) -> str:
     """Return the SHA-256 over a model folder's checksums."""
     return hashlib.sha256(((folder or SHIPPED) / "SHA256SUMS").read_bytes()).hexdigest()
+
+
+def _reader_hash(folder: Path | None) -> str:
+    """Return the SHA-256 over the checksums of what learning from tasks begins with."""
+    lines = ((folder or SHIPPED) / "SHA256SUMS").read_text("utf-8").splitlines()
+    used = ("config.json", "reader.safetensors", "tokenizer.json")
+    return hashlib.sha256(
+        "".join(line for line in lines if line.endswith(used)).encode()
+    ).hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

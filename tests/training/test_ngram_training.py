@@ -1,12 +1,15 @@
 """The table learns what words say, and gets as much say as it deserves."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from embervlm.data.sample import Sample  # noqa: E402
 from embervlm.models.heads import SUBSETS, NgramScores  # noqa: E402
-from embervlm.training.ngrams import Settings, best_weight, fit_table, rows_of  # noqa: E402
+from embervlm.training.ngrams import Settings, best_weight, fit_table, label_shift, rows_of  # noqa: E402
 
 
 def sample(task: str, subset: int, environment: int) -> Sample:
@@ -46,3 +49,15 @@ def test_noise_gets_no_say_and_knowledge_much() -> None:
     unsure = torch.randn(400, 4) + torch.nn.functional.one_hot(truth, 4)
     assert best_weight(unsure, torch.randn(400, 4), truth) <= 0.2
     assert best_weight(unsure, torch.randn(400, 4) + 2 * torch.eye(4)[truth], truth) >= 0.8
+
+
+def test_the_shift_moves_answers_to_what_the_authors_ask_for() -> None:
+    authors = [replace(sample("a", 1, 0), id="t-1")] * 60 + [
+        replace(sample("b", 2, 0), id="t-2")
+    ] * 20
+    additions = [replace(sample("c", 2, 0), id="w1-001")] * 400
+    shift = label_shift([*authors, *additions])
+    assert shift[1] > 0 > shift[2]
+    assert shift[1] == pytest.approx(math.log((63 / 176) / (93 / 616)), abs=1e-6)
+    equal = label_shift(authors)
+    assert equal.abs().max() < 0.25, "only the three rows more for each set remain"
