@@ -15,8 +15,10 @@
 typedef struct ember ember;
 
 /* Opens a model file with 1 or more threads. NULL on failure: `error` then says what came, what was
- * expected and what to do. `kernels` names the set to use (see ember_kernels), NULL the best one. */
-EMBER_API ember *ember_open(const char *path, int threads, const char *kernels, char *error, size_t size);
+ * expected and what to do. `kernels` names the set to use (see ember_kernels), NULL the best one.
+ */
+EMBER_API ember *ember_open(const char *path, int threads, const char *kernels, char *error,
+                            size_t size);
 EMBER_API void ember_close(ember *model);
 
 /* The text of a metadata key, or NULL. Valid until ember_close. */
@@ -33,7 +35,7 @@ EMBER_API int ember_see(ember *model, const float *pixels, float *features, floa
 /* Tokens to states (2 image tokens + count, width). `features` and `scene` come from ember_see;
  * both NULL: no photo. */
 EMBER_API int ember_read(ember *model, const int32_t *tokens, int count, const float *features,
-               const float *scene, float *states);
+                         const float *scene, float *states);
 
 /* y (rows, outputs) = x (rows, inputs) by the linear layer of this name, its bias added. */
 EMBER_API int ember_linear(ember *model, const char *name, const float *x, int rows, float *y);

@@ -13,8 +13,20 @@
 #include "sha256.h"
 
 enum {
-    KIND_U8, KIND_I8, KIND_U16, KIND_I16, KIND_U32, KIND_I32, KIND_F32, KIND_BOOL, KIND_STRING,
-    KIND_ARRAY, KIND_U64, KIND_I64, KIND_F64, KIND_COUNT
+    KIND_U8,
+    KIND_I8,
+    KIND_U16,
+    KIND_I16,
+    KIND_U32,
+    KIND_I32,
+    KIND_F32,
+    KIND_BOOL,
+    KIND_STRING,
+    KIND_ARRAY,
+    KIND_U64,
+    KIND_I64,
+    KIND_F64,
+    KIND_COUNT
 };
 static const size_t KIND_BYTES[KIND_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
@@ -39,7 +51,9 @@ static int fail(reader *in, const char *format, ...) {
     return -1;
 }
 
-static int cut_short(reader *in) { return fail(in, "is cut short at byte %zu; get the file again.", in->at); }
+static int cut_short(reader *in) {
+    return fail(in, "is cut short at byte %zu; get the file again.", in->at);
+}
 
 static int take(reader *in, void *to, size_t count) {
     if (count > in->file->length - in->at) return cut_short(in);
@@ -68,7 +82,8 @@ static int take_string(reader *in, size_t most, char **text) {
     if (take_number(in, 8, &length)) return -1;
     if (length > in->file->length - in->at) return cut_short(in);
     if (length > most)
-        return fail(in, "a name of %llu bytes at byte %zu, expected at most %zu; get the file again.",
+        return fail(in,
+                    "a name of %llu bytes at byte %zu, expected at most %zu; get the file again.",
                     (unsigned long long)length, in->at, most);
     if (!(*text = malloc((size_t)length + 1))) return fail(in, "no memory for its metadata.");
     memcpy(*text, in->file->map + in->at, (size_t)length);
@@ -87,7 +102,8 @@ static int skip_value(reader *in, uint64_t kind) {
     if (kind == KIND_STRING) return skip_string(in);
     if (kind < KIND_COUNT && kind != KIND_ARRAY) return skip(in, KIND_BYTES[kind]);
     if (kind != KIND_ARRAY)
-        return fail(in, "metadata of unknown kind %llu; get the file again.", (unsigned long long)kind);
+        return fail(in, "metadata of unknown kind %llu; get the file again.",
+                    (unsigned long long)kind);
     if (take_number(in, 4, &element) || take_number(in, 8, &count)) return -1;
     if (element == KIND_STRING) {
         while (count--)
@@ -95,7 +111,8 @@ static int skip_value(reader *in, uint64_t kind) {
         return 0;
     }
     if (element >= KIND_COUNT || element == KIND_ARRAY)
-        return fail(in, "an array of unknown kind %llu; get the file again.", (unsigned long long)element);
+        return fail(in, "an array of unknown kind %llu; get the file again.",
+                    (unsigned long long)element);
     if (count > in->file->length) return cut_short(in);
     return skip(in, count * KIND_BYTES[element]);
 }
@@ -106,19 +123,26 @@ static int read_metadata(reader *in, uint64_t count, const char *hash_key, size_
         char *key = NULL;
         uint64_t kind;
         if (take_string(in, MAX_NAME, &key)) return -1;
-        if (take_number(in, 4, &kind)) { free(key); return -1; }
+        if (take_number(in, 4, &kind)) {
+            free(key);
+            return -1;
+        }
         if (kind != KIND_STRING || file->text_count == MAX_TEXTS) {
             free(key);
             if (skip_value(in, kind)) return -1;
             continue;
         }
         gguf_text *text = &file->texts[file->text_count];
-        if (take_string(in, file->length, &text->text)) { free(key); return -1; }
+        if (take_string(in, file->length, &text->text)) {
+            free(key);
+            return -1;
+        }
         text->key = key;
         file->text_count++;
         if (!strcmp(key, hash_key)) {
             if (strlen(text->text) != 64)
-                return fail(in, "its digest has %zu digits, expected 64; get the file again.", strlen(text->text));
+                return fail(in, "its digest has %zu digits, expected 64; get the file again.",
+                            strlen(text->text));
             *hash_at = in->at - 64;
         }
     }
@@ -128,13 +152,20 @@ static int read_metadata(reader *in, uint64_t count, const char *hash_key, size_
 /* Bytes of a row of `count` values, 0 where the type is unknown or the row is not whole blocks. */
 static uint64_t row_bytes(uint32_t type, uint64_t count) {
     switch (type) {
-        case GGUF_F32: return count * 4;
-        case GGUF_F16: return count * 2;
-        case GGUF_I8: return count;
-        case GGUF_Q4_0: return count % 32 ? 0 : count / 32 * 18;
-        case GGUF_Q8_0: return count % 32 ? 0 : count / 32 * 34;
-        case GGUF_TQ2_0: return count % 256 ? 0 : count / 256 * 66;
-        default: return 0;
+        case GGUF_F32:
+            return count * 4;
+        case GGUF_F16:
+            return count * 2;
+        case GGUF_I8:
+            return count;
+        case GGUF_Q4_0:
+            return count % 32 ? 0 : count / 32 * 18;
+        case GGUF_Q8_0:
+            return count % 32 ? 0 : count / 32 * 34;
+        case GGUF_TQ2_0:
+            return count % 256 ? 0 : count / 256 * 66;
+        default:
+            return 0;
     }
 }
 
@@ -142,13 +173,15 @@ static int read_tensor(reader *in, gguf_tensor *tensor, uint64_t *offset) {
     uint64_t dims, type, rows = 1;
     if (take_string(in, MAX_NAME, &tensor->name) || take_number(in, 4, &dims)) return -1;
     if (dims < 1 || dims > GGUF_MAX_DIMS)
-        return fail(in, "tensor %s has %llu axes, expected 1 to %d.", tensor->name, (unsigned long long)dims, GGUF_MAX_DIMS);
+        return fail(in, "tensor %s has %llu axes, expected 1 to %d.", tensor->name,
+                    (unsigned long long)dims, GGUF_MAX_DIMS);
     tensor->dims = (int)dims;
     for (int i = 0; i < GGUF_MAX_DIMS; i++) {
         uint64_t size = 1;
         if (i < tensor->dims && take_number(in, 8, &size)) return -1;
         if (size < 1 || size > 1u << 28)
-            return fail(in, "tensor %s has an axis of %llu, expected 1 to 2^28.", tensor->name, (unsigned long long)size);
+            return fail(in, "tensor %s has an axis of %llu, expected 1 to 2^28.", tensor->name,
+                        (unsigned long long)size);
         tensor->size[i] = (int64_t)size;
         if (i) rows *= size; /* at most 2^84 in theory; bounded next */
         if (rows > 1u << 28) return fail(in, "tensor %s is too large.", tensor->name);
@@ -156,9 +189,10 @@ static int read_tensor(reader *in, gguf_tensor *tensor, uint64_t *offset) {
     if (take_number(in, 4, &type) || take_number(in, 8, offset)) return -1;
     uint64_t row = row_bytes((uint32_t)type, (uint64_t)tensor->size[0]);
     if (!row)
-        return fail(in, "tensor %s has type %llu over rows of %lld; this engine cannot read that.", tensor->name,
-                    (unsigned long long)type, (long long)tensor->size[0]);
-    if (rows > in->file->length / row) return fail(in, "tensor %s is larger than the file; get it again.", tensor->name);
+        return fail(in, "tensor %s has type %llu over rows of %lld; this engine cannot read that.",
+                    tensor->name, (unsigned long long)type, (long long)tensor->size[0]);
+    if (rows > in->file->length / row)
+        return fail(in, "tensor %s is larger than the file; get it again.", tensor->name);
     tensor->type = (uint32_t)type;
     tensor->bytes = (size_t)(row * rows);
     return 0;
@@ -178,7 +212,9 @@ static int read_tensors(reader *in, uint64_t count) {
         gguf_tensor *tensor = &file->tensors[i];
         if (offsets[i] % ALIGNMENT || begin > file->length || offsets[i] > file->length - begin ||
             tensor->bytes > file->length - begin - offsets[i])
-            failed = fail(in, "tensor %s lies outside the file or off its alignment; get the file again.", tensor->name);
+            failed = fail(
+                in, "tensor %s lies outside the file or off its alignment; get the file again.",
+                tensor->name);
         else
             tensor->data = file->map + begin + offsets[i];
     }
@@ -191,7 +227,8 @@ static int check_hash(reader *in, const char *hash_key, size_t hash_at) {
     const char *expected = gguf_find_text(in->file, hash_key);
     char found[65];
     sha256 hash;
-    if (!expected) return fail(in, "names no digest (%s); write it with 'embervlm export gguf'.", hash_key);
+    if (!expected)
+        return fail(in, "names no digest (%s); write it with 'embervlm export gguf'.", hash_key);
     sha256_begin(&hash);
     sha256_add(&hash, in->file->map, hash_at);
     sha256_add(&hash, zeros, 64);
@@ -209,10 +246,13 @@ static int read_all(reader *in, const char *hash_key) {
     if (take(in, magic, 4) || memcmp(magic, "GGUF", 4))
         return fail(in, "is not a GGUF file; give one that 'embervlm export gguf' wrote.");
     if (take_number(in, 4, &version)) return -1;
-    if (version != 3) return fail(in, "has GGUF version %llu, expected 3; export it again.", (unsigned long long)version);
+    if (version != 3)
+        return fail(in, "has GGUF version %llu, expected 3; export it again.",
+                    (unsigned long long)version);
     if (take_number(in, 8, &tensors) || take_number(in, 8, &values)) return -1;
     if (tensors > MAX_TENSORS || values > file->length)
-        return fail(in, "claims %llu tensors, expected at most %d; get the file again.", (unsigned long long)tensors, MAX_TENSORS);
+        return fail(in, "claims %llu tensors, expected at most %d; get the file again.",
+                    (unsigned long long)tensors, MAX_TENSORS);
     file->tensors = calloc(tensors ? tensors : 1, sizeof *file->tensors);
     file->texts = calloc(MAX_TEXTS, sizeof *file->texts);
     if (!file->tensors || !file->texts) return fail(in, "no memory for its tables.");
@@ -231,12 +271,14 @@ int gguf_open(gguf *file, const char *path, const char *hash_key, char *error, s
     }
     if (about.st_size < 24) {
         close(handle);
-        return fail(&in, "has %lld bytes and is no model; get the file again.", (long long)about.st_size);
+        return fail(&in, "has %lld bytes and is no model; get the file again.",
+                    (long long)about.st_size);
     }
     file->length = (size_t)about.st_size;
     void *map = mmap(NULL, file->length, PROT_READ, MAP_PRIVATE, handle, 0);
     close(handle);
-    if (map == MAP_FAILED) return fail(&in, "cannot be mapped (%zu bytes); free some memory.", file->length);
+    if (map == MAP_FAILED)
+        return fail(&in, "cannot be mapped (%zu bytes); free some memory.", file->length);
     file->map = map;
     if (read_all(&in, hash_key)) {
         gguf_close(file);
@@ -247,7 +289,8 @@ int gguf_open(gguf *file, const char *path, const char *hash_key, char *error, s
 
 void gguf_close(gguf *file) {
     for (size_t i = 0; i < file->tensor_count; i++) free(file->tensors[i].name);
-    for (size_t i = 0; i < file->text_count; i++) free(file->texts[i].key), free(file->texts[i].text);
+    for (size_t i = 0; i < file->text_count; i++)
+        free(file->texts[i].key), free(file->texts[i].text);
     free(file->tensors);
     free(file->texts);
     if (file->map) munmap((void *)file->map, file->length);

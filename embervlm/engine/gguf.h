@@ -10,11 +10,11 @@ enum { GGUF_F32 = 0, GGUF_F16 = 1, GGUF_Q4_0 = 2, GGUF_Q8_0 = 8, GGUF_I8 = 24, G
 enum { GGUF_MAX_DIMS = 4 };
 
 typedef struct {
-    char *name;                   /* ends in a zero byte */
-    uint32_t type;                /* one of the types above */
-    int dims;                     /* 1 to GGUF_MAX_DIMS */
-    int64_t size[GGUF_MAX_DIMS];  /* the fastest first, as in the file; 1 where there is no axis */
-    const uint8_t *data;          /* within the mapped file */
+    char *name;                  /* ends in a zero byte */
+    uint32_t type;               /* one of the types above */
+    int dims;                    /* 1 to GGUF_MAX_DIMS */
+    int64_t size[GGUF_MAX_DIMS]; /* the fastest first, as in the file; 1 where there is no axis */
+    const uint8_t *data;         /* within the mapped file */
     size_t bytes;
 } gguf_tensor;
 

@@ -28,7 +28,8 @@ static int available(const kernel_set *sets[MOST_SETS]) {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vnni"))
         sets[count++] = &kernels_avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets[count++] = &kernels_avx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        sets[count++] = &kernels_avx2;
 #endif
 #if defined(__aarch64__) && defined(__linux__)
     if (getauxval(AT_HWCAP) & (1UL << 20)) sets[count++] = &kernels_neon_dot; /* HWCAP_ASIMDDP */

@@ -28,9 +28,9 @@ typedef struct {
 
 /* Rows of activations, quantised. */
 typedef struct {
-    int8_t *bytes;  /* (rows, blocks * 32) */
-    float *scales;  /* (rows, blocks) */
-    int32_t *sums;  /* (rows, blocks): the sum of a block's bytes */
+    int8_t *bytes; /* (rows, blocks * 32) */
+    float *scales; /* (rows, blocks) */
+    int32_t *sums; /* (rows, blocks): the sum of a block's bytes */
 } ember_rows;
 
 typedef struct {
@@ -38,8 +38,7 @@ typedef struct {
     /* x (rows, inputs) to `out`; `blocks` = inputs / 32 rounded up, zeros behind the last input. */
     void (*quantise)(const float *x, int rows, int inputs, int blocks, ember_rows *out);
     /* y (rows, outputs) for the panels first..end-1; `x` holds the rows that `quantise` wrote, or
-     * for a float matrix `floats` (rows, inputs). `most` is the largest value let through, and with
-     * `least` bounds y when clamp is not 0. */
+     * for a float matrix `floats` (rows, inputs). With `clamp` y is kept within 0..6. */
     void (*matmul)(const ember_matrix *w, const ember_rows *x, const float *floats, int rows,
                    int first, int end, float *y, int clamp);
     /* One 3x3 filter a channel over (height, width, channels), rows first..end-1 of the output;
@@ -47,7 +46,8 @@ typedef struct {
     void (*depthwise)(const float *x, int height, int width, int channels, const float *taps,
                       const float *bias, int stride, int first, int end, float *y);
     /* x (rows, width) normalised in place. */
-    void (*norm)(float *x, int rows, int width, const float *weight, const float *bias, float epsilon);
+    void (*norm)(float *x, int rows, int width, const float *weight, const float *bias,
+                 float epsilon);
     void (*gelu)(float *x, size_t count);
     void (*softmax)(float *x, int count);
     /* x (count) += y (count) */

@@ -13,15 +13,27 @@ typedef __m512i sums;
 typedef __m512 floats;
 #elif defined(USE_AVX2)
 #include <immintrin.h>
-typedef struct { __m256i half[2]; } sums;
-typedef struct { __m256 half[2]; } floats;
+typedef struct {
+    __m256i half[2];
+} sums;
+typedef struct {
+    __m256 half[2];
+} floats;
 #elif defined(USE_DOT) || defined(USE_NEON)
 #include <arm_neon.h>
-typedef struct { int32x4_t part[4]; } sums;
-typedef struct { float32x4_t part[4]; } floats;
+typedef struct {
+    int32x4_t part[4];
+} sums;
+typedef struct {
+    float32x4_t part[4];
+} floats;
 #else
-typedef struct { int32_t at[PANEL]; } sums;
-typedef struct { float at[PANEL]; } floats;
+typedef struct {
+    int32_t at[PANEL];
+} sums;
+typedef struct {
+    float at[PANEL];
+} floats;
 #endif
 
 /* Sums of 4 products for 16 outputs: `w` holds (16 x 4) weights less their offset removed, `x` four
@@ -59,7 +71,9 @@ static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
 #define TILE 8
 
 #elif defined(USE_AVX2)
-typedef struct { __m256i half[2]; } weights;
+typedef struct {
+    __m256i half[2];
+} weights;
 static inline floats zero_floats(void) {
     return (floats){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
 }
@@ -90,7 +104,8 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
     __m256i all = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
     for (int i = 0; i < 2; i++) {
         /* |w| times x with w's sign: at most 2 * 127 * 127, which 16 bits hold. */
-        __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w.half[i]), _mm256_sign_epi8(all, w.half[i]));
+        __m256i pairs =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w.half[i]), _mm256_sign_epi8(all, w.half[i]));
         s.half[i] = _mm256_add_epi32(s.half[i], _mm256_madd_epi16(pairs, ones));
     }
     return s;
@@ -116,7 +131,9 @@ static inline void store(float *to, floats y) {
 #define TILE 2
 
 #elif defined(USE_DOT) || defined(USE_NEON)
-typedef struct { int8x16_t part[4]; } weights;
+typedef struct {
+    int8x16_t part[4];
+} weights;
 static inline floats zero_floats(void) {
     float32x4_t zero = vdupq_n_f32(0);
     return (floats){{zero, zero, zero, zero}};
@@ -134,13 +151,15 @@ static inline weights load_8(const uint8_t *w) {
 static inline weights low_4(const uint8_t *w) {
     weights out;
     for (int i = 0; i < 4; i++)
-        out.part[i] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(vld1q_u8(w + 16 * i), vdupq_n_u8(15))), vdupq_n_s8(8));
+        out.part[i] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(vld1q_u8(w + 16 * i), vdupq_n_u8(15))),
+                               vdupq_n_s8(8));
     return out;
 }
 static inline weights high_4(const uint8_t *w) {
     weights out;
     for (int i = 0; i < 4; i++)
-        out.part[i] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(w + 16 * i), 4)), vdupq_n_s8(8));
+        out.part[i] =
+            vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(w + 16 * i), 4)), vdupq_n_s8(8));
     return out;
 }
 static inline sums dot(sums s, weights w, const int8_t *x) {
@@ -165,7 +184,8 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
 static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
     (void)offset;
     for (int i = 0; i < 4; i++)
-        y.part[i] = vmlaq_f32(y.part[i], vcvtq_f32_s32(s.part[i]), vmulq_n_f32(vld1q_f32(scale + 4 * i), by));
+        y.part[i] = vmlaq_f32(y.part[i], vcvtq_f32_s32(s.part[i]),
+                              vmulq_n_f32(vld1q_f32(scale + 4 * i), by));
     return y;
 }
 static inline floats multiply(floats y, const float *w, float x) {
@@ -179,7 +199,9 @@ static inline void store(float *to, floats y) {
 #define TILE 2
 
 #else
-typedef struct { int8_t at[PANEL * 4]; } weights;
+typedef struct {
+    int8_t at[PANEL * 4];
+} weights;
 static inline floats zero_floats(void) { return (floats){{0}}; }
 static inline sums zero_sums(void) { return (sums){{0}}; }
 static inline weights load_8(const uint8_t *w) {
@@ -199,7 +221,8 @@ static inline weights high_4(const uint8_t *w) {
 }
 static inline sums dot(sums s, weights w, const int8_t *x) {
     for (int i = 0; i < PANEL; i++)
-        s.at[i] += w.at[4 * i] * x[0] + w.at[4 * i + 1] * x[1] + w.at[4 * i + 2] * x[2] + w.at[4 * i + 3] * x[3];
+        s.at[i] += w.at[4 * i] * x[0] + w.at[4 * i + 1] * x[1] + w.at[4 * i + 2] * x[2] +
+                   w.at[4 * i + 3] * x[3];
     return s;
 }
 static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
@@ -253,9 +276,9 @@ static inline void write_out(const ember_matrix *w, int panel, floats acc, float
 }
 
 /* `rows` is a constant where this is called, so that the loops over rows are unrolled. */
-static inline __attribute__((always_inline)) void tile(const ember_matrix *w, const ember_rows *x, int row,
-                                                       int panel, float *y, int clamp, const int rows,
-                                                       const ember_bits bits) {
+static inline __attribute__((always_inline)) void tile(const ember_matrix *w, const ember_rows *x,
+                                                       int row, int panel, float *y, int clamp,
+                                                       const int rows, const ember_bits bits) {
     const int group = PANEL * 4, blocks = w->blocks;
     const size_t block_bytes = (size_t)PANEL * BLOCK / (bits == BITS_8 ? 1 : 2);
     const uint8_t *at = w->weights + (size_t)panel * blocks * block_bytes;
@@ -290,23 +313,26 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
         write_out(w, panel, acc[r], y + (size_t)(row + r) * w->outputs, clamp);
 }
 
-static inline __attribute__((always_inline)) void tile_float(const ember_matrix *w, const float *x, int row,
-                                                             int panel, float *y, int clamp, const int rows) {
+static inline __attribute__((always_inline)) void tile_float(const ember_matrix *w, const float *x,
+                                                             int row, int panel, float *y,
+                                                             int clamp, const int rows) {
     const float *at = (const float *)w->weights + (size_t)panel * w->inputs * PANEL;
     floats acc[TILE];
     for (int r = 0; r < rows; r++) acc[r] = zero_floats();
     for (int k = 0; k < w->inputs; k++, at += PANEL)
-        for (int r = 0; r < rows; r++) acc[r] = multiply(acc[r], at, x[(size_t)(row + r) * w->inputs + k]);
+        for (int r = 0; r < rows; r++)
+            acc[r] = multiply(acc[r], at, x[(size_t)(row + r) * w->inputs + k]);
     for (int r = 0; r < rows; r++)
         write_out(w, panel, acc[r], y + (size_t)(row + r) * w->outputs, clamp);
 }
 
-static void matmul(const ember_matrix *w, const ember_rows *x, const float *floats_in, int rows, int first,
-                   int end, float *y, int clamp) {
+static void matmul(const ember_matrix *w, const ember_rows *x, const float *floats_in, int rows,
+                   int first, int end, float *y, int clamp) {
     for (int panel = first; panel < end; panel++) {
         int row = 0;
         if (w->bits == BITS_FLOAT) {
-            for (; row + TILE <= rows; row += TILE) tile_float(w, floats_in, row, panel, y, clamp, TILE);
+            for (; row + TILE <= rows; row += TILE)
+                tile_float(w, floats_in, row, panel, y, clamp, TILE);
             for (; row < rows; row++) tile_float(w, floats_in, row, panel, y, clamp, 1);
         } else if (w->bits == BITS_8) {
             for (; row + TILE <= rows; row += TILE) tile(w, x, row, panel, y, clamp, TILE, BITS_8);
@@ -318,8 +344,8 @@ static void matmul(const ember_matrix *w, const ember_rows *x, const float *floa
     }
 }
 
-static void depthwise(const float *x, int height, int width, int channels, const float *taps, const float *bias,
-                      int stride, int first, int end, float *y) {
+static void depthwise(const float *x, int height, int width, int channels, const float *taps,
+                      const float *bias, int stride, int first, int end, float *y) {
     int out_width = (width + stride - 1) / stride;
     int down = ((height + stride - 1) / stride - 1) * stride + 3 - height;
     int right = (out_width - 1) * stride + 3 - width;
@@ -357,7 +383,8 @@ static float lane_sum(const float *x, int count, float centre, int squared) {
     return sum;
 }
 
-static void norm(float *x, int rows, int width, const float *weight, const float *bias, float epsilon) {
+static void norm(float *x, int rows, int width, const float *weight, const float *bias,
+                 float epsilon) {
     for (int r = 0; r < rows; r++, x += width) {
         float mean = lane_sum(x, width, 0, 0) / (float)width;
         float by = 1 / sqrtf(lane_sum(x, width, mean, 1) / (float)width + epsilon);
@@ -409,12 +436,13 @@ static void add(float *x, const float *y, size_t count) {
     for (size_t i = 0; i < count; i++) x[i] += y[i];
 }
 
-static void attend(const float *q, int q_stride, int rows, const float *k, const float *v, int kv_stride,
-                   int count, int depth, float *out, int out_stride, float *room) {
+static void attend(const float *q, int q_stride, int rows, const float *k, const float *v,
+                   int kv_stride, int count, int depth, float *out, int out_stride, float *room) {
     float *turned = room, *share = room + (size_t)depth * count; /* keys (depth, count) */
     float by = 1 / sqrtf((float)depth);
     for (int s = 0; s < count; s++)
-        for (int d = 0; d < depth; d++) turned[(size_t)d * count + s] = k[(size_t)s * kv_stride + d];
+        for (int d = 0; d < depth; d++)
+            turned[(size_t)d * count + s] = k[(size_t)s * kv_stride + d];
     for (int r = 0; r < rows; r++) {
         const float *query = q + (size_t)r * q_stride;
         float *to = out + (size_t)r * out_stride;

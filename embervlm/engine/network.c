@@ -91,7 +91,8 @@ static int fail(ember *m, const char *format, ...) {
 /* --- tensors to memory ------------------------------------------------------------------------ */
 
 static float half_to_float(uint16_t half) {
-    uint32_t sign = (uint32_t)(half >> 15) << 31, exponent = half >> 10 & 31, fraction = half & 1023, bits;
+    uint32_t sign = (uint32_t)(half >> 15) << 31, exponent = half >> 10 & 31,
+             fraction = half & 1023, bits;
     float value;
     if (exponent == 31) {
         bits = sign | 0x7f800000u | fraction << 13;
@@ -170,14 +171,18 @@ static int load_table(ember *m, const char *name, int64_t rows, int64_t width, t
     const gguf_tensor *t = need(m, name);
     if (!t) return -1;
     if (t->type != GGUF_F32 && t->type != GGUF_F16)
-        return fail(m, "tensor %s is quantised where it must not be; export the model again.", name);
+        return fail(m, "tensor %s is quantised where it must not be; export the model again.",
+                    name);
     if ((width && t->size[0] != width) || (rows && row_count(t) != rows))
-        return fail(m, "tensor %s has %lld x %lld values, expected %lld x %lld; export the model again.", name,
-                    (long long)row_count(t), (long long)t->size[0], (long long)rows, (long long)width);
+        return fail(
+            m, "tensor %s has %lld x %lld values, expected %lld x %lld; export the model again.",
+            name, (long long)row_count(t), (long long)t->size[0], (long long)rows,
+            (long long)width);
     out->rows = (int)row_count(t), out->width = (int)t->size[0];
     out->values = malloc((size_t)out->rows * (size_t)out->width * sizeof(float));
     if (!out->values) return fail(m, "no memory for %s.", name);
-    for (int r = 0; r < out->rows; r++) row_floats(t, r, out->values + (size_t)r * (size_t)out->width);
+    for (int r = 0; r < out->rows; r++)
+        row_floats(t, r, out->values + (size_t)r * (size_t)out->width);
     return 0;
 }
 
@@ -197,28 +202,35 @@ static void *aligned(size_t bytes) {
 
 /* Repacks NAME.weight (outputs, inputs) into panels; takes NAME.bias where there is one, and
  * NAME.weight.scale, one an output, where the weights are plain bytes. */
-static int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias, ember_matrix *w) {
+static int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias,
+                       ember_matrix *w) {
     char full[NAME];
     joined(full, name, ".weight");
     const gguf_tensor *t = need(m, full);
     if (!t) return -1;
     int64_t wide = t->size[0], tall = row_count(t);
     if (t->dims == 4) wide *= t->size[1] * t->size[2], tall = t->size[3];
-    if ((outputs && tall != outputs) || (inputs && wide != inputs) || tall < 1 || wide < 1 || tall > 1 << 20 || wide > 1 << 20)
-        return fail(m, "tensor %s has %lld x %lld values, expected %d x %d; export the model again.", full, (long long)tall,
-                    (long long)wide, outputs, inputs);
+    if ((outputs && tall != outputs) || (inputs && wide != inputs) || tall < 1 || wide < 1 ||
+        tall > 1 << 20 || wide > 1 << 20)
+        return fail(m,
+                    "tensor %s has %lld x %lld values, expected %d x %d; export the model again.",
+                    full, (long long)tall, (long long)wide, outputs, inputs);
     w->outputs = (int)tall, w->inputs = (int)wide;
     w->panels = (w->outputs + PANEL - 1) / PANEL, w->blocks = (w->inputs + BLOCK - 1) / BLOCK;
-    w->bits = t->type == GGUF_F32 || t->type == GGUF_F16 ? BITS_FLOAT
-              : t->type == GGUF_Q4_0 || t->type == GGUF_TQ2_0 ? BITS_4 : BITS_8;
+    w->bits = t->type == GGUF_F32 || t->type == GGUF_F16      ? BITS_FLOAT
+              : t->type == GGUF_Q4_0 || t->type == GGUF_TQ2_0 ? BITS_4
+                                                              : BITS_8;
     size_t padded = (size_t)w->panels * PANEL * (size_t)w->blocks * BLOCK;
     float *bias = aligned((size_t)w->panels * PANEL * sizeof *bias);
     w->bias = bias;
     w->weights = aligned(w->bits == BITS_FLOAT ? (size_t)w->panels * PANEL * (size_t)w->inputs * 4
                          : w->bits == BITS_8   ? padded
                                                : padded / 2);
-    w->scales = w->bits == BITS_FLOAT ? NULL : aligned((size_t)w->panels * (size_t)w->blocks * PANEL * sizeof *w->scales);
-    if (!bias || !w->weights || (w->bits != BITS_FLOAT && !w->scales)) return fail(m, "no memory for %s.", full);
+    w->scales = w->bits == BITS_FLOAT
+                    ? NULL
+                    : aligned((size_t)w->panels * (size_t)w->blocks * PANEL * sizeof *w->scales);
+    if (!bias || !w->weights || (w->bits != BITS_FLOAT && !w->scales))
+        return fail(m, "no memory for %s.", full);
     if (has_bias) {
         table values;
         joined(full, name, ".bias");
@@ -242,7 +254,8 @@ static int load_matrix(ember *m, const char *name, int outputs, int inputs, int 
         if (w->bits == BITS_FLOAT) {
             float *to = (float *)w->weights + (size_t)panel * (size_t)w->inputs * PANEL + lane;
             int64_t part = t->size[0];
-            for (int64_t r = 0; r < wide / part; r++) row_floats(t, (int64_t)o * (wide / part) + r, whole + r * part);
+            for (int64_t r = 0; r < wide / part; r++)
+                row_floats(t, (int64_t)o * (wide / part) + r, whole + r * part);
             for (int i = 0; i < w->inputs; i++) to[(size_t)i * PANEL] = whole[i];
             continue;
         }
@@ -264,7 +277,8 @@ static int load_matrix(ember *m, const char *name, int outputs, int inputs, int 
                 uint8_t *four = to + g * PANEL * 4 + lane * 4;
                 for (int k = 0; k < 4; k++)
                     four[k] = (uint8_t)(w->bits == BITS_8 ? bytes[4 * g + k] + 128
-                                                          : (bytes[8 * g + k] + 8) | (bytes[8 * g + 4 + k] + 8) << 4);
+                                                          : (bytes[8 * g + k] + 8) |
+                                                                (bytes[8 * g + 4 + k] + 8) << 4);
             }
         }
     }
@@ -283,15 +297,18 @@ static void free_matrix(ember_matrix *w) {
 /* --- metadata --------------------------------------------------------------------------------- */
 
 /* Finds "key": NUMBER in the flat JSON of the configuration. */
-static int config_number(ember *m, const char *json, const char *key, int least, int most, int *value) {
+static int config_number(ember *m, const char *json, const char *key, int least, int most,
+                         int *value) {
     char quoted[NAME];
     snprintf(quoted, sizeof quoted, "\"%s\":", key);
     const char *at = strstr(json, quoted);
     char *end = NULL;
     long found = at ? strtol(at + strlen(quoted), &end, 10) : 0;
-    if (!at || end == at + strlen(quoted)) return fail(m, "the model's configuration lacks %s; export it again.", key);
+    if (!at || end == at + strlen(quoted))
+        return fail(m, "the model's configuration lacks %s; export it again.", key);
     if (found < least || found > most)
-        return fail(m, "the model says %s is %ld, expected %d to %d; export it again.", key, found, least, most);
+        return fail(m, "the model says %s is %ld, expected %d to %d; export it again.", key, found,
+                    least, most);
     *value = (int)found;
     return 0;
 }
@@ -312,10 +329,12 @@ static int load_config(ember *m) {
                    config_number(m, json, "decoder_width", 1, 4096, &m->decoder_width) ||
                    config_number(m, json, "decoder_heads", 1, 256, &m->decoder_heads) ||
                    config_number(m, json, "decoder_hidden", 1, 1 << 16, &m->decoder_hidden) ||
-                   config_number(m, json, "decoder_positions", 1, MOST_TOKENS, &m->decoder_positions)
+                   config_number(m, json, "decoder_positions", 1, MOST_TOKENS,
+                                 &m->decoder_positions)
                ? -1
            : m->width % m->heads || m->decoder_width % m->decoder_heads
-               ? fail(m, "the model's widths are not whole multiples of their heads; export it again.")
+               ? fail(m,
+                      "the model's widths are not whole multiples of their heads; export it again.")
                : 0;
 }
 
@@ -326,15 +345,27 @@ static int load_encoder(ember *m) {
     int D = m->width;
     m->embeddings = need(m, "text.embed.weight");
     if (!m->embeddings) return -1;
-    if (m->embeddings->size[0] != D || row_count(m->embeddings) != m->vocabulary || m->embeddings->type == GGUF_I8)
-        return fail(m, "text.embed.weight has another size or type than its configuration says; export the model again.");
-    if (load_table(m, "text.positions.weight", 0, D, &m->position) || load_norm(m, "text.embed_norm", D, &m->embed_norm))
+    if (m->embeddings->size[0] != D || row_count(m->embeddings) != m->vocabulary ||
+        m->embeddings->type == GGUF_I8)
+        return fail(m,
+                    "text.embed.weight has another size or type than its configuration says; "
+                    "export the model again.");
+    if (load_table(m, "text.positions.weight", 0, D, &m->position) ||
+        load_norm(m, "text.embed_norm", D, &m->embed_norm))
         return -1;
-    if (m->position.rows < m->positions) return fail(m, "text.positions.weight has too few rows; export the model again.");
+    if (m->position.rows < m->positions)
+        return fail(m, "text.positions.weight has too few rows; export the model again.");
     for (int i = 0; i < m->layers; i++) {
         encoder_layer *l = &m->layer[i];
-        struct { const char *name; int outputs, inputs; ember_matrix *to; } parts[] = {
-            {"qkv", 3 * D, D, &l->qkv}, {"out", D, D, &l->out}, {"up", m->hidden, D, &l->up}, {"down", D, m->hidden, &l->down},
+        struct {
+            const char *name;
+            int outputs, inputs;
+            ember_matrix *to;
+        } parts[] = {
+            {"qkv", 3 * D, D, &l->qkv},
+            {"out", D, D, &l->out},
+            {"up", m->hidden, D, &l->up},
+            {"down", D, m->hidden, &l->down},
         };
         for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
             snprintf(name, sizeof name, "text.layers.%d.%s", i, parts[p].name);
@@ -377,7 +408,10 @@ static int load_vision(ember *m) {
         channels = b->project.outputs;
     }
     if (channels != m->image_width)
-        return fail(m, "the photo side ends in %d channels, its configuration says %d; export the model again.", channels, m->image_width);
+        return fail(m,
+                    "the photo side ends in %d channels, its configuration says %d; export the "
+                    "model again.",
+                    channels, m->image_width);
     if (load_matrix(m, "image.view", m->width, m->image_width, 1, &m->view) ||
         load_table(m, "image.scene_table.weight", 0, m->width, &m->scene_table) ||
         load_table(m, "image.no_photo", m->image_tokens, m->width, &m->no_photo) ||
@@ -399,17 +433,30 @@ static int load_decoder(ember *m) {
         return -1;
     for (int i = 0; i < m->decoder_layers; i++) {
         decoder_layer *l = &m->decoder[i];
-        struct { const char *name; int outputs, inputs; ember_matrix *to; } parts[] = {
-            {"qkv", 3 * D, D, &l->qkv}, {"out", D, D, &l->out}, {"cross_q", D, D, &l->cross_q},
-            {"cross_kv", 2 * D, m->width, &l->cross_kv}, {"cross_out", D, D, &l->cross_out},
-            {"up", m->decoder_hidden, D, &l->up}, {"down", D, m->decoder_hidden, &l->down},
+        struct {
+            const char *name;
+            int outputs, inputs;
+            ember_matrix *to;
+        } parts[] = {
+            {"qkv", 3 * D, D, &l->qkv},
+            {"out", D, D, &l->out},
+            {"cross_q", D, D, &l->cross_q},
+            {"cross_kv", 2 * D, m->width, &l->cross_kv},
+            {"cross_out", D, D, &l->cross_out},
+            {"up", m->decoder_hidden, D, &l->up},
+            {"down", D, m->decoder_hidden, &l->down},
         };
         for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
             snprintf(name, sizeof name, "decoder.layers.%d.%s", i, parts[p].name);
             if (load_matrix(m, name, parts[p].outputs, parts[p].inputs, 1, parts[p].to)) return -1;
         }
-        struct { const char *name; norm_layer *to; } norms[] = {
-            {"self_norm", &l->self_norm}, {"cross_norm", &l->cross_norm}, {"ffn_norm", &l->ffn_norm},
+        struct {
+            const char *name;
+            norm_layer *to;
+        } norms[] = {
+            {"self_norm", &l->self_norm},
+            {"cross_norm", &l->cross_norm},
+            {"ffn_norm", &l->ffn_norm},
         };
         for (size_t p = 0; p < 3; p++) {
             snprintf(name, sizeof name, "decoder.layers.%d.%s", i, norms[p].name);
@@ -427,9 +474,12 @@ static int load_linears(ember *m) {
     for (size_t i = 0; i < m->file.tensor_count; i++) {
         const char *name = m->file.tensors[i].name;
         size_t length = strlen(name);
-        if (strncmp(name, prefix[0], strlen(prefix[0])) && strncmp(name, prefix[1], strlen(prefix[1]))) continue;
+        if (strncmp(name, prefix[0], strlen(prefix[0])) &&
+            strncmp(name, prefix[1], strlen(prefix[1])))
+            continue;
         if (length < 8 || length >= NAME || strcmp(name + length - 7, ".weight")) continue;
-        if (m->linears == MOST_EXTRA) return fail(m, "the model has more than %d heads.", MOST_EXTRA);
+        if (m->linears == MOST_EXTRA)
+            return fail(m, "the model has more than %d heads.", MOST_EXTRA);
         named_matrix *l = &m->linear[m->linears++];
         memcpy(l->name, name, length - 7);
         l->name[length - 7] = 0;
@@ -445,9 +495,12 @@ static int load_ngrams(ember *m) {
         load_table(m, "ngrams.bias", 1, m->ngram_table->size[0], &m->ngram_bias))
         return -1;
     if (row_count(m->ngram_table) != m->importance.width)
-        return fail(m, "ngrams.importance and ngrams.table.weight differ in length; export the model again.");
-    if (m->ngram_table->type == GGUF_I8 && (!m->ngram_scale || m->ngram_scale->type != GGUF_F32 ||
-                                            m->ngram_scale->size[0] * row_count(m->ngram_scale) != m->importance.width))
+        return fail(
+            m,
+            "ngrams.importance and ngrams.table.weight differ in length; export the model again.");
+    if (m->ngram_table->type == GGUF_I8 &&
+        (!m->ngram_scale || m->ngram_scale->type != GGUF_F32 ||
+         m->ngram_scale->size[0] * row_count(m->ngram_scale) != m->importance.width))
         return fail(m, "ngrams.table.weight has no scale for each row; export the model again.");
     return 0;
 }
@@ -470,7 +523,8 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
     }
     m->threads = threads_start(threads < 1 ? 1 : threads > 64 ? 64 : threads);
     if (!m->threads) fail(m, "no memory for threads.");
-    if (!m->threads || load_config(m) || load_encoder(m) || load_vision(m) || load_decoder(m) || load_linears(m) || load_ngrams(m)) {
+    if (!m->threads || load_config(m) || load_encoder(m) || load_vision(m) || load_decoder(m) ||
+        load_linears(m) || load_ngrams(m)) {
         snprintf(error, size, "%s: %s", path, m->error);
         ember_close(m);
         return NULL;
@@ -485,9 +539,11 @@ void ember_close(ember *m) {
     for (int i = 0; i < MOST_LAYERS; i++) {
         encoder_layer *e = &m->layer[i];
         decoder_layer *d = &m->decoder[i];
-        ember_matrix *all[] = {&e->qkv, &e->out, &e->up, &e->down, &d->qkv, &d->out, &d->cross_q, &d->cross_kv, &d->cross_out, &d->up, &d->down};
+        ember_matrix *all[] = {&e->qkv,     &e->out,      &e->up,        &e->down, &d->qkv, &d->out,
+                               &d->cross_q, &d->cross_kv, &d->cross_out, &d->up,   &d->down};
         for (size_t p = 0; p < sizeof all / sizeof *all; p++) free_matrix(all[p]);
-        norm_layer *norms[] = {&e->attention_norm, &e->output_norm, &d->self_norm, &d->cross_norm, &d->ffn_norm};
+        norm_layer *norms[] = {&e->attention_norm, &e->output_norm, &d->self_norm, &d->cross_norm,
+                               &d->ffn_norm};
         for (size_t p = 0; p < sizeof norms / sizeof *norms; p++) free_norm(norms[p]);
         free(d->cross), free(d->cache);
     }
@@ -498,7 +554,8 @@ void ember_close(ember *m) {
     for (int i = 0; i < MOST_EXTRA; i++) free_matrix(&m->linear[i].matrix);
     ember_matrix *single[] = {&m->stem, &m->view, &m->narrow, &m->widen, &m->copy_query, &m->gate};
     for (size_t p = 0; p < sizeof single / sizeof *single; p++) free_matrix(single[p]);
-    table *tables[] = {&m->position, &m->no_photo, &m->scene_table, &m->importance, &m->ngram_bias, &m->decoder_position};
+    table *tables[] = {&m->position,   &m->no_photo,   &m->scene_table,
+                       &m->importance, &m->ngram_bias, &m->decoder_position};
     for (size_t p = 0; p < sizeof tables / sizeof *tables; p++) free(tables[p]->values);
     free_norm(&m->embed_norm), free_norm(&m->image_norm), free_norm(&m->decoder_norm);
     free(m->words), free(m->source);
@@ -525,7 +582,8 @@ typedef struct {
 
 static void matmul_part(void *given, int first, int end) {
     const matmul_job *job = given;
-    job->m->kernels->matmul(job->w, &job->m->rows, job->x, job->rows, first, end, job->y, job->clamp);
+    job->m->kernels->matmul(job->w, &job->m->rows, job->x, job->rows, first, end, job->y,
+                            job->clamp);
 }
 
 /* y (rows, outputs) = x (rows, inputs) times the matrix, bias added, clamped to 0..6 if asked. */
@@ -557,8 +615,9 @@ typedef struct {
 
 static void depthwise_part(void *given, int first, int end) {
     const depthwise_job *job = given;
-    job->m->kernels->depthwise(job->x, job->height, job->width, job->b->channels, job->b->taps.values,
-                               job->b->tap_bias.values, job->b->stride, first, end, job->y);
+    job->m->kernels->depthwise(job->x, job->height, job->width, job->b->channels,
+                               job->b->taps.values, job->b->tap_bias.values, job->b->stride, first,
+                               end, job->y);
 }
 
 /* Gathers the 3 x 3 neighbours of every second pixel of (3, side, side) into rows of 27, in the
@@ -572,12 +631,16 @@ static void patches(const float *pixels, int side, int out_side, float *rows) {
                 for (int tap = 0; tap < 9; tap++) {
                     int row = i * 2 + tap / 3 - before, column = j * 2 + tap % 3 - before;
                     int inside = row >= 0 && row < side && column >= 0 && column < side;
-                    *rows++ = inside ? pixels[((size_t)c * (size_t)side + (size_t)row) * (size_t)side + (size_t)column] : 0;
+                    *rows++ = inside
+                                  ? pixels[((size_t)c * (size_t)side + (size_t)row) * (size_t)side +
+                                           (size_t)column]
+                                  : 0;
                 }
 }
 
 int ember_see(ember *m, const float *pixels, float *features, float *scene) {
-    int side = m->image_size, height = (side + 1) / 2, most = m->stem.outputs > 27 ? m->stem.outputs : 27;
+    int side = m->image_size, height = (side + 1) / 2,
+        most = m->stem.outputs > 27 ? m->stem.outputs : 27;
     size_t largest = (size_t)height * (size_t)height * (size_t)most;
     for (int i = 0, h = height; i < m->blocks; i++) {
         size_t wide = (size_t)h * (size_t)h * (size_t)m->block[i].channels;
@@ -600,16 +663,20 @@ int ember_see(ember *m, const float *pixels, float *features, float *scene) {
         int out_height = (height + b->stride - 1) / b->stride;
         depthwise_job job = {m, b, in, deep, height, height};
         threads_run(m->threads, out_height, depthwise_part, &job);
-        int same = b->stride == 1 && (b->has_expand ? b->expand.inputs : b->channels) == b->project.outputs;
+        int same = b->stride == 1 &&
+                   (b->has_expand ? b->expand.inputs : b->channels) == b->project.outputs;
         float *to = same ? hidden : x;
         failed = failed || apply(m, &b->project, deep, out_height * out_height, to, 0);
-        if (same) m->kernels->add(x, hidden, (size_t)out_height * (size_t)out_height * (size_t)b->project.outputs);
+        if (same)
+            m->kernels->add(x, hidden,
+                            (size_t)out_height * (size_t)out_height * (size_t)b->project.outputs);
         height = out_height;
     }
     if (!failed) {
         int C = m->image_width;
         memset(features, 0, (size_t)C * sizeof *features);
-        for (int i = 0; i < height * height; i++) m->kernels->add(features, x + (size_t)i * (size_t)C, (size_t)C);
+        for (int i = 0; i < height * height; i++)
+            m->kernels->add(features, x + (size_t)i * (size_t)C, (size_t)C);
         for (int c = 0; c < C; c++) features[c] /= (float)(height * height);
         failed = ember_linear(m, "image.scene", features, 1, scene);
     }
@@ -649,18 +716,22 @@ static void attention_part(void *given, int first, int end) {
     for (int h = first; h < end; h++)
         j->m->kernels->attend(j->q + h * j->depth, j->q_stride, j->rows, j->kv + h * j->depth,
                               j->kv + j->value_at + h * j->depth, j->kv_stride, j->count, j->depth,
-                              j->out + h * j->depth, j->out_stride, j->room + (size_t)h * j->room_each);
+                              j->out + h * j->depth, j->out_stride,
+                              j->room + (size_t)h * j->room_each);
 }
 
 static void run_norm(const ember *m, const norm_layer *n, float *x, int rows, float epsilon) {
     m->kernels->norm(x, rows, n->weight.width, n->weight.values, n->bias.values, epsilon);
 }
 
-int ember_read(ember *m, const int32_t *tokens, int count, const float *features, const float *scene, float *states) {
+int ember_read(ember *m, const int32_t *tokens, int count, const float *features,
+               const float *scene, float *states) {
     int D = m->width, N = m->image_tokens, S = N + count;
-    if (count < 1 || count > m->positions) return fail(m, "%d tokens; this model reads 1 to %d.", count, m->positions);
+    if (count < 1 || count > m->positions)
+        return fail(m, "%d tokens; this model reads 1 to %d.", count, m->positions);
     for (int t = 0; t < count; t++)
-        if (tokens[t] < 0 || tokens[t] >= m->vocabulary) return fail(m, "token %d; there are %d.", (int)tokens[t], m->vocabulary);
+        if (tokens[t] < 0 || tokens[t] >= m->vocabulary)
+            return fail(m, "token %d; there are %d.", (int)tokens[t], m->vocabulary);
     float *x = states;
     if (features && scene) {
         float share[256];
@@ -669,7 +740,8 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
         m->kernels->softmax(share, m->places);
         memset(x, 0, (size_t)D * sizeof *x);
         for (int e = 0; e < m->places; e++)
-            for (int d = 0; d < D; d++) x[d] += share[e] * m->scene_table.values[(size_t)e * (size_t)D + (size_t)d];
+            for (int d = 0; d < D; d++)
+                x[d] += share[e] * m->scene_table.values[(size_t)e * (size_t)D + (size_t)d];
         if (apply(m, &m->view, features, 1, x + D, 0)) return -1;
         run_norm(m, &m->image_norm, x, 2, 1e-5f);
     } else {
@@ -689,7 +761,8 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
     for (int i = 0; i < m->layers && !failed; i++) {
         const encoder_layer *l = &m->layer[i];
         failed = apply(m, &l->qkv, x, S, big, 0);
-        attention_job job = {m, big, big + D, small, room, 3 * D, 3 * D, S, S, depth, D, room_each, D};
+        attention_job job = {m, big, big + D, small, room,      3 * D, 3 * D,
+                             S, S,   depth,   D,     room_each, D};
         threads_run(m->threads, m->heads, attention_part, &job);
         failed = failed || apply(m, &l->out, small, S, big, 0);
         m->kernels->add(x, big, (size_t)S * (size_t)D);
@@ -730,7 +803,8 @@ int ember_ngrams(ember *m, const int32_t *rows, int count, float *scores) {
 /* --- decoder ---------------------------------------------------------------------------------- */
 
 int ember_begin(ember *m, const float *states, const int32_t *source, int count) {
-    if (count < 1 || count > MOST_TOKENS + m->image_tokens) return fail(m, "%d states to write from.", count);
+    if (count < 1 || count > MOST_TOKENS + m->image_tokens)
+        return fail(m, "%d states to write from.", count);
     size_t bytes = (size_t)count * (size_t)m->width * sizeof *m->words;
     free(m->words), free(m->source);
     m->words = malloc(bytes), m->source = malloc((size_t)count * sizeof *m->source);
@@ -739,7 +813,8 @@ int ember_begin(ember *m, const float *states, const int32_t *source, int count)
     memcpy(m->words, states, bytes);
     memcpy(m->source, source, (size_t)count * sizeof *m->source);
     for (int s = 0; s < count; s++)
-        if (source[s] >= m->vocabulary) return fail(m, "token %d; there are %d.", (int)source[s], m->vocabulary);
+        if (source[s] >= m->vocabulary)
+            return fail(m, "token %d; there are %d.", (int)source[s], m->vocabulary);
     for (int i = 0; i < m->decoder_layers; i++) {
         decoder_layer *l = &m->decoder[i];
         free(l->cross);
@@ -775,7 +850,8 @@ static void vocabulary_part(void *given, int first, int end) {
                 int8_t bytes[BLOCK];
                 float scale = block_bytes(t, row, b, bytes), lane[8] = {0}, part = 0;
                 for (int i = 0; i < BLOCK; i += 8)
-                    for (int k = 0; k < 8; k++) lane[k] += (float)bytes[i + k] * j->x[b * BLOCK + i + k];
+                    for (int k = 0; k < 8; k++)
+                        lane[k] += (float)bytes[i + k] * j->x[b * BLOCK + i + k];
                 for (int k = 0; k < 8; k++) part += lane[k];
                 sum += scale * part;
             }
@@ -788,14 +864,19 @@ int ember_step(ember *m, int32_t token, float *chances) {
     int D = m->decoder_width, W = m->width, depth = D / m->decoder_heads;
     int wide = m->decoder_hidden > 3 * D ? m->decoder_hidden : 3 * D;
     if (!m->states) return fail(m, "ember_begin comes first.");
-    if (m->step >= m->decoder_positions) return fail(m, "%d tokens are written; there is no room for more.", m->step);
-    if (token < 0 || token >= m->vocabulary) return fail(m, "token %d; there are %d.", (int)token, m->vocabulary);
+    if (m->step >= m->decoder_positions)
+        return fail(m, "%d tokens are written; there is no room for more.", m->step);
+    if (token < 0 || token >= m->vocabulary)
+        return fail(m, "token %d; there are %d.", (int)token, m->vocabulary);
     int longest = m->states > m->step + 1 ? m->states : m->step + 1;
     size_t room_each = (size_t)(depth + 1) * (size_t)longest;
-    float *x = aligned((size_t)D * 4), *y = aligned((size_t)D * 4), *big = aligned((size_t)wide * 4);
-    float *row = aligned((size_t)(W > D ? W : D) * 4), *room = aligned((size_t)m->decoder_heads * room_each * 4);
+    float *x = aligned((size_t)D * 4), *y = aligned((size_t)D * 4),
+          *big = aligned((size_t)wide * 4);
+    float *row = aligned((size_t)(W > D ? W : D) * 4),
+          *room = aligned((size_t)m->decoder_heads * room_each * 4);
     float *copied = aligned((size_t)m->states * 4);
-    int failed = !x || !y || !big || !row || !room || !copied ? fail(m, "no memory for a step.") : 0;
+    int failed =
+        !x || !y || !big || !row || !room || !copied ? fail(m, "no memory for a step.") : 0;
     if (!failed) {
         row_floats(m->embeddings, token, row);
         failed = apply(m, &m->narrow, row, 1, x, 0);
@@ -808,14 +889,16 @@ int ember_step(ember *m, int32_t token, float *chances) {
         run_norm(m, &l->self_norm, y, 1, 1e-5f);
         failed = apply(m, &l->qkv, y, 1, big, 0);
         memcpy(kept, big + D, 2 * (size_t)D * 4);
-        attention_job own = {m, big, l->cache, y, room, 3 * D, 2 * D, 1, m->step + 1, depth, D, room_each, D};
+        attention_job own = {m, big,         l->cache, y, room,      3 * D, 2 * D,
+                             1, m->step + 1, depth,    D, room_each, D};
         threads_run(m->threads, m->decoder_heads, attention_part, &own);
         failed = failed || apply(m, &l->out, y, 1, row, 0);
         m->kernels->add(x, row, (size_t)D);
         memcpy(y, x, (size_t)D * 4);
         run_norm(m, &l->cross_norm, y, 1, 1e-5f);
         failed = failed || apply(m, &l->cross_q, y, 1, big, 0);
-        attention_job cross = {m, big, l->cross, y, room, D, 2 * D, 1, m->states, depth, D, room_each, D};
+        attention_job cross = {m, big,       l->cross, y, room,      D, 2 * D,
+                               1, m->states, depth,    D, room_each, D};
         threads_run(m->threads, m->decoder_heads, attention_part, &cross);
         failed = failed || apply(m, &l->cross_out, y, 1, row, 0);
         m->kernels->add(x, row, (size_t)D);

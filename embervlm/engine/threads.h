@@ -11,6 +11,7 @@ void threads_stop(ember_threads *threads);
 
 /* Runs work(context, first, end) over parts of 0..count-1, and returns when all are done. How the
  * parts are cut must not change what is computed. */
-void threads_run(ember_threads *threads, int count, void (*work)(void *context, int first, int end), void *context);
+void threads_run(ember_threads *threads, int count, void (*work)(void *context, int first, int end),
+                 void *context);
 
 #endif

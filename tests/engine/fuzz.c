@@ -25,15 +25,34 @@ static uint64_t next_random(void) { /* xorshift64* */
 static size_t below(size_t bound) { return (size_t)(next_random() % bound); }
 
 static size_t mutate(uint8_t *bytes, size_t length, size_t head) {
-    static const uint64_t extremes[] = {0, 1, 2, 31, 33, 255, 1u << 16, 1u << 28, 0x7fffffff, 0xffffffff,
-                                        1ull << 32, 1ull << 61, 0x7fffffffffffffffull, ~0ull};
+    static const uint64_t extremes[] = {0,
+                                        1,
+                                        2,
+                                        31,
+                                        33,
+                                        255,
+                                        1u << 16,
+                                        1u << 28,
+                                        0x7fffffff,
+                                        0xffffffff,
+                                        1ull << 32,
+                                        1ull << 61,
+                                        0x7fffffffffffffffull,
+                                        ~0ull};
     for (size_t n = 1 + below(4); n; n--) {
         size_t part = below(4) ? head : length, at = 4 + below(part - 12);
         switch (below(4)) {
-            case 0: bytes[at] ^= (uint8_t)(1u << below(8)); break;
-            case 1: bytes[at] = (uint8_t)next_random(); break;
-            case 2: memcpy(bytes + at, &extremes[below(sizeof extremes / sizeof *extremes)], 8); break;
-            default: memmove(bytes + at, bytes + below(part - 12), 8);
+            case 0:
+                bytes[at] ^= (uint8_t)(1u << below(8));
+                break;
+            case 1:
+                bytes[at] = (uint8_t)next_random();
+                break;
+            case 2:
+                memcpy(bytes + at, &extremes[below(sizeof extremes / sizeof *extremes)], 8);
+                break;
+            default:
+                memmove(bytes + at, bytes + below(part - 12), 8);
         }
     }
     return below(10) ? length : 24 + below(length - 24);
@@ -61,7 +80,8 @@ static void run(ember *model, float *pixels, float *room) {
     int outputs, inputs;
     if (!ember_size(model, "image.scene", &outputs, &inputs) && outputs <= 64 && inputs <= 4096) {
         float *features = room, *scene = room + 4096, *states = room + 8192;
-        if (!ember_see(model, pixels, features, scene) && !ember_read(model, tokens, 5, features, scene, states) &&
+        if (!ember_see(model, pixels, features, scene) &&
+            !ember_read(model, tokens, 5, features, scene, states) &&
             !ember_begin(model, states, source, 7))
             for (int i = 0; i < 3; i++) ember_step(model, tokens[i], room + 200000);
     }
@@ -89,7 +109,8 @@ int main(int count, char **arguments) {
         if (i % 2) rehash(changed, now);
         if (ftruncate(handle, 0) || pwrite(handle, changed, now, 0) != (ssize_t)now) return 2;
         error[0] = 0;
-        ember *model = ember_open(path, 1 + (int)(i % 2), i % 3 ? NULL : "portable", error, sizeof error);
+        ember *model =
+            ember_open(path, 1 + (int)(i % 2), i % 3 ? NULL : "portable", error, sizeof error);
         if (model) {
             run(model, pixels, room);
             ember_close(model);

@@ -13,7 +13,8 @@
 
 #include "ember.h"
 
-static const char *const heads[] = {"subset_features", "primary", "environment", "actions", "flags", "team"};
+static const char *const heads[] = {"subset_features", "primary", "environment",
+                                    "actions",         "flags",   "team"};
 enum { WIDTH = 4096, MOST = 1024, COLUMNS = 42, PLACES = 10 };
 
 static void *must(void *room) {
@@ -39,14 +40,16 @@ static long peak_memory(void) {
 int main(int count, char **arguments) {
     if (count < 4) return fprintf(stderr, "usage: replay MODEL.gguf IN OUT [KERNELS]\n"), 2;
     char error[512];
-    ember *model = ember_open(arguments[1], 1, count > 4 ? arguments[4] : NULL, error, sizeof error);
+    ember *model =
+        ember_open(arguments[1], 1, count > 4 ? arguments[4] : NULL, error, sizeof error);
     if (!model) return fprintf(stderr, "%s\n", error), 2;
     FILE *in = must(fopen(arguments[2], "rb")), *out = must(fopen(arguments[3], "wb"));
     int32_t requests, pixel_count, about[3], numbers[2][MOST];
     int outputs, width;
     take(&requests, 4, 1, in), take(&pixel_count, 4, 1, in);
     if (ember_size(model, "heads.primary", &outputs, &width) || width > WIDTH) return 2;
-    float *pixels = must(malloc((size_t)pixel_count * 4)), *states = must(malloc((size_t)(MOST + 2) * WIDTH * 4));
+    float *pixels = must(malloc((size_t)pixel_count * 4)),
+          *states = must(malloc((size_t)(MOST + 2) * WIDTH * 4));
     for (int r = 0; r < requests; r++) {
         float features[WIDTH], scene[PLACES] = {0}, pooled[WIDTH] = {0}, said[256];
         take(about, 4, 3, in);
@@ -54,17 +57,21 @@ int main(int count, char **arguments) {
         take(numbers[0], 4, (size_t)about[0], in), take(numbers[1], 4, (size_t)about[1], in);
         if (about[2]) {
             take(pixels, 4, (size_t)pixel_count, in);
-            if (ember_see(model, pixels, features, scene)) return fprintf(stderr, "%s\n", ember_error(model)), 2;
+            if (ember_see(model, pixels, features, scene))
+                return fprintf(stderr, "%s\n", ember_error(model)), 2;
         }
         const float *image = about[2] ? features : NULL, *place = about[2] ? scene : NULL;
         if (ember_read(model, numbers[0], about[0], image, place, states))
             return fprintf(stderr, "%s\n", ember_error(model)), 2;
         for (int t = 2; t < about[0] + 2; t++)
-            for (int d = 0; d < width; d++) pooled[d] += states[(size_t)t * (size_t)width + (size_t)d] / (float)about[0];
+            for (int d = 0; d < width; d++)
+                pooled[d] += states[(size_t)t * (size_t)width + (size_t)d] / (float)about[0];
         for (size_t h = 0; h < sizeof heads / sizeof *heads; h++) {
             char name[64];
             snprintf(name, sizeof name, "heads.%s", heads[h]);
-            if (ember_size(model, name, &outputs, &width) || outputs > 256 || ember_linear(model, name, pooled, 1, said)) return 2;
+            if (ember_size(model, name, &outputs, &width) || outputs > 256 ||
+                ember_linear(model, name, pooled, 1, said))
+                return 2;
             fwrite(said, 4, (size_t)outputs, out);
         }
         fwrite(scene, 4, PLACES, out);
