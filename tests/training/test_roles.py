@@ -37,7 +37,7 @@ def test_redrawn_numbers_keep_kinds_and_roles_and_cover_the_range() -> None:
 def test_the_head_learns_what_can_be_told() -> None:
     torch.manual_seed(0)
     roles = torch.randint(8, (6000,))
-    states = torch.randn(6000, 16) + 3 * torch.nn.functional.one_hot(roles, 16)
+    states = torch.randn(6000, 16) + 6 * torch.nn.functional.one_hot(roles, 16)
     head = torch.nn.Linear(16, 8)
     fit(head, states, roles)
     assert (head(states).argmax(-1) == roles).float().mean() > 0.9
