@@ -4,8 +4,8 @@
 #   bash runs/nano.sh ../shared build/nano
 #
 # Run it again to go on: a finished stage is skipped, vision and decisions go on after their last epoch.
-# Measured on one shared core a stage: vision 22 minutes, decisions 45 a seed, reasoning 16. The stages were run
-# one by one with these commands; the script in one piece only with the long stages already done (docs/LOG.md).
+# Measured on one shared core a stage: vision 22 minutes, decisions 50 a seed, roles 4, reasoning 15. The stages were run
+# one by one with these commands (docs/LOG.md); the script in one piece never.
 # Needs: pip install -e '.[train]'. Every stage leaves its result in the second folder.
 set -euo pipefail
 
@@ -59,13 +59,19 @@ if [ ! -f "$out/ngrams/network.safetensors" ]; then
     --model "$out/average/network.safetensors" --out "$out/ngrams" --threads "$threads"
 fi
 
-if [ ! -f "$out/reasoning/network.safetensors" ]; then
-  log "7 reasoning decoder"
-  $python -m embervlm.training.reasoning --shared "$shared" --tokenizer "$out/tokenizer.json" \
-    --model "$out/ngrams/network.safetensors" --out "$out/reasoning" --threads "$threads"
+if [ ! -f "$out/roles/network.safetensors" ]; then
+  log "7 roles of numbers, with numbers re-drawn"
+  $python -m embervlm.training.roles --tokenizer "$out/tokenizer.json" \
+    --model "$out/ngrams/network.safetensors" --out "$out/roles" --threads "$threads"
 fi
 
-log "8 export and calibrate"
+if [ ! -f "$out/reasoning/network.safetensors" ]; then
+  log "8 reasoning decoder"
+  $python -m embervlm.training.reasoning --shared "$shared" --tokenizer "$out/tokenizer.json" \
+    --model "$out/roles/network.safetensors" --out "$out/reasoning" --threads "$threads"
+fi
+
+log "9 export and calibrate"
 $python -m embervlm.export.folder --network "$out/reasoning/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --out "$out/model"
 $python -m embervlm.evaluation.calibration --model "$out/model" --shared "$shared"
