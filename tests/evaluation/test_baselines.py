@@ -121,7 +121,7 @@ def test_keyword_rules_follow_the_guide(task: str, robots: set[str]) -> None:
 
 
 def test_additions_are_told_from_the_authors_rows() -> None:
-    assert [baselines.is_addition(name) for name in ("w1-001", "w12-7", "t1-001", "pl-001")] == [
+    assert [is_addition(name) for name in ("w1-001", "w12-7", "t1-001", "pl-001")] == [
         True,
         True,
         False,
