@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embervlm.data.scenarios import is_addition
 from embervlm.evaluation.cases import text_truths
 from embervlm.evaluation.keywords import decide
 from embervlm.evaluation.metrics import Answer, Truth
