@@ -277,7 +277,7 @@ def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> C
 
 def is_addition(row_id: str) -> bool:
     """Return whether a row was written later than the authors' own; see the data card."""
-    return row_id.startswith("w")
+    return re.match(r"w\d+-", row_id) is not None
 
 
 def _present_additions(target: Path, replaced: set[str]) -> list[Row]:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion
 
+from embervlm.data.scenarios import is_addition
 from embervlm.evaluation import keywords, minilm
 from embervlm.evaluation.cases import text_truths
 from embervlm.evaluation.metrics import Answer, Truth
@@ -300,11 +300,6 @@ def cached_learner(
         return lambda tasks: learn(train, tasks)
 
     return lambda train, tasks: cached(f"folds {name}", fit, train, [], tasks)
-
-
-def is_addition(name: str) -> bool:
-    """Say whether a row's id is of our additions (w1-001) and not of the scenarios' authors."""
-    return re.match(r"w\d+-", name) is not None
 
 
 def membership(truths: Sequence[Truth]) -> Floats:

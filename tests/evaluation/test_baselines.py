@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embervlm.data.scenarios import is_addition
 from embervlm.evaluation.cases import text_truths
 from embervlm.evaluation.keywords import decide
 from embervlm.evaluation.metrics import Answer, Truth
@@ -121,7 +122,7 @@ def test_keyword_rules_follow_the_guide(task: str, robots: set[str]) -> None:
 
 
 def test_additions_are_told_from_the_authors_rows() -> None:
-    assert [baselines.is_addition(name) for name in ("w1-001", "w12-7", "t1-001", "pl-001")] == [
+    assert [is_addition(name) for name in ("w1-001", "w12-7", "t1-001", "pl-001")] == [
         True,
         True,
         False,
