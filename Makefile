@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINE := $(wildcard embervlm/engine/*.[ch])
 DEMO_PHOTO := embervlm/demo/seabed.jpg
 DEMO_REQUEST := Our sensor came off its mooring somewhere here. Find it and cut the line.
 
@@ -46,11 +47,11 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("set PYTHON: 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-# Stamps: nothing is installed twice unless pyproject.toml has changed.
-$(VENV)/.small: pyproject.toml | $(BIN)/python
+# Stamps: nothing is installed twice unless pyproject.toml or the engine has changed.
+$(VENV)/.small: pyproject.toml $(ENGINE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.full: pyproject.toml | $(BIN)/python
+$(VENV)/.full: pyproject.toml $(ENGINE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
 	touch $(VENV)/.small $@
