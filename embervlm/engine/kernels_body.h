@@ -66,6 +66,13 @@ static inline floats finish(floats y, sums s, const float *scale, float by, int3
 static inline floats multiply(floats y, const float *w, float x) {
     return _mm512_fmadd_ps(_mm512_loadu_ps(w), _mm512_set1_ps(x), y);
 }
+static inline floats load_floats(const float *x) { return _mm512_loadu_ps(x); }
+static inline floats multiply_each(floats y, const float *a, const float *b) {
+    return _mm512_fmadd_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(b), y);
+}
+static inline floats clamp_6(floats y) {
+    return _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(6));
+}
 static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
 #define OFFSET(bits) ((bits) == BITS_8 ? 128 : 8)
 #define TILE 8
@@ -121,6 +128,20 @@ static inline floats finish(floats y, sums s, const float *scale, float by, int3
 static inline floats multiply(floats y, const float *w, float x) {
     for (int i = 0; i < 2; i++)
         y.half[i] = _mm256_fmadd_ps(_mm256_loadu_ps(w + 8 * i), _mm256_set1_ps(x), y.half[i]);
+    return y;
+}
+static inline floats load_floats(const float *x) {
+    return (floats){{_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}};
+}
+static inline floats multiply_each(floats y, const float *a, const float *b) {
+    for (int i = 0; i < 2; i++)
+        y.half[i] =
+            _mm256_fmadd_ps(_mm256_loadu_ps(a + 8 * i), _mm256_loadu_ps(b + 8 * i), y.half[i]);
+    return y;
+}
+static inline floats clamp_6(floats y) {
+    for (int i = 0; i < 2; i++)
+        y.half[i] = _mm256_min_ps(_mm256_max_ps(y.half[i], _mm256_setzero_ps()), _mm256_set1_ps(6));
     return y;
 }
 static inline void store(float *to, floats y) {
@@ -192,6 +213,19 @@ static inline floats multiply(floats y, const float *w, float x) {
     for (int i = 0; i < 4; i++) y.part[i] = vmlaq_n_f32(y.part[i], vld1q_f32(w + 4 * i), x);
     return y;
 }
+static inline floats load_floats(const float *x) {
+    return (floats){{vld1q_f32(x), vld1q_f32(x + 4), vld1q_f32(x + 8), vld1q_f32(x + 12)}};
+}
+static inline floats multiply_each(floats y, const float *a, const float *b) {
+    for (int i = 0; i < 4; i++)
+        y.part[i] = vmlaq_f32(y.part[i], vld1q_f32(a + 4 * i), vld1q_f32(b + 4 * i));
+    return y;
+}
+static inline floats clamp_6(floats y) {
+    for (int i = 0; i < 4; i++)
+        y.part[i] = vminq_f32(vmaxq_f32(y.part[i], vdupq_n_f32(0)), vdupq_n_f32(6));
+    return y;
+}
 static inline void store(float *to, floats y) {
     for (int i = 0; i < 4; i++) vst1q_f32(to + 4 * i, y.part[i]);
 }
@@ -232,6 +266,19 @@ static inline floats finish(floats y, sums s, const float *scale, float by, int3
 }
 static inline floats multiply(floats y, const float *w, float x) {
     for (int i = 0; i < PANEL; i++) y.at[i] += w[i] * x;
+    return y;
+}
+static inline floats load_floats(const float *x) {
+    floats y;
+    memcpy(y.at, x, sizeof y.at);
+    return y;
+}
+static inline floats multiply_each(floats y, const float *a, const float *b) {
+    for (int i = 0; i < PANEL; i++) y.at[i] += a[i] * b[i];
+    return y;
+}
+static inline floats clamp_6(floats y) {
+    for (int i = 0; i < PANEL; i++) y.at[i] = y.at[i] < 0 ? 0 : y.at[i] > 6 ? 6 : y.at[i];
     return y;
 }
 static inline void store(float *to, floats y) { memcpy(to, y.at, sizeof y.at); }
@@ -353,15 +400,26 @@ static void depthwise(const float *x, int height, int width, int channels, const
     for (int i = first; i < end; i++) {
         for (int j = 0; j < out_width; j++) {
             float *out = y + ((size_t)i * out_width + j) * channels;
-            memcpy(out, bias, (size_t)channels * sizeof *out);
+            const float *in[9], *weight[9];
+            int used = 0;
             for (int tap = 0; tap < 9; tap++) {
                 int row = i * stride + tap / 3 - top, column = j * stride + tap % 3 - left;
                 if (row < 0 || row >= height || column < 0 || column >= width) continue;
-                const float *in = x + ((size_t)row * width + column) * channels;
-                const float *weight = taps + (size_t)tap * channels;
-                for (int c = 0; c < channels; c++) out[c] += in[c] * weight[c];
+                in[used] = x + ((size_t)row * width + column) * channels;
+                weight[used++] = taps + (size_t)tap * channels;
             }
-            for (int c = 0; c < channels; c++) out[c] = out[c] < 0 ? 0 : out[c] > 6 ? 6 : out[c];
+            int c = 0;
+            /* Sixteen channels at a time, so that their sums stay in registers. */
+            for (; c + PANEL <= channels; c += PANEL) {
+                floats sum = load_floats(bias + c);
+                for (int t = 0; t < used; t++) sum = multiply_each(sum, in[t] + c, weight[t] + c);
+                store(out + c, clamp_6(sum));
+            }
+            for (; c < channels; c++) {
+                float sum = bias[c];
+                for (int t = 0; t < used; t++) sum += in[t][c] * weight[t][c];
+                out[c] = sum < 0 ? 0 : sum > 6 ? 6 : sum;
+            }
         }
     }
 }

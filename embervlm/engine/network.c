@@ -200,6 +200,11 @@ static void *aligned(size_t bytes) {
     return room;
 }
 
+/* Room for floats that are all written before they are read. */
+static float *room_for(size_t count) {
+    return aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
+}
+
 /* Repacks NAME.weight (outputs, inputs) into panels; takes NAME.bias where there is one, and
  * NAME.weight.scale, one an output, where the weights are plain bytes. */
 static int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias,
@@ -647,7 +652,7 @@ int ember_see(ember *m, const float *pixels, float *features, float *scene) {
         if (wide > largest) largest = wide;
         h = (h + m->block[i].stride - 1) / m->block[i].stride;
     }
-    float *x = aligned(largest * 4), *hidden = aligned(largest * 4), *deep = aligned(largest * 4);
+    float *x = room_for(largest), *hidden = room_for(largest), *deep = room_for(largest);
     int failed = !x || !hidden || !deep ? fail(m, "no memory for a photo.") : 0;
     if (!failed) {
         patches(pixels, side, height, hidden);
