@@ -65,8 +65,7 @@ def library() -> ctypes.CDLL:
     if found is None or found.origin is None:
         raise ValueError(
             "The engine is not compiled here: install a C compiler (gcc or clang) and install "
-            "embervlm again, or choose --backend onnx (pip install 'embervlm[onnx]') or "
-            "--backend reference."
+            "embervlm again, or choose --backend reference."
         )
     loaded = ctypes.CDLL(found.origin)
     for name, (result, arguments) in _FUNCTIONS.items():

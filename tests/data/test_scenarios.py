@@ -263,3 +263,19 @@ def test_import_keeps_earlier_additions_and_joins_new_ones(tmp_path: Path) -> No
     assert rows["w2-001"]["suited"] == ["Robot with Wheels", "Humanoid"]
     assert "pair" not in rows["w1-001"]
     assert {rows[name]["split"] for name in rows if is_addition(name)} == {"train"}
+
+
+def test_the_second_labelling_agrees_as_the_data_card_says() -> None:
+    rows = {row["id"]: row for row in load("scenarios")}
+    lines = (DATA_DIR / "second_labels.jsonl").read_text("utf-8").splitlines()
+    found: Counter[str] = Counter()
+    for label in map(json.loads, lines):
+        row = rows[label["id"]]
+        part = "early" if int(row["id"][1:].split("-")[0]) <= 16 else "late"
+        found[f"{part} rows"] += 1
+        found[f"{part} sets"] += set(label["suited"]) == set(row["suited"])
+        found[f"{part} places"] += label["environment"] == row["environment"]
+    assert found == {
+        "early rows": 120, "early sets": 117, "early places": 109,
+        "late rows": 120, "late sets": 120, "late places": 112,
+    }  # fmt: skip
