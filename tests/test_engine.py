@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ from embervlm.engine import Engine, kernel_sets
 from embervlm.imaging import load_image, preprocess
 
 gguf_export = pytest.importorskip("embervlm.export.gguf", reason="needs the gguf package")
+pytest.importorskip("torch")
+
+from embervlm.models.configuration import EmberConfig  # noqa: E402
+from embervlm.models.modeling import EmberNetwork  # noqa: E402
 
 TASKS = [
     None,
@@ -108,6 +112,34 @@ def test_eight_bits_stay_close_to_floats(files: dict[str, Path], pixels: np.ndar
     for name, value in numbers(exact).items():
         error = np.sqrt(np.mean((numbers(whole)[name] - value) ** 2))
         assert error <= 0.1 * np.sqrt(np.mean(value**2)), name  # of random weights
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "tq2_0"])
+def test_reads_each_type_as_the_public_package_does(
+    tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """Rows of 256, so that ternary blocks fit; what differs is the rounded activations."""
+    import torch
+
+    gguf = pytest.importorskip("gguf")
+    tiny = load_checkpoint(tiny_model)
+    sizes = {"text_width": 256, "text_hidden": 256, "text_layers": 1}
+    config = EmberConfig.from_dict({**tiny.config, **sizes})
+    torch.manual_seed(0)
+    weights = {name: t.numpy() for name, t in EmberNetwork(config).state_dict().items()}
+    wide = replace(tiny, config=config.to_dict(), weights=weights)
+    path = tmp_path / "wide.gguf"
+    text = (tiny_model / "tokenizer.json").read_text("utf-8")
+    gguf_export.write_gguf(wide, text, path, kind, smallest=256)
+    types, read = set(), dict(weights)
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.tensor_type in (gguf_export.TYPES[kind], gguf_export.TYPES["q4_0"]):
+            types.add(tensor.tensor_type)
+            read[tensor.name] = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    assert gguf_export.TYPES[kind] in types
+    ours = NativeBackend(Engine(path)).propose(TASKS[2], None).states[0]
+    theirs = ReferenceBackend(replace(wide, weights=read)).propose(TASKS[2], None).states[0]
+    assert np.sqrt(np.mean((ours - theirs) ** 2)) <= 0.05 * np.sqrt(np.mean(theirs**2))
 
 
 def test_files_shrink_with_their_bits(files: dict[str, Path]) -> None:

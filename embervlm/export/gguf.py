@@ -26,6 +26,7 @@ TYPES = {"f32": Type.F32, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "tq2_0": Type.TQ
 FORMAT = 1
 _BLOCK = {Type.Q8_0: 32, Type.Q4_0: 32, Type.TQ2_0: 256}
 _NO_DIGEST = "0" * 64
+_TABLES = ("image.scene_table.weight", "image.no_photo")
 
 Array = NDArray[np.float32]
 
@@ -100,4 +101,4 @@ def stored(
 
 def _kept(name: str) -> bool:
     """Return whether a tensor is only ever read row by row, and small."""
-    return name.endswith("positions.weight") or name == "image.scene_table.weight"
+    return name.endswith("positions.weight") or name in _TABLES
