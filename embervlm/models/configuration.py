@@ -13,26 +13,32 @@ class EmberConfig:
     """Sizes of the network; widths are numbers of channels, lengths are numbers of tokens.
 
     The text encoder has MiniLM's shape (6 layers, 384 wide, 12 heads), which is also TinyLLM's
-    width; the decoder that writes the reasoning is smaller, for it only has to put a decision into
-    words.
+    width, with 960 of its 1,536 hidden units (`training/compression.py`); the decoder that writes
+    the reasoning is smaller, for it only has to put a decision into words. The defaults are what
+    ships, `ember-nano`.
     """
 
     vocabulary_size: int = 8192
     text_layers: int = 6
     text_width: int = 384
     text_heads: int = 12
-    text_hidden: int = 1536
+    text_hidden: int = 960
     text_positions: int = 192
     decoder_layers: int = 2
-    decoder_width: int = 256
+    decoder_width: int = 192
     decoder_heads: int = 4
-    decoder_hidden: int = 1024
+    decoder_hidden: int = 768
     decoder_positions: int = 192
     image_size: int = 160
     image_width: int = 320
     image_tokens: int = 2
     ngram_rows: int = 16384
     dropout: float = 0.1
+
+    @classmethod
+    def uncompressed(cls, vocabulary_size: int) -> EmberConfig:
+        """Return the configuration that is trained first, with all of MiniLM's hidden units."""
+        return cls(vocabulary_size=vocabulary_size, text_hidden=1536)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EmberConfig:

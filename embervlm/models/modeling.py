@@ -10,10 +10,14 @@ Axes: B batch, T tokens, N image tokens, D width, C image channels, E environmen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from embervlm.fleet import ENVIRONMENTS
@@ -123,3 +127,32 @@ class EmberNetwork(nn.Module):
         index = (marks_BM + N).unsqueeze(-1).expand(-1, -1, encoded.states_BSD.shape[-1])
         logits: Tensor = self.heads.roles(encoded.states_BSD.gather(1, index))
         return logits
+
+
+def save_network(network: EmberNetwork, path: Path) -> None:
+    """Write the weights, with the configuration beside them, through a temporary file."""
+    unfinished = path.with_suffix(".unfinished")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+        unfinished,
+        {"config": json.dumps(network.config.to_dict())},
+    )
+    unfinished.replace(path)
+
+
+def load_network(path: Path) -> EmberNetwork:
+    """Read what `save_network` wrote.
+
+    Raises:
+        ValueError: the file holds no configuration, or another one than its weights have.
+    """
+    with safe_open(path, "pt") as file:
+        config = (file.metadata() or {}).get("config")
+    if config is None:
+        raise ValueError(f"{path} has no configuration; it is not a network of this project.")
+    network = EmberNetwork(EmberConfig.from_dict(json.loads(config)))
+    try:
+        network.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds other weights than its configuration says.") from error
+    return network

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from embervlm.models.configuration import EmberConfig
-from embervlm.models.modeling import EmberNetwork
+from embervlm.models.modeling import load_network, save_network
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import Photos, accuracy, held_out_items, predict
 
@@ -44,7 +43,7 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(options.tokenizer)
     photos = Photos.load(options.vision, options.shared)
     items = held_out_items("validation", tokenizer, photos, 128)
-    network = EmberNetwork(EmberConfig(vocabulary_size=len(tokenizer)))
+    network = load_network(options.runs[0])
 
     def score(state: dict[str, Tensor]) -> tuple[float, dict[str, dict[str, float]]]:
         network.load_state_dict(state)
@@ -63,7 +62,8 @@ def main() -> None:
             chosen.append(state)
             best, report = tried, scores
     options.out.mkdir(parents=True, exist_ok=True)
-    save_file(average(chosen), options.out / "network.safetensors")
+    network.load_state_dict(average(chosen))
+    save_network(network, options.out / "network.safetensors")
     line = {"runs": len(states), "averaged": len(chosen), **report}
     (options.out / "average.json").write_text(json.dumps(line, indent=2) + "\n", "utf-8")
 

