@@ -72,8 +72,8 @@ ModelOption = Annotated[
     Path | None,
     typer.Option(
         "--model",
-        metavar="PATH",
-        help="A model folder, for native a GGUF file; without it, the one that ships.",
+        metavar="M.gguf",
+        help="A model file, for onnx also a folder; without it, the one that ships.",
     ),
 ]
 BackendOption = Annotated[
@@ -81,7 +81,13 @@ BackendOption = Annotated[
     typer.Option(
         "--backend",
         metavar="NAME",
-        help="reference (NumPy), native (the C engine), or pytorch (needs the train extra).",
+        help="native (the C engine), or what an extra brings: onnx, pytorch, reference (NumPy).",
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        "--threads", metavar="N", help="How many threads; the answers are the same.", min=1, max=64
     ),
 ]
 
@@ -148,8 +154,9 @@ def decide(
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="N", help="At most N robots, the best first.")
     ] = None,
-    backend: BackendOption = "reference",
+    backend: BackendOption = "native",
     model: ModelOption = None,
+    threads: ThreadsOption = 1,
     reasoning: Annotated[
         bool, typer.Option("--reasoning/--no-reasoning", help="Write the four lines of reasons.")
     ] = True,
@@ -175,7 +182,7 @@ def decide(
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
             check_batch_files(batch, out)
-            selector = load_selector(backend, model, fleet, own_words=own_words)
+            selector = load_selector(backend, model, fleet, threads=threads, own_words=own_words)
             count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
             if failed:
@@ -187,7 +194,7 @@ def decide(
 
         image, task = sort_words(photo, request, image, task)
         scenario = Scenario(task=task, image=image)
-        selector = load_selector(backend, model, fleet, own_words=own_words)
+        selector = load_selector(backend, model, fleet, threads=threads, own_words=own_words)
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
         if as_json:
             typer.echo(json.dumps(decision.to_dict(), indent=2))
@@ -217,7 +224,7 @@ def evaluate(
             help="Only this part: requests, photos, embervlm or reasoning; may be repeated.",
         ),
     ] = None,
-    backend: BackendOption = "reference",
+    backend: BackendOption = "native",
     model: ModelOption = None,
 ) -> None:
     """Measure the model and what it must beat, with intervals. Needs the train extra."""
@@ -243,9 +250,9 @@ def bench(
         typer.Option(
             "--backends",
             metavar="A,B",
-            help="Which, with commas; native needs its file: native=MODEL.gguf.",
+            help="Which, with commas; each may name its model: native=A.gguf,onnx=DIR,pytorch.",
         ),
-    ] = "reference",
+    ] = "native",
     threads: Annotated[
         str, typer.Option("--threads", metavar="N,M", help="Numbers of threads, with commas.")
     ] = "1",
@@ -421,7 +428,7 @@ def user_errors() -> Iterator[None]:
 
 
 def load_selector(
-    backend: str, model: Path | None, fleet: Path | None, *, own_words: bool
+    backend: str, model: Path | None, fleet: Path | None, *, threads: int, own_words: bool
 ) -> Selector:
     """Read the fleet first, since that is quick, then the model.
 
@@ -433,7 +440,7 @@ def load_selector(
     from embervlm.selector import Selector
 
     robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
-    return Selector(load_backend(backend, model), robots, own_words=own_words)
+    return Selector(load_backend(backend, model, threads=threads), robots, own_words=own_words)
 
 
 def sort_words(

@@ -285,20 +285,20 @@ class EmberVLM(Selector):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path | None = None,
+        path: str | Path | None = None,
         *,
         fleet: Fleet | None = None,
         backend: Backend | None = None,
     ) -> EmberVLM:
-        """Load a model folder; None is the one that ships.
+        """Load a model file; None is the one that ships, run by the C engine.
 
         Raises:
-            ValueError: the folder is missing or damaged.
+            ValueError: the file is missing or damaged, or the engine is not compiled here.
         """
         if backend is None:
             from embervlm.backends import load_backend
 
-            backend = load_backend("reference", folder)
+            backend = load_backend("native", path)
         return cls(backend, fleet)
 
     def select_robots(

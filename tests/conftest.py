@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from embervlm.backends.reference import ReferenceBackend
-from embervlm.checkpoint import save_checkpoint
+from embervlm.checkpoint import Checkpoint
 from embervlm.prompts import SPECIALS
 from embervlm.tokenizer import BYTES, Tokenizer
 
@@ -51,8 +51,10 @@ def tokenizer(tokenizer_file: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
-    """Return a model folder with all the parts of the real one, small and random."""
+    """Return a model file with all the parts of the real one, small and random."""
     torch = pytest.importorskip("torch")
+    pytest.importorskip("gguf")
+    from embervlm.export.gguf import write_gguf
     from embervlm.models.configuration import EmberConfig
     from embervlm.models.modeling import EmberNetwork
 
@@ -80,15 +82,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
             torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
     torch.nn.init.uniform_(network.ngrams.importance, 1, 9)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(
-        folder,
-        weights,
-        config=config.to_dict(),
-        calibration=CALIBRATION,
-        tokenizer_file=tokenizer_file,
-    )
-    return folder
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_gguf(Checkpoint(config.to_dict(), CALIBRATION, tokenizer, weights), path, "f32")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ember_ngrams": (ctypes.c_int, [ctypes.c_void_p, _numbers, ctypes.c_int, _floats]),
     "ember_begin": (ctypes.c_int, [ctypes.c_void_p, _floats, _numbers, ctypes.c_int]),
     "ember_step": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, _floats]),
+    "ember_bandwidth": (ctypes.c_double, [ctypes.c_size_t]),
 }
 
 
@@ -65,7 +66,7 @@ def library() -> ctypes.CDLL:
     if found is None or found.origin is None:
         raise ValueError(
             "The engine is not compiled here: install a C compiler (gcc or clang) and install "
-            "embervlm again, or choose --backend reference."
+            "embervlm again; or pip install 'embervlm[onnx]' and choose --backend onnx."
         )
     loaded = ctypes.CDLL(found.origin)
     for name, (result, arguments) in _FUNCTIONS.items():
@@ -78,6 +79,13 @@ def kernel_sets() -> list[str]:
     """Return the names of the kernel sets that run on this processor, the best first."""
     names: bytes = library().ember_kernels()
     return names.decode().split()
+
+
+def bandwidth(size_bytes: int) -> float:
+    """Return how many bytes a second one thread reads of a buffer of this size, the best of
+    several."""
+    rate: float = library().ember_bandwidth(size_bytes)
+    return rate
 
 
 class Engine:

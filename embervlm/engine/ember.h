@@ -49,4 +49,7 @@ EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *
 EMBER_API int ember_begin(ember *model, const float *states, const int32_t *source, int count);
 EMBER_API int ember_step(ember *model, int32_t token, float *chances);
 
+/* Bytes a second that one thread reads of a buffer of this size, best of several; 0: no memory. */
+EMBER_API double ember_bandwidth(size_t bytes);
+
 #endif
