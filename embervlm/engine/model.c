@@ -6,6 +6,8 @@
 
 #include "model.h"
 
+enum { FORMAT = 2 }; /* of the file, as `export/gguf.py` counts */
+
 int model_fail(ember *m, const char *format, ...) {
     va_list rest;
     va_start(rest, format);
@@ -32,6 +34,10 @@ static int config_number(ember *m, const char *json, const char *key, int least,
 }
 
 static int load_config(ember *m) {
+    const uint32_t *format = gguf_find_number(&m->file, "embervlm.format");
+    if (!format || *format != FORMAT)
+        return model_fail(m, "the model has format %lld, this engine reads %d; export it again.",
+                          format ? (long long)*format : 0, FORMAT);
     const char *json = gguf_find_text(&m->file, "embervlm.config");
     if (!json)
         return model_fail(m, "the model has no configuration (embervlm.config); export it again.");
@@ -64,7 +70,7 @@ static int load_encoder(ember *m) {
     m->embeddings = model_tensor(m, "text.embed.weight");
     if (!m->embeddings) return -1;
     if (m->embeddings->size[0] != D || tensor_rows(m->embeddings) != m->vocabulary ||
-        m->embeddings->type == GGUF_I8)
+        m->embeddings->type == GGUF_I8 || m->embeddings->type == GGUF_I16)
         return model_fail(m,
                           "text.embed.weight has another size or type than its configuration says; "
                           "export the model again.");
@@ -208,20 +214,15 @@ static int load_linears(ember *m) {
 }
 
 static int load_ngrams(ember *m) {
-    m->ngram_table = model_tensor(m, "ngrams.table.weight");
-    m->ngram_scale = gguf_find(&m->file, "ngrams.table.weight.scale");
-    if (!m->ngram_table || load_table(m, "ngrams.importance", 1, 0, &m->importance) ||
-        load_table(m, "ngrams.bias", 1, m->ngram_table->size[0], &m->ngram_bias))
+    const gguf_tensor *t = m->ngram_columns = model_tensor(m, "ngrams.columns");
+    if (!t || load_table(m, "ngrams.importance", 1, 0, &m->importance) ||
+        load_table(m, "ngrams.bias", 1, tensor_rows(t), &m->ngram_bias))
         return -1;
-    if (tensor_rows(m->ngram_table) != m->importance.width)
+    if (t->size[0] != m->importance.width)
         return model_fail(
-            m,
-            "ngrams.importance and ngrams.table.weight differ in length; export the model again.");
-    if (m->ngram_table->type == GGUF_I8 &&
-        (!m->ngram_scale || m->ngram_scale->type != GGUF_F32 ||
-         m->ngram_scale->size[0] * tensor_rows(m->ngram_scale) != m->importance.width))
-        return model_fail(m,
-                          "ngrams.table.weight has no scale for each row; export the model again.");
+            m, "ngrams.importance and ngrams.columns differ in length; export the model again.");
+    if (t->type != GGUF_F32 && t->type != GGUF_F16 && t->type != GGUF_Q8_0 && t->type != GGUF_Q4_0)
+        return model_fail(m, "ngrams.columns has type %d; export the model again.", (int)t->type);
     return 0;
 }
 
@@ -286,6 +287,13 @@ void ember_close(ember *m) {
 }
 
 const char *ember_text(const ember *m, const char *key) { return gguf_find_text(&m->file, key); }
+const void *ember_tensor(const ember *m, const char *name, size_t *bytes) {
+    const gguf_tensor *t = gguf_find(&m->file, name);
+    if (!t) return NULL;
+    *bytes = t->bytes;
+    return t->data;
+}
+
 const char *ember_kernel_name(const ember *m) { return m->kernels->name; }
 const char *ember_kernels(void) { return kernels_names(); }
 const char *ember_error(const ember *m) { return m->error; }

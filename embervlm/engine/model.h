@@ -61,7 +61,7 @@ struct ember {
 
     const gguf_tensor *embeddings;
     table position, no_photo, scene_table, importance;
-    const gguf_tensor *ngram_table, *ngram_scale;
+    const gguf_tensor *ngram_columns;
     table ngram_bias;
     norm_layer embed_norm, image_norm;
     encoder_layer layer[MOST_LAYERS];
@@ -95,9 +95,13 @@ float tensor_block(const gguf_tensor *t, const uint8_t *row, int block, int8_t o
 /* Writes a row of a tensor as floats; a row of I8 is written without its scale. */
 void tensor_row(const gguf_tensor *t, int64_t index, float *out);
 
+/* Returns the value at `at` of a row; of F32, F16, Q8_0 and Q4_0 only. */
+float tensor_value(const gguf_tensor *t, int64_t index, int64_t at);
+
 /* Returns the tensor of this name; NULL with a sentence where there is none. */
 const gguf_tensor *model_tensor(ember *m, const char *name);
-/* Reads a small tensor; `width` and `rows` must be as said, unless they are 0. */
+/* Reads a small tensor; `width` and `rows` must be as said, unless they are 0. Plain bytes are
+ * multiplied by NAME.scale, one a column. */
 int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *out);
 int load_norm(ember *m, const char *name, int width, norm_layer *out);
 /* Repacks NAME.weight (outputs, inputs) into panels; takes NAME.bias where there is one, and

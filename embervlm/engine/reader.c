@@ -62,23 +62,20 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
 
 int ember_ngrams(ember *m, const int32_t *rows, int count, float *scores) {
     int K = m->ngram_bias.width;
-    float row[1024], length = 0;
-    if (K > 1024) return model_fail(m, "the n-gram table has %d columns; at most 1024 fit.", K);
+    float length = 0;
     memset(scores, 0, (size_t)K * sizeof *scores);
     for (int i = 0; i < count; i++) {
         if (rows[i] < 0 || rows[i] >= m->importance.width)
             return model_fail(m, "n-gram row %d; there are %d.", (int)rows[i], m->importance.width);
         float weight = m->importance.values[rows[i]];
         length += weight * weight;
-        tensor_row(m->ngram_table, rows[i], row);
-        if (m->ngram_table->type == GGUF_I8) {
-            float by;
-            memcpy(&by, m->ngram_scale->data + 4 * (size_t)rows[i], 4);
-            weight *= by;
-        }
-        for (int k = 0; k < K; k++) scores[k] += weight * row[k];
     }
     if (length <= 0) return 0;
-    for (int k = 0; k < K; k++) scores[k] = scores[k] / sqrtf(length) + m->ngram_bias.values[k];
+    for (int k = 0; k < K; k++) {
+        float sum = 0;
+        for (int i = 0; i < count; i++)
+            sum += m->importance.values[rows[i]] * tensor_value(m->ngram_columns, k, rows[i]);
+        scores[k] = sum / sqrtf(length) + m->ngram_bias.values[k];
+    }
     return 0;
 }

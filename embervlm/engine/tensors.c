@@ -70,6 +70,25 @@ void tensor_row(const gguf_tensor *t, int64_t index, float *out) {
     }
 }
 
+float tensor_value(const gguf_tensor *t, int64_t index, int64_t at) {
+    const uint8_t *row = t->data + (size_t)index * (t->bytes / (size_t)tensor_rows(t));
+    float value;
+    switch (t->type) {
+        case GGUF_F32:
+            memcpy(&value, row + 4 * at, 4);
+            return value;
+        case GGUF_F16:
+            return half_to_float(half_at(row + 2 * at));
+        case GGUF_Q8_0:
+            row += at / BLOCK * 34;
+            return half_to_float(half_at(row)) * (float)(int8_t)row[2 + at % BLOCK];
+        default: /* Q4_0 */
+            row += at / BLOCK * 18;
+            int i = (int)(at % BLOCK), both = row[2 + i % 16];
+            return half_to_float(half_at(row)) * (float)((i < 16 ? both & 15 : both >> 4) - 8);
+    }
+}
+
 const gguf_tensor *model_tensor(ember *m, const char *name) {
     const gguf_tensor *t = gguf_find(&m->file, name);
     if (!t) model_fail(m, "the model lacks the tensor %s; export it again.", name);
@@ -83,9 +102,10 @@ static void joined(char out[NAME], const char *first, const char *second) {
 int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *out) {
     const gguf_tensor *t = model_tensor(m, name);
     if (!t) return -1;
-    if (t->type != GGUF_F32 && t->type != GGUF_F16)
-        return model_fail(m, "tensor %s is quantised where it must not be; export the model again.",
-                          name);
+    if (t->type != GGUF_F32 && t->type != GGUF_F16 && t->type != GGUF_Q8_0 && t->type != GGUF_I8)
+        return model_fail(m,
+                          "tensor %s has type %d, which no table may have; export the model again.",
+                          name, (int)t->type);
     if ((width && t->size[0] != width) || (rows && tensor_rows(t) != rows))
         return model_fail(
             m, "tensor %s has %lld x %lld values, expected %lld x %lld; export the model again.",
@@ -96,6 +116,19 @@ int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *o
     if (!out->values) return model_fail(m, "no memory for %s.", name);
     for (int r = 0; r < out->rows; r++)
         tensor_row(t, r, out->values + (size_t)r * (size_t)out->width);
+    if (t->type != GGUF_I8) return 0;
+    char full[NAME];
+    table scale;
+    joined(full, name, ".scale");
+    const gguf_tensor *by = model_tensor(m, full);
+    if (!by) return -1;
+    if (by->type == GGUF_I8)
+        return model_fail(m, "tensor %s has plain bytes for scales; export the model again.", full);
+    if (load_table(m, full, 1, out->width, &scale)) return -1;
+    for (int r = 0; r < out->rows; r++)
+        for (int i = 0; i < out->width; i++)
+            out->values[(size_t)r * (size_t)out->width + (size_t)i] *= scale.values[i];
+    free(scale.values);
     return 0;
 }
 
@@ -130,6 +163,8 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
         return model_fail(
             m, "tensor %s has %lld x %lld values, expected %d x %d; export the model again.", full,
             (long long)tall, (long long)wide, outputs, inputs);
+    if (t->type == GGUF_I16)
+        return model_fail(m, "tensor %s has 16-bit numbers; export the model again.", full);
     w->outputs = (int)tall, w->inputs = (int)wide;
     w->panels = (w->outputs + PANEL - 1) / PANEL, w->blocks = (w->inputs + BLOCK - 1) / BLOCK;
     w->bits = t->type == GGUF_F32 || t->type == GGUF_F16      ? BITS_FLOAT
