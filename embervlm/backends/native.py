@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, labels
 from embervlm.backends.decoding import Grammar, subset_features
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
@@ -20,10 +20,25 @@ class NativeBackend:
     """Runs a GGUF file with the engine; implements `backends.base.Backend`."""
 
     def __init__(self, engine: Engine) -> None:
+        """Take an open file.
+
+        Raises:
+            ValueError: its outputs stand for other names than this package's.
+        """
+        found = json.loads(engine.text("embervlm.labels"))
+        for name, expected in labels().items():
+            if not isinstance(found, dict) or found.get(name) != expected:
+                raise ValueError(
+                    f"The model file was trained for other {name} than this package has; "
+                    "use the version of embervlm that exported it, or train again."
+                )
         self.engine = engine
         self._config = json.loads(engine.text("embervlm.config"))
         self._calibration: dict[str, float] = json.loads(engine.text("embervlm.calibration"))
-        self.tokenizer = Tokenizer.from_json(engine.text("embervlm.tokenizer"))
+        self.tokenizer = Tokenizer(
+            engine.tensor("tokenizer.merges", np.uint16).reshape(-1, 2),
+            json.loads(engine.text("embervlm.specials")),
+        )
         self.ngram_rows = int(self._config["ngram_rows"])
         self._subset_features = subset_features()
         self._grammar: Grammar | None = None

@@ -10,6 +10,7 @@ import ctypes
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,10 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     ),
     "ember_close": (None, [ctypes.c_void_p]),
     "ember_text": (ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_char_p]),
+    "ember_tensor": (
+        ctypes.c_void_p,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t)],
+    ),
     "ember_kernel_name": (ctypes.c_char_p, [ctypes.c_void_p]),
     "ember_kernels": (ctypes.c_char_p, []),
     "ember_error": (ctypes.c_char_p, [ctypes.c_void_p]),
@@ -132,6 +137,18 @@ class Engine:
         if found is None:
             raise ValueError(f"The model file has no {key}; export it again.")
         return found.decode()
+
+    def tensor(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
+        """Return the bytes of a tensor of the file as numbers of this type, in one row; a copy.
+
+        Raises:
+            ValueError: the file has no such tensor, or it is not whole numbers of that size.
+        """
+        size = ctypes.c_size_t()
+        address = self._library.ember_tensor(self._model, name.encode(), size)
+        if address is None or size.value % np.dtype(dtype).itemsize:
+            raise ValueError(f"The model file has no sound tensor {name}; export it again.")
+        return np.frombuffer(ctypes.string_at(address, size.value), dtype)
 
     def size(self, layer: str) -> tuple[int, int]:
         """Return (outputs, inputs) of a layer that `linear` knows."""

@@ -4,7 +4,6 @@ side.
 python tests/engine/write_seed.py OUT.gguf
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -24,7 +23,6 @@ def main(out: Path) -> None:
     """Write the file."""
     torch.manual_seed(0)
     tokenizer = learn_bpe(TEXT, 20)
-    content = {"specials": list(tokenizer.specials), "merges": tokenizer.merges_M2.tolist()}
     config = EmberConfig(
         vocabulary_size=len(tokenizer), text_layers=1, text_width=32, text_heads=2, text_hidden=64,
         text_positions=16, decoder_layers=1, decoder_width=32, decoder_heads=2, decoder_hidden=64,
@@ -38,7 +36,7 @@ def main(out: Path) -> None:
         or name.startswith(("vision.blocks.0.", "vision.blocks.1."))
     }
     checkpoint = Checkpoint(config.to_dict(), {}, tokenizer, small)
-    write_gguf(checkpoint, json.dumps(content), out, "q4_0", smallest=256)
+    write_gguf(checkpoint, out, "q4_0", smallest=256)
 
 
 if __name__ == "__main__":
