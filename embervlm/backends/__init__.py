@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embervlm.backends.base import Backend, Proposal
 
-BACKENDS = ("native", "reference", "pytorch")
+BACKENDS = ("native", "reference", "pytorch", "onnx")
 
 __all__ = ["BACKENDS", "Backend", "Proposal", "load_backend"]
 
@@ -18,8 +18,8 @@ def load_backend(
 
     Args:
         name: one of BACKENDS.
-        folder: a model folder; for native a GGUF file.
-        threads: how many the native backend uses; for the others say OMP_NUM_THREADS.
+        folder: a model folder; for native a GGUF file; for onnx also an exported folder.
+        threads: how many native and onnx use; for the others say OMP_NUM_THREADS.
 
     Raises:
         ValueError: an unknown name, a damaged folder, or a backend whose library is not installed.
@@ -41,4 +41,14 @@ def load_backend(
                 "or choose --backend reference."
             ) from error
         return PyTorchBackend.load(folder)
+    if name == "onnx":
+        try:
+            from embervlm.backends.onnx import OnnxBackend
+
+            return OnnxBackend.load(folder, threads=threads)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "The onnx backend needs ONNX Runtime: pip install 'embervlm[onnx]', "
+                "or choose --backend reference."
+            ) from error
     raise ValueError(f"Unknown backend {name!r}; there are {', '.join(BACKENDS)}.")

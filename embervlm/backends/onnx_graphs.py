@@ -111,7 +111,7 @@ def prefill_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
         name = f"text.layers.{i}."
         q, k, v = g.split(g.linear(x, name + "qkv"), [D] * 3)
         heads = int(config["text_heads"])
-        read = g.attend(q, g.heads(k, D, heads), g.heads(v, D, heads), D, heads)
+        read = g.attend(q, [g.heads(part, D, heads) for part in (k, v)], D, heads)
         x = g.norm(g.node("Add", x, g.linear(read, name + "out")), name + "attention_norm", 1e-12)
         ffn = g.linear(g.gelu(g.linear(x, name + "up")), name + "down")
         x = g.norm(g.node("Add", x, ffn), name + "output_norm", 1e-12)
@@ -161,19 +161,17 @@ def step_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
         zip(*(_pairs(cache_names(layers, k)) for k in ("past", "present", "cross")), strict=True)
     ):
         name = f"decoder.layers.{i}."
-        q, *new = g.split(
-            g.linear(g.norm(x, name + "self_norm", 1e-5), name + "qkv"), [width] * 3
-        )
+        q, *new = g.split(g.linear(g.norm(x, name + "self_norm", 1e-5), name + "qkv"), [width] * 3)
         grown = [
             g.node("Concat", cache[old], g.heads(part, width, heads), axis=2)
             for old, part in zip(past, new, strict=True)
         ]
         for output, value in zip(present, grown, strict=True):
             g.output(output, value, [1, heads, "A + 1", width // heads])
-        read = g.attend(q, *grown, width, heads)
+        read = g.attend(q, grown, width, heads)
         x = g.node("Add", x, g.linear(read, name + "out"))
         q = g.linear(g.norm(x, name + "cross_norm", 1e-5), name + "cross_q")
-        read = g.attend(q, *(cache[part] for part in cross), width, heads)
+        read = g.attend(q, [cache[part] for part in cross], width, heads)
         x = g.node("Add", x, g.linear(read, name + "cross_out"))
         ffn = g.gelu(g.linear(g.norm(x, name + "ffn_norm", 1e-5), name + "up"))
         x = g.node("Add", x, g.linear(ffn, name + "down"))
@@ -319,9 +317,7 @@ class _Graph:
         """Exact GELU, x / 2 (1 + erf(x / sqrt 2)), in the order that ONNX Runtime fuses."""
         inner = self.node("Div", x, self.constant("sqrt_two", np.float32(math.sqrt(2))))
         shares = self.node("Add", self.node("Erf", inner), self.constant("one", np.float32(1)))
-        return self.node(
-            "Mul", self.node("Mul", x, shares), self.constant("half", np.float32(0.5))
-        )
+        return self.node("Mul", self.node("Mul", x, shares), self.constant("half", np.float32(0.5)))
 
     def flat(self, x: str) -> str:
         return self.node("Reshape", x, self.integers([-1]))
@@ -331,8 +327,9 @@ class _Graph:
         parted = self.node("Reshape", x, self.integers([1, -1, heads, width // heads]))
         return self.node("Transpose", parted, perm=[0, 2, 1, 3])
 
-    def attend(self, q: str, keys: str, values: str, width: int, heads: int) -> str:
+    def attend(self, q: str, keys_values: Sequence[str], width: int, heads: int) -> str:
         """Attention of `q` (1, T, D) on keys and values (1, H, S, D / H): (1, T, D)."""
+        keys, values = keys_values
         scale = self.constant("attention_scale", np.float32(1 / math.sqrt(width // heads)))
         turned = self.node("Transpose", keys, perm=[0, 1, 3, 2])
         scores = self.node("Mul", self.node("MatMul", self.heads(q, width, heads), turned), scale)
