@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embervlm import planning
 from embervlm.backends.base import Backend, Proposal
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
-from embervlm.imaging import load_image, preprocess
+from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.memory.lessons import Lessons
 from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
 from embervlm.quantities import Mention, find_quantities
@@ -110,7 +110,9 @@ class Selector:
         """
         pixels = None
         if scenario.image is not None:
-            pixels = preprocess(load_image(scenario.image), self.backend.image_size)
+            side = self.backend.image_size
+            image = load_image(scenario.image, shortest_px=KEPT_SIDES * side)
+            pixels = preprocess(image, side)
         return self.backend.propose(scenario.task, pixels)
 
     def answer(
