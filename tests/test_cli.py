@@ -69,7 +69,9 @@ def test_prints_a_decision_as_json(run: Run, photo: Path) -> None:
 
 def test_the_backends_decide_alike(run: Run, photo: Path) -> None:
     words = ("decide", photo, "look at the roof", "--json", "--backend")
-    assert run(*words, "pytorch").stdout == run(*words, "reference").stdout
+    expected = run(*words, "reference").stdout
+    assert run(*words, "pytorch").stdout == expected
+    assert run(*words, "onnx").stdout == expected
 
 
 @pytest.mark.parametrize(
