@@ -48,6 +48,7 @@ _EXTRA_OF = {
         "train",
     ),
     "gguf": "export",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
 }
 
 app = typer.Typer(
@@ -365,6 +366,35 @@ def export_gguf(
 
         export(model, out, kind)
         typer.echo(f"{out}: {out.stat().st_size:,} bytes.")
+
+
+@export_app.command(name="onnx")
+def export_onnx(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the folder goes.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="PATH", help="A model; without it, the one that ships."),
+    ] = None,
+    bits: Annotated[
+        int, typer.Option("--bits", metavar="N", help="32, 8 or 4: how weights are kept.")
+    ] = 32,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            metavar="DIR",
+            help="With 8 or 4 bits, photos to fit the convolutions' ranges on; without it, the "
+            "demo's photo, its quarters and their mirror images.",
+        ),
+    ] = None,
+) -> None:
+    """Write a folder of ONNX graphs (--backend onnx --model DIR). Needs the onnx extra."""
+    with user_errors():
+        from embervlm.export.onnx import export
+
+        export(model, out, bits, photos)
+        size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+        typer.echo(f"{out}: {size:,} bytes.")
 
 
 @fleet_app.command(name="show")

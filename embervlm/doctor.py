@@ -12,7 +12,11 @@ from embervlm.checkpoint import SHIPPED, load_checkpoint
 from embervlm.engine import kernel_sets, library
 
 # Package -> the extra that brings it.
-_EXTRAS = {"torch": "train", "scikit-learn": "train", "matplotlib": "train", "gguf": "export"}
+_EXTRAS = {
+    **dict.fromkeys(("torch", "scikit-learn", "matplotlib"), "train"),
+    "gguf": "export",
+    "onnxruntime": "onnx",
+}
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,12 @@ def test_prints_a_decision_as_json(run: Run, photo: Path) -> None:
 
 def test_the_backends_decide_alike(run: Run, photo: Path) -> None:
     words = ("decide", photo, "look at the roof", "--json", "--backend")
-    said = {name: json.loads(run(*words, name).stdout) for name in ("native", "pytorch")}
-    for key in ("robots", "environment", "needs", "reasoning", "plan"):
-        assert said["native"][key] == said["pytorch"][key]
-    assert said["native"]["confidence"] == pytest.approx(said["pytorch"]["confidence"], abs=1e-4)
+    native = json.loads(run(*words, "native").stdout)
+    for name in ("reference", "pytorch", "onnx"):
+        other = json.loads(run(*words, name).stdout)
+        for key in ("robots", "environment", "needs", "reasoning", "plan"):
+            assert other[key] == native[key]
+        assert other["confidence"] == pytest.approx(native["confidence"], abs=1e-4)
 
 
 @pytest.mark.parametrize(

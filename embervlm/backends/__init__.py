@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embervlm.backends.base import Backend, Proposal
 
-BACKENDS = ("native", "reference", "pytorch")
+BACKENDS = ("native", "reference", "pytorch", "onnx")
 
 __all__ = ["BACKENDS", "Backend", "Proposal", "load_backend"]
 
@@ -18,8 +18,8 @@ def load_backend(
 
     Args:
         name: one of BACKENDS.
-        path: a model file.
-        threads: how many the native backend uses; for the others say OMP_NUM_THREADS.
+        path: a model file; for onnx also a folder that `embervlm export onnx` wrote.
+        threads: how many native and onnx use; for the others say OMP_NUM_THREADS.
 
     Raises:
         ValueError: an unknown name, a damaged file, or a backend whose library is not installed.
@@ -41,4 +41,14 @@ def load_backend(
                 "or choose --backend native."
             ) from error
         return PyTorchBackend.load(path)
+    if name == "onnx":
+        try:
+            from embervlm.backends.onnx import OnnxBackend
+
+            return OnnxBackend.load(path, threads=threads)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "The onnx backend needs ONNX Runtime: pip install 'embervlm[onnx]', "
+                "or choose --backend native."
+            ) from error
     raise ValueError(f"Unknown backend {name!r}; there are {', '.join(BACKENDS)}.")
