@@ -16,31 +16,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from embervlm.intake import decide_line, numbered_lines, sort_words
 
 if TYPE_CHECKING:
     from embervlm.scenario import Decision
     from embervlm.selector import Selector
 
-# A request has at most 4,000 characters, a path a few hundred; escaped as JSON that is below this.
-MAX_BATCH_LINE_BYTES = 100_000
-
-# Also formats that `imaging` refuses: its sentence says what to do, while as a request "photo.gif"
-# would be decided.
-_PHOTO_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".avif",
-)
 # Which extra brings a module that is not there.
 _EXTRA_OF = {
     **dict.fromkeys(
@@ -473,37 +458,6 @@ def load_selector(
     return Selector(load_backend(backend, model, threads=threads), robots, own_words=own_words)
 
 
-def sort_words(
-    photo: str | None, request: str | None, image: str | None, task: str | None
-) -> tuple[str | None, str | None]:
-    """Return the photo and the request, whichever of the four ways they were given in.
-
-    A single word is a photo if it names a file or ends like one, else the request.
-
-    Raises:
-        ValueError: one of them was given twice.
-    """
-    for word in (photo, request):
-        if word is None:
-            continue
-        is_photo = image is None and looks_like_photo(word)
-        if word is photo and request is not None and task is None and image is None:
-            # Two words: the photo stands first, unless only the second looks like one.
-            is_photo = is_photo or not looks_like_photo(request)
-        if is_photo:
-            image = word
-        elif task is None:
-            task = word
-        else:
-            raise ValueError("One photo and one request at most: something was given twice.")
-    return image, None if task is None else _encodable(task)
-
-
-def looks_like_photo(word: str) -> bool:
-    """Say whether a word names an existing file or ends in the suffix of a usual format."""
-    return word.lower().endswith(_PHOTO_SUFFIXES) or os.path.isfile(word)
-
-
 def check_batch_files(source: Path, target: Path) -> None:
     """Fail before the model is loaded if a batch cannot be read or written.
 
@@ -537,8 +491,8 @@ def decide_batch(
         Progress(console=Console(stderr=True)) as progress,
     ):
         bar = progress.add_task("deciding", total=max(1, source.stat().st_size))
-        for number, line in _numbered_lines(lines):
-            record = _decide_line(
+        for number, line in numbered_lines(lines):
+            record = decide_line(
                 selector, number, line, source.parent, top_k=top_k, reasoning=reasoning
             )
             count += 1
@@ -549,58 +503,6 @@ def decide_batch(
         os.fsync(written.fileno())
     unfinished.replace(target)
     return count, failed
-
-
-def _numbered_lines(lines: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not empty, each cut one byte above the limit, with their numbers."""
-    number = 0
-    while line := lines.readline(MAX_BATCH_LINE_BYTES + 1):
-        number += 1
-        rest = line
-        while len(rest) > MAX_BATCH_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = lines.readline(MAX_BATCH_LINE_BYTES + 1)
-        if line.strip():
-            yield number, line
-
-
-def _decide_line(
-    selector: Selector,
-    number: int,
-    line: bytes,
-    folder: Path,
-    *,
-    top_k: int | None,
-    reasoning: bool,
-) -> dict[str, Any]:
-    """Return what stands in OUT for one line of IN."""
-    from embervlm.scenario import Scenario
-
-    name = None
-    try:
-        if len(line) > MAX_BATCH_LINE_BYTES:
-            raise ValueError(f"longer than {MAX_BATCH_LINE_BYTES:,} bytes; shorten it.")
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"not JSON ({' '.join(str(error).split())[:80]}).") from error
-        if not isinstance(row, dict):
-            raise ValueError("not a JSON object; expected id, task and image.")
-        name = row.get("id")
-        if not isinstance(name, str | int | float):
-            name = None
-            raise ValueError("no `id`; give each line a text or a number.")
-        task, image = row.get("task"), row.get("image")
-        if image is not None and not isinstance(image, str):
-            raise ValueError(f"`image` must be a path or null, not {type(image).__name__}.")
-        if image is not None and "://" not in image:
-            image = str(folder / image)
-        scenario = Scenario(task=task, image=image)
-        decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
-    # The one place that may catch everything: a fault of ours on one line must not lose the others.
-    except Exception as error:  # noqa: BLE001
-        sentence = str(error) if isinstance(error, ValueError) else f"internal error: {error!r}"
-        return {"id": name, "error": f"line {number}: {sentence}"}
-    return {"id": name, **decision.to_dict()}
 
 
 def show_decision(decision: Decision, *, photo: str | None) -> None:
@@ -667,11 +569,6 @@ def _printable(words: str) -> str:
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
         for char in words
     )
-
-
-def _encodable(words: str) -> str:
-    """Return a text without the lone surrogates that bytes outside UTF-8 become in arguments."""
-    return words.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _fail(sentence: str) -> NoReturn:

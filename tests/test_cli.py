@@ -13,6 +13,7 @@ import embervlm
 from embervlm import cli
 from embervlm.checkpoint import SHIPPED
 from embervlm.fleet import Fleet
+from embervlm.intake import sort_words
 from embervlm.prompts import describe_needs
 from embervlm.scenario import Needs
 
@@ -102,7 +103,7 @@ def test_tells_photos_from_requests(
         else:
             positional.append(word)
     first, second = (*positional, None, None)[:2]
-    assert cli.sort_words(first, second, options.get("image"), options.get("task")) == expected
+    assert sort_words(first, second, options.get("image"), options.get("task")) == expected
 
 
 def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) -> None:
