@@ -72,7 +72,7 @@ int ember_step(ember *m, int32_t token, float *chances) {
     if (token < 0 || token >= m->vocabulary)
         return model_fail(m, "token %d; there are %d.", (int)token, m->vocabulary);
     int longest = m->states > m->step + 1 ? m->states : m->step + 1;
-    size_t room_each = (size_t)(depth + 1) * (size_t)longest;
+    size_t room_each = ATTEND_ROOM(longest, depth);
     float *x = zeroed_room((size_t)D * 4), *y = zeroed_room((size_t)D * 4),
           *big = zeroed_room((size_t)wide * 4);
     float *row = zeroed_room((size_t)(W > D ? W : D) * 4),

@@ -18,19 +18,23 @@ static void matmul_part(void *given, int first, int end) {
                             job->clamp);
 }
 
-int model_apply(ember *m, const ember_matrix *w, const float *x, int rows, float *y, int clamp) {
-    if (w->bits != BITS_FLOAT) {
-        size_t blocks = (size_t)rows * (size_t)w->blocks;
-        if (blocks > m->rows_room) {
-            free(m->rows.bytes), free(m->rows.scales), free(m->rows.sums);
-            m->rows.bytes = zeroed_room(blocks * BLOCK);
-            m->rows.scales = zeroed_room(blocks * sizeof *m->rows.scales);
-            m->rows.sums = zeroed_room(blocks * sizeof *m->rows.sums);
-            m->rows_room = m->rows.bytes && m->rows.scales && m->rows.sums ? blocks : 0;
-            if (!m->rows_room) return model_fail(m, "no memory for %d rows.", rows);
-        }
-        m->kernels->quantise(x, rows, w->inputs, w->blocks, &m->rows);
+int model_quantise(ember *m, const ember_matrix *w, const float *x, int rows) {
+    size_t bytes = (size_t)rows * (size_t)w->blocks * (size_t)w->block;
+    if (bytes > m->rows_room) {
+        free(m->rows.bytes), free(m->rows.scales), free(m->rows.offsets);
+        m->rows.bytes = zeroed_room(bytes);
+        /* A block has four bytes or more. */
+        m->rows.scales = zeroed_room(bytes / 4 * sizeof *m->rows.scales);
+        m->rows.offsets = zeroed_room(bytes / 4 * sizeof *m->rows.offsets);
+        m->rows_room = m->rows.bytes && m->rows.scales && m->rows.offsets ? bytes : 0;
+        if (!m->rows_room) return model_fail(m, "no memory for %d rows.", rows);
     }
+    m->kernels->quantise(x, rows, w, &m->rows);
+    return 0;
+}
+
+int model_apply(ember *m, const ember_matrix *w, const float *x, int rows, float *y, int clamp) {
+    if (w->bits != BITS_FLOAT && model_quantise(m, w, x, rows)) return -1;
     matmul_job job = {m, w, x, y, rows, clamp};
     threads_run(m->threads, w->panels, matmul_part, &job);
     return 0;

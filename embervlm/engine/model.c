@@ -280,7 +280,7 @@ void ember_close(ember *m) {
     for (size_t p = 0; p < sizeof tables / sizeof *tables; p++) free(tables[p]->values);
     free_norm(&m->embed_norm), free_norm(&m->image_norm), free_norm(&m->decoder_norm);
     free(m->words), free(m->source);
-    free(m->rows.bytes), free(m->rows.scales), free(m->rows.sums);
+    free(m->rows.bytes), free(m->rows.scales), free(m->rows.offsets);
     threads_stop(m->threads);
     gguf_close(&m->file);
     free(m);

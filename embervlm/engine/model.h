@@ -116,6 +116,8 @@ float *float_room(size_t count);
 
 /* --- layers.c --------------------------------------------------------------------------------- */
 
+/* Rounds x (rows, inputs of w) to the bytes that w is multiplied with, in `m->rows`. */
+int model_quantise(ember *m, const ember_matrix *w, const float *x, int rows);
 /* y (rows, outputs) = x (rows, inputs) times the matrix, bias added, clamped to 0..6 if asked. */
 int model_apply(ember *m, const ember_matrix *w, const float *x, int rows, float *y, int clamp);
 void model_norm(const ember *m, const norm_layer *n, float *x, int rows, float epsilon);

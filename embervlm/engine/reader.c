@@ -36,7 +36,7 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
     }
     model_norm(m, &m->embed_norm, x + (size_t)N * (size_t)D, count, 1e-12f);
     int wide = m->hidden > 3 * D ? m->hidden : 3 * D, depth = D / m->heads;
-    size_t room_each = (size_t)(depth + 1) * (size_t)S;
+    size_t room_each = ATTEND_ROOM(S, depth);
     float *big = zeroed_room((size_t)S * (size_t)wide * 4),
           *small = zeroed_room((size_t)S * (size_t)D * 4);
     float *room = zeroed_room((size_t)m->heads * room_each * 4);

@@ -166,11 +166,13 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     if (t->type == GGUF_I16)
         return model_fail(m, "tensor %s has 16-bit numbers; export the model again.", full);
     w->outputs = (int)tall, w->inputs = (int)wide;
-    w->panels = (w->outputs + PANEL - 1) / PANEL, w->blocks = (w->inputs + BLOCK - 1) / BLOCK;
+    w->panels = (w->outputs + PANEL - 1) / PANEL;
+    w->block = t->type == GGUF_I8 ? (w->inputs + 3) / 4 * 4 : BLOCK;
+    w->blocks = (w->inputs + w->block - 1) / w->block;
     w->bits = t->type == GGUF_F32 || t->type == GGUF_F16      ? BITS_FLOAT
               : t->type == GGUF_Q4_0 || t->type == GGUF_TQ2_0 ? BITS_4
                                                               : BITS_8;
-    size_t padded = (size_t)w->panels * PANEL * (size_t)w->blocks * BLOCK;
+    size_t padded = (size_t)w->panels * PANEL * (size_t)w->blocks * (size_t)w->block;
     float *bias = zeroed_room((size_t)w->panels * PANEL * sizeof *bias);
     w->bias = bias;
     w->weights =
@@ -211,18 +213,16 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
             for (int i = 0; i < w->inputs; i++) to[(size_t)i * PANEL] = whole[i];
             continue;
         }
+        if (t->type == GGUF_I8) {
+            uint8_t *to = w->weights + (size_t)panel * PANEL * (size_t)w->block + 4 * lane;
+            w->scales[o] = scale.values[o];
+            for (int i = 0; i < w->inputs; i++) to[i / 4 * 4 * PANEL + i % 4] = row[i] ^ 128;
+            continue;
+        }
         for (int b = 0; b < w->blocks; b++) {
-            int8_t bytes[BLOCK] = {0};
-            float by;
-            if (t->type == GGUF_I8) {
-                int count = w->inputs - b * BLOCK < BLOCK ? w->inputs - b * BLOCK : BLOCK;
-                memcpy(bytes, row + (size_t)b * BLOCK, (size_t)count);
-                by = scale.values[o];
-            } else {
-                by = tensor_block(t, row, b, bytes);
-            }
+            int8_t bytes[BLOCK];
             size_t at = (size_t)panel * (size_t)w->blocks + (size_t)b;
-            w->scales[at * PANEL + (size_t)lane] = by;
+            w->scales[at * PANEL + (size_t)lane] = tensor_block(t, row, b, bytes);
             uint8_t *to = w->weights + at * PANEL * BLOCK / (w->bits == BITS_8 ? 1 : 2);
             int groups = w->bits == BITS_8 ? 8 : 4;
             for (int g = 0; g < groups; g++) {
