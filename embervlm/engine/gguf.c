@@ -30,7 +30,7 @@ enum {
 };
 static const size_t KIND_BYTES[KIND_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-enum { MAX_TENSORS = 4096, MAX_VALUES = 256, MAX_NAME = 128, ALIGNMENT = 32 };
+enum { MAX_TENSORS = 4096, MAX_VALUES = 256, MAX_NAME = 128, ALIGNMENT = 32, HASH_SLICE = 1 << 20 };
 
 typedef struct {
     gguf *file;
@@ -226,6 +226,17 @@ static int read_tensors(reader *in, uint64_t count) {
     return failed;
 }
 
+/* Hashes bytes begin..end-1 of the map. The pages behind are given back on the way, or the whole
+ * file would stand in memory at once. */
+static void hash_part(sha256 *hash, const gguf *file, size_t begin, size_t end) {
+    while (begin < end) {
+        size_t count = end - begin < HASH_SLICE ? end - begin : HASH_SLICE;
+        sha256_add(hash, file->map + begin, count);
+        gguf_release(file);
+        begin += count;
+    }
+}
+
 static int check_hash(reader *in, const char *hash_key, size_t hash_at) {
     static const char zeros[] = "0000000000000000000000000000000000000000000000000000000000000000";
     const char *expected = gguf_find_text(in->file, hash_key);
@@ -234,9 +245,9 @@ static int check_hash(reader *in, const char *hash_key, size_t hash_at) {
     if (!expected)
         return fail(in, "names no digest (%s); write it with 'embervlm export gguf'.", hash_key);
     sha256_begin(&hash);
-    sha256_add(&hash, in->file->map, hash_at);
+    hash_part(&hash, in->file, 0, hash_at);
     sha256_add(&hash, zeros, 64);
-    sha256_add(&hash, in->file->map + hash_at + 64, in->file->length - hash_at - 64);
+    hash_part(&hash, in->file, hash_at + 64, in->file->length);
     sha256_end(&hash, found);
     if (strcmp(found, expected)) return fail(in, "is damaged (its SHA-256 differs); get it again.");
     return 0;
@@ -323,9 +334,4 @@ const gguf_tensor *gguf_find(const gguf *file, const char *name) {
     return NULL;
 }
 
-void gguf_release(const gguf *file, const gguf_tensor *tensor) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t begin = (size_t)(tensor->data - file->map) / page * page;
-    size_t end = (size_t)(tensor->data - file->map) + tensor->bytes;
-    madvise((void *)(file->map + begin), end - begin, MADV_DONTNEED);
-}
+void gguf_release(const gguf *file) { madvise((void *)file->map, file->length, MADV_DONTNEED); }

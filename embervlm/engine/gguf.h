@@ -50,7 +50,8 @@ void gguf_close(gguf *file);
 const char *gguf_find_text(const gguf *file, const char *key);
 const uint32_t *gguf_find_number(const gguf *file, const char *key);
 const gguf_tensor *gguf_find(const gguf *file, const char *name);
-/* Tells the system that the pages of a tensor will not be read again soon. */
-void gguf_release(const gguf *file, const gguf_tensor *tensor);
+/* Lets go of the map's pages, so that what has been read no longer counts as this process's memory;
+ * what is read again is mapped again. All of them at once: a system may map 2 MB for one byte. */
+void gguf_release(const gguf *file);
 
 #endif

@@ -250,6 +250,7 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
         ember_close(m);
         return NULL;
     }
+    gguf_release(&m->file);
     return m;
 }
 

@@ -109,10 +109,10 @@ int load_norm(ember *m, const char *name, int width, norm_layer *out);
 int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias, ember_matrix *w);
 void free_matrix(ember_matrix *w);
 
-/* Room for kernels to work in, NULL where there is none: of zeros, and of floats that are all
- * written before they are read. */
-void *zeroed_room(size_t bytes);
+/* Room that the kernels read fast, NULL where there is none; what it holds is unknown, or zeros. */
+void *plain_room(size_t bytes);
 float *float_room(size_t count);
+void *zeroed_room(size_t bytes);
 
 /* --- layers.c --------------------------------------------------------------------------------- */
 

@@ -140,14 +140,105 @@ int load_norm(ember *m, const char *name, int width, norm_layer *out) {
     return load_table(m, full, 1, width, &out->bias);
 }
 
+void *plain_room(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
+
+float *float_room(size_t count) { return plain_room(count * sizeof(float)); }
+
 void *zeroed_room(size_t bytes) {
-    void *room = aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (room) memset(room, 0, (bytes + 63) / 64 * 64);
+    void *room = plain_room(bytes);
+    if (room) memset(room, 0, bytes);
     return room;
 }
 
-float *float_room(size_t count) {
-    return aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
+/* Four bytes as one number: what is done to it is done to each of them. */
+static uint32_t four_at(const uint8_t *bytes) {
+    uint32_t four;
+    memcpy(&four, bytes, 4);
+    return four;
+}
+
+/* Writes one block of a row into its lane of a panel, as kernels.h describes: groups of four bytes,
+ * PANEL * 4 apart. */
+static void pack_block(uint32_t type, const uint8_t *at, int block, uint8_t *lane) {
+    const uint32_t low = 0x0f0f0f0f, high = 0xf0f0f0f0, top = 0x80808080;
+    uint32_t group[8];
+    int groups = 4;
+    if (type == GGUF_Q4_0) {
+        /* Byte i holds value i low and value i + 16 high, each + 8, as the panel wants them. */
+        for (int g = 0; g < 2; g++) {
+            uint32_t first = four_at(at + 2 + 8 * g), second = four_at(at + 6 + 8 * g);
+            group[g] = (first & low) | (second & low) << 4;
+            group[g + 2] = (first >> 4 & low) | (second & high);
+        }
+    } else if (type == GGUF_TQ2_0) {
+        const uint8_t *part = at + 32 * (block % 8 / 4);
+        int shift = 2 * (block % 4);
+        for (int g = 0; g < 4; g++) {
+            uint32_t first = (four_at(part + 8 * g) >> shift & 0x03030303) + 0x07070707;
+            uint32_t second = (four_at(part + 8 * g + 4) >> shift & 0x03030303) + 0x07070707;
+            group[g] = first | second << 4;
+        }
+    } else {
+        groups = 8;
+        for (int g = 0; g < 8; g++) group[g] = four_at(at + 2 + 4 * g) ^ top;
+    }
+    for (int g = 0; g < groups; g++) memcpy(lane + (size_t)g * PANEL * 4, &group[g], 4);
+}
+
+/* Fills the panels of a matrix of plain bytes, one scale a row. */
+static void pack_bytes(const gguf_tensor *t, const float *scale, ember_matrix *w) {
+    size_t panel_bytes = (size_t)PANEL * (size_t)w->block;
+    memset(w->weights, 128, (size_t)w->panels * panel_bytes);
+    memset(w->scales, 0, (size_t)w->panels * PANEL * sizeof *w->scales);
+    for (int o = 0; o < w->outputs; o++) {
+        const uint8_t *at = t->data + (size_t)o * (size_t)w->inputs;
+        uint8_t *lane = w->weights + (size_t)(o / PANEL) * panel_bytes + 4 * (o % PANEL);
+        for (int i = 0; i < w->inputs; i++) lane[i / 4 * 4 * PANEL + i % 4] = at[i] ^ 128;
+        w->scales[o] = scale[o];
+    }
+}
+
+/* Fills the panels of a matrix in blocks of 32. */
+static void pack_rows(const gguf_tensor *t, ember_matrix *w) {
+    size_t row_bytes = t->bytes / (size_t)w->outputs;
+    size_t block_bytes = (size_t)PANEL * BLOCK / (w->bits == BITS_8 ? 1 : 2);
+    for (int panel = 0; panel < w->panels; panel++) {
+        int lanes = w->outputs - panel * PANEL < PANEL ? w->outputs - panel * PANEL : PANEL;
+        for (int b = 0; b < w->blocks; b++) {
+            size_t i = (size_t)panel * (size_t)w->blocks + (size_t)b;
+            uint8_t *to = w->weights + i * block_bytes;
+            float *scales = w->scales + i * PANEL;
+            if (lanes < PANEL) {
+                memset(to, w->bits == BITS_8 ? 128 : 0x88, block_bytes);
+                memset(scales, 0, PANEL * sizeof *scales);
+            }
+            for (int lane = 0; lane < lanes; lane++) {
+                const uint8_t *at = t->data + (size_t)(panel * PANEL + lane) * row_bytes;
+                const uint8_t *by;
+                if (t->type == GGUF_TQ2_0)
+                    at += (size_t)(b / 8) * 66, by = at + 64;
+                else
+                    at += (size_t)b * (t->type == GGUF_Q8_0 ? 34 : 18), by = at;
+                pack_block(t->type, at, b, to + 4 * lane);
+                scales[lane] = half_to_float(half_at(by));
+            }
+        }
+    }
+}
+
+/* The same for a matrix of floats, through one row at a time. */
+static int pack_floats(ember *m, const gguf_tensor *t, ember_matrix *w) {
+    int64_t part = t->size[0], parts = w->inputs / part;
+    float *whole = malloc((size_t)w->inputs * sizeof *whole);
+    if (!whole) return model_fail(m, "no memory for %s.", t->name);
+    memset(w->weights, 0, (size_t)w->panels * PANEL * (size_t)w->inputs * sizeof *whole);
+    for (int o = 0; o < w->outputs; o++) {
+        float *to = (float *)w->weights + (size_t)(o / PANEL * PANEL) * (size_t)w->inputs;
+        for (int64_t r = 0; r < parts; r++) tensor_row(t, o * parts + r, whole + r * part);
+        for (int i = 0; i < w->inputs; i++) to[(size_t)i * PANEL + o % PANEL] = whole[i];
+    }
+    free(whole);
+    return 0;
 }
 
 int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias,
@@ -172,71 +263,37 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     w->bits = t->type == GGUF_F32 || t->type == GGUF_F16      ? BITS_FLOAT
               : t->type == GGUF_Q4_0 || t->type == GGUF_TQ2_0 ? BITS_4
                                                               : BITS_8;
-    size_t padded = (size_t)w->panels * PANEL * (size_t)w->blocks * (size_t)w->block;
-    float *bias = zeroed_room((size_t)w->panels * PANEL * sizeof *bias);
+    size_t tall_padded = (size_t)w->panels * PANEL;
+    size_t values = tall_padded * (size_t)w->blocks * (size_t)w->block;
+    float *bias = zeroed_room(tall_padded * sizeof *bias);
     w->bias = bias;
-    w->weights =
-        zeroed_room(w->bits == BITS_FLOAT ? (size_t)w->panels * PANEL * (size_t)w->inputs * 4
-                    : w->bits == BITS_8   ? padded
-                                          : padded / 2);
-    w->scales =
-        w->bits == BITS_FLOAT
-            ? NULL
-            : zeroed_room((size_t)w->panels * (size_t)w->blocks * PANEL * sizeof *w->scales);
+    w->weights = plain_room(w->bits == BITS_FLOAT ? tall_padded * (size_t)w->inputs * sizeof(float)
+                            : w->bits == BITS_8   ? values
+                                                  : values / 2);
+    w->scales = w->bits == BITS_FLOAT
+                    ? NULL
+                    : plain_room(tall_padded * (size_t)w->blocks * sizeof *w->scales);
     if (!bias || !w->weights || (w->bits != BITS_FLOAT && !w->scales))
         return model_fail(m, "no memory for %s.", full);
     if (has_bias) {
-        table values;
+        table taken;
         joined(full, name, ".bias");
-        if (load_table(m, full, 1, w->outputs, &values)) return -1;
-        memcpy(bias, values.values, (size_t)w->outputs * sizeof *bias);
-        free(values.values);
+        if (load_table(m, full, 1, w->outputs, &taken)) return -1;
+        memcpy(bias, taken.values, (size_t)w->outputs * sizeof *bias);
+        free(taken.values);
     }
-    table scale = {0};
-    if (t->type == GGUF_I8) {
+    if (w->bits == BITS_FLOAT) {
+        if (pack_floats(m, t, w)) return -1;
+    } else if (t->type == GGUF_I8) {
+        table scale = {0};
         joined(full, name, ".weight.scale");
         if (load_table(m, full, 1, w->outputs, &scale)) return -1;
+        pack_bytes(t, scale.values, w);
+        free(scale.values);
+    } else {
+        pack_rows(t, w);
     }
-    size_t row_bytes = t->bytes / (size_t)tall;
-    float *whole = w->bits == BITS_FLOAT ? malloc((size_t)wide * sizeof *whole) : NULL;
-    if (w->bits == BITS_FLOAT && !whole) return model_fail(m, "no memory for %s.", name);
-    if (w->bits == BITS_8) memset(w->weights, 128, padded);
-    if (w->bits == BITS_4) memset(w->weights, 0x88, padded / 2);
-    for (int o = 0; o < w->outputs; o++) {
-        int panel = o / PANEL, lane = o % PANEL;
-        const uint8_t *row = t->data + (size_t)o * row_bytes;
-        if (w->bits == BITS_FLOAT) {
-            float *to = (float *)w->weights + (size_t)panel * (size_t)w->inputs * PANEL + lane;
-            int64_t part = t->size[0];
-            for (int64_t r = 0; r < wide / part; r++)
-                tensor_row(t, (int64_t)o * (wide / part) + r, whole + r * part);
-            for (int i = 0; i < w->inputs; i++) to[(size_t)i * PANEL] = whole[i];
-            continue;
-        }
-        if (t->type == GGUF_I8) {
-            uint8_t *to = w->weights + (size_t)panel * PANEL * (size_t)w->block + 4 * lane;
-            w->scales[o] = scale.values[o];
-            for (int i = 0; i < w->inputs; i++) to[i / 4 * 4 * PANEL + i % 4] = row[i] ^ 128;
-            continue;
-        }
-        for (int b = 0; b < w->blocks; b++) {
-            int8_t bytes[BLOCK];
-            size_t at = (size_t)panel * (size_t)w->blocks + (size_t)b;
-            w->scales[at * PANEL + (size_t)lane] = tensor_block(t, row, b, bytes);
-            uint8_t *to = w->weights + at * PANEL * BLOCK / (w->bits == BITS_8 ? 1 : 2);
-            int groups = w->bits == BITS_8 ? 8 : 4;
-            for (int g = 0; g < groups; g++) {
-                uint8_t *four = to + g * PANEL * 4 + lane * 4;
-                for (int k = 0; k < 4; k++)
-                    four[k] = (uint8_t)(w->bits == BITS_8 ? bytes[4 * g + k] + 128
-                                                          : (bytes[8 * g + k] + 8) |
-                                                                (bytes[8 * g + 4 + k] + 8) << 4);
-            }
-        }
-    }
-    free(whole);
-    free(scale.values);
-    gguf_release(&m->file, t);
+    gguf_release(&m->file);
     return 0;
 }
 
