@@ -1,7 +1,7 @@
 """The one file that holds a model, in Python: checked, read back to floats, and re-calibrated.
 
-A model is a GGUF file (github.com/ggml-org/ggml, docs/gguf.md) that `export/gguf.py` writes and that
-the C engine maps. The NumPy, ONNX and PyTorch backends read the same file here, so that they run
+A model is a GGUF file (github.com/ggml-org/ggml, docs/gguf.md) that `export/gguf.py` writes and the
+C engine maps. The NumPy, ONNX and PyTorch backends read the same file here, so that they run
 the same weights: what was rounded to four bits comes back as the rounded value.
 
     texts      embervlm.config, .calibration, .preprocessing, .labels, .specials (JSON), .sha256
@@ -35,6 +35,9 @@ SHIPPED = Path(__file__).parent / "weights" / "ember-nano.gguf"
 NO_DIGEST = "0" * 64
 # The calibration is padded to this, so that it can be replaced without moving what follows.
 CALIBRATION_BYTES = 1024
+
+# Smaller tensors (biases, norms) stay floats.
+SMALLEST_QUANTISED = 4096
 
 _DIGEST_KEY = b"embervlm.sha256"
 _CALIBRATION_KEY = b"embervlm.calibration"
@@ -75,10 +78,12 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     for name, tensor in found.items():
         if name.endswith(".scale"):
             continue
-        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        value = np.array(value, np.float32)
         if (scale := found.get(f"{name}.scale")) is not None:
+            value = np.array(tensor.data, np.float32)
             value *= _scale_of(name, value, np.array(scale.data, np.float32))
+        else:
+            value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            value = np.array(value, np.float32)
         weights.update([_as_trained(name, value)])
     return Checkpoint(config, calibration, Tokenizer(merges_M2, specials), weights)
 
@@ -99,6 +104,19 @@ def _as_trained(name: str, value: NDArray[np.float32]) -> tuple[str, NDArray[np.
     if name == "ngrams.columns":
         return "ngrams.table.weight", np.ascontiguousarray(value.T)
     return name, value
+
+
+def quantise(
+    key: str, tensor: NDArray[np.float32], smallest: int = SMALLEST_QUANTISED
+) -> dict[str, NDArray[Any]]:
+    """Return a tensor as int8 with a scale a row, w = int8 * scale, scale = max|row| / 127; one
+    below `smallest` as it is."""
+    if tensor.size < smallest or tensor.ndim < 2:
+        return {key: tensor}
+    rows = tensor.reshape(len(tensor), -1)
+    scale = np.maximum(np.abs(rows).max(1), 1e-12) / 127
+    whole = np.rint(rows / scale[:, None]).astype(np.int8).reshape(tensor.shape)
+    return {key: whole, f"{key}.scale": scale.astype(np.float32)}
 
 
 def update_calibration(path: str | Path, values: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from embervlm.checkpoint import SHIPPED, load_checkpoint
+from embervlm import checkpoint
 from embervlm.engine import kernel_sets, library
 
 # Package -> the extra that brings it.
@@ -39,7 +39,7 @@ def examine() -> list[Finding]:
             Finding(
                 name, _version_of(name) or "missing: pip install embervlm", not _version_of(name)
             )
-            for name in ("numpy", "pillow", "safetensors", "PyYAML")
+            for name in ("numpy", "pillow", "PyYAML")
         ),
         *(
             Finding(name, _version_of(name) or f"not installed: pip install 'embervlm[{extra}]'")
@@ -50,11 +50,11 @@ def examine() -> list[Finding]:
 
 def _model() -> Finding:
     try:
-        load_checkpoint()
+        content = checkpoint.checked_bytes(checkpoint.SHIPPED)
     except ValueError as error:
         return Finding("model", str(error), fault=True)
-    digest = (SHIPPED / "SHA256SUMS").read_text("utf-8").splitlines()
-    return Finding("model", f"{SHIPPED}: {len(digest)} files, every SHA-256 right")
+    digest = checkpoint.digest_of(content)
+    return Finding("model", f"{checkpoint.SHIPPED}: {len(content):,} bytes, SHA-256 {digest}")
 
 
 def _engine() -> list[Finding]:

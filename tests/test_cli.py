@@ -123,7 +123,7 @@ def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) ->
         (["decide", "x" * 4001], "4,001 characters"),
         (["decide", "look", "--top-k", "0"], "--top-k is 0"),
         (["decide", "look", "--backend", "tpu"], "Unknown backend 'tpu'"),
-        (["decide", "look", "--model", "absent"], "absent holds no model"),
+        (["decide", "look", "--model", "absent"], "absent: cannot be opened"),
         (["decide", "look", "--fleet", "absent.yaml"], "fleet file absent.yaml cannot be read"),
         (["decide", "look", "carry"], "'look' cannot be read"),
         (["decide", "a.jpg", "look", "--task", "carry"], "given twice"),
@@ -135,7 +135,7 @@ def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) ->
         (["fleet", "show", "--fleet", "absent.yaml"], "cannot be read"),
         (["eval", "--split", "exam"], "Unknown split 'exam'"),
         (["eval", "--only", "poems"], "Unknown parts ['poems']"),
-        (["eval", "--no-baselines", "--model", "absent"], "absent holds no model"),
+        (["eval", "--no-baselines", "--model", "absent"], "absent: cannot be opened"),
         (["data", "check", "--dir", "absent"], "is not there"),
     ],
 )

@@ -24,6 +24,6 @@ def test_a_damaged_model_and_a_missing_engine_are_told(
     monkeypatch.setattr(doctor, "library", absent)
     found = {finding.what: finding for finding in doctor.examine()}
     assert found["model"].fault
-    assert "holds no model" in found["model"].found
+    assert "cannot be read" in found["model"].found
     assert "compiler" in found["engine"].found
     assert not found["engine"].fault, "the other backends still decide"

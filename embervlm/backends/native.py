@@ -10,6 +10,7 @@ import numpy as np
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, labels
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.checkpoint import SHIPPED
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
@@ -45,17 +46,12 @@ class NativeBackend:
 
     @classmethod
     def load(cls, path: str | Path | None = None, *, threads: int = 1) -> NativeBackend:
-        """Open a model file.
+        """Open a model file; None is the one that ships.
 
         Raises:
-            ValueError: no file is given, it is no model, or the engine is not compiled here.
+            ValueError: the file is no model, or the engine is not compiled here.
         """
-        if path is None or Path(path).is_dir():
-            raise ValueError(
-                "The native backend reads one GGUF file: write it with 'embervlm export gguf "
-                "--out MODEL.gguf' and give it with --model."
-            )
-        return cls(Engine(path, threads=threads))
+        return cls(Engine(path or SHIPPED, threads=threads))
 
     @property
     def image_size(self) -> int:

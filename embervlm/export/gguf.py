@@ -1,16 +1,19 @@
-"""Write a model folder as the one GGUF file that the engine reads.
+"""Write a model as the one GGUF file that the engine reads.
 
-    embervlm export gguf --model FOLDER --out MODEL.gguf --type q4_0
+    embervlm export gguf --model F32.gguf --out MODEL.gguf --type q4_0
+    python -m embervlm.export.gguf --network N.safetensors --tokenizer T.json --type q4_0 --out
+    MODEL.gguf
 
 Matrices of the reader and the decoder take the wanted type; `stored` says what becomes of the rest.
 Everything else that a reader of the file must know lies in it as text or number (`embervlm.*`): the
 sizes, the calibration, how a photo becomes pixels, what each output stands for. The digest is the
-SHA-256 of the whole file with its own 64 digits as zeros.
+SHA-256 of the whole file with its own 64 digits as zeros. A network that comes from training has a
+neutral calibration until `evaluation.calibration` fits it on the exported file.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +24,20 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from embervlm.backends.base import labels
-from embervlm.checkpoint import SMALLEST_QUANTISED, Checkpoint, load_checkpoint, quantise
+from embervlm.checkpoint import (
+    NO_DIGEST,
+    SMALLEST_QUANTISED,
+    Checkpoint,
+    load_checkpoint,
+    padded_calibration,
+    quantise,
+    write_with_digest,
+)
+from embervlm.tokenizer import Tokenizer
 
 TYPES = {"f32": Type.F32, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "tq2_0": Type.TQ2_0}
 FORMAT = 2
-_NO_DIGEST = "0" * 64
+LARGEST_FILE = 16_000_000
 # Read row by row, and small.
 _FLOAT_TABLES = ("image.scene_table.weight", "image.no_photo")
 # What they say is the answer: four bits would show.
@@ -34,15 +46,15 @@ _FINE = ("heads.", "image.view.", "image.scene.")
 Array = NDArray[np.float32]
 
 
-def export(folder: Path | None, out: Path, wanted: str) -> None:
-    """Write a model folder (None: the one that ships) to `out`; see `write_gguf`.
+def export(model: Path | None, out: Path, wanted: str) -> None:
+    """Write a model (None: the one that ships) to `out`; see `write_gguf`.
 
     Raises:
-        ValueError: an unknown type, or the folder holds no sound model.
+        ValueError: an unknown type, or the file holds no sound model.
     """
     if wanted not in TYPES:
         raise ValueError(f"Unknown type {wanted!r}; there are {', '.join(TYPES)}.")
-    write_gguf(load_checkpoint(folder), out, wanted)
+    write_gguf(load_checkpoint(model), out, wanted)
 
 
 def write_gguf(
@@ -55,7 +67,7 @@ def write_gguf(
     unfinished = path.with_suffix(".unfinished")
     writer = gguf.GGUFWriter(unfinished, "embervlm")
     writer.add_uint32("embervlm.format", FORMAT)
-    writer.add_string("embervlm.sha256", _NO_DIGEST)
+    writer.add_string("embervlm.sha256", NO_DIGEST)
     writer.add_string("embervlm.type", wanted)
     preprocessing = {
         "size": checkpoint.config["image_size"],
@@ -66,12 +78,13 @@ def write_gguf(
     }
     for name, content in {
         "config": checkpoint.config,
-        "calibration": checkpoint.calibration,
         "preprocessing": preprocessing,
         "labels": labels(),
         "specials": list(checkpoint.tokenizer.specials),
     }.items():
         writer.add_string(f"embervlm.{name}", json.dumps(content))
+    calibration = padded_calibration(checkpoint.calibration)
+    writer.add_string("embervlm.calibration", calibration.decode())
     for name, tensor in sorted(checkpoint.weights.items()):
         for stored_name, (content, kind) in stored(name, tensor, TYPES[wanted], smallest).items():
             writer.add_tensor(stored_name, content, raw_dtype=kind)
@@ -82,11 +95,9 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    file = bytearray(unfinished.read_bytes())
-    at = file.index(_NO_DIGEST.encode())
-    file[at : at + 64] = hashlib.sha256(file).hexdigest().encode()
-    unfinished.write_bytes(file)
-    unfinished.replace(path)
+    whole = bytearray(unfinished.read_bytes())
+    unfinished.unlink()
+    write_with_digest(path, whole)
 
 
 def stored(
@@ -146,10 +157,35 @@ def _as(name: str, tensor: Array, kind: Type) -> dict[str, tuple[NDArray[np.gene
 def _fits(tensor: Array, kind: Type) -> bool:
     """Return whether the rows are whole blocks of a type."""
     block, _ = gguf.GGML_QUANT_SIZES[kind]
-    return tensor.shape[-1] % block == 0
+    return bool(tensor.shape[-1] % block == 0)
 
 
 def _whole_taps(name: str, taps_9C: Array) -> dict[str, tuple[NDArray[np.generic], Type]]:
     scale_C = (np.maximum(np.abs(taps_9C).max(0), 1e-12) / 127).astype(np.float32)
     whole_9C = np.rint(taps_9C / scale_C).astype(np.int8)
     return {name: (whole_9C, Type.I8), f"{name}.scale": (scale_C, Type.F32)}
+
+
+def main() -> None:
+    """Read the flags, write a trained network, and refuse a file that is too large to ship."""
+    from embervlm.models.modeling import load_network
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--network", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--type", choices=TYPES, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    network = load_network(options.network)
+    weights = {name: tensor.float().numpy() for name, tensor in network.state_dict().items()}
+    tokenizer = Tokenizer.from_file(options.tokenizer)
+    write_gguf(
+        Checkpoint(network.config.to_dict(), {}, tokenizer, weights), options.out, options.type
+    )
+    size = options.out.stat().st_size
+    if options.type != "f32" and size > LARGEST_FILE:
+        raise SystemExit(f"{options.out} has {size:,} bytes; a shipped file has at most 16 MB.")
+
+
+if __name__ == "__main__":
+    main()
