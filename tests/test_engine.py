@@ -11,15 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import learn_bpe
 
 from embervlm import engine
 from embervlm.backends import load_backend
 from embervlm.backends.base import Proposal, labels
+from embervlm.backends.decoding import (
+    CANNOT_BEGIN,
+    FORBIDDEN,
+    Grammar,
+    Section,
+    token_masks,
+)
 from embervlm.backends.native import NativeBackend
 from embervlm.backends.reference import ReferenceBackend
 from embervlm.checkpoint import load_checkpoint
 from embervlm.engine import Engine, kernel_sets
+from embervlm.fleet import Fleet
 from embervlm.imaging import load_image, preprocess
+from embervlm.prompts import parse_reasoning, reasoning_prefix
+from embervlm.tokenizer import Tokenizer
 
 gguf_export = pytest.importorskip("embervlm.export.gguf", reason="needs the gguf package")
 pytest.importorskip("torch")
@@ -141,6 +152,100 @@ def test_reads_each_type_as_the_public_package_does(
     ours = NativeBackend(Engine(path)).propose(TASKS[2], None).states[0]
     theirs = ReferenceBackend(replace(wide, weights=read)).propose(TASKS[2], None).states[0]
     assert np.sqrt(np.mean((ours - theirs) ** 2)) <= 0.05 * np.sqrt(np.mean(theirs**2))
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0", "q4_0"])
+def test_the_engine_writes_what_the_grammar_in_python_writes(
+    files: dict[str, Path], pixels: np.ndarray, kind: str
+) -> None:
+    """With the shipped limits, and with so little room that every section is cut short."""
+    native = NativeBackend(Engine(files[kind]))
+    for task in TASKS:
+        for photo in (None, pixels):
+            proposal = native.propose(task, photo)
+            for robots in [("Drone",), ("Robot with Legs", "Drone")]:
+                count = len(reasoning_prefix(robots, native.tokenizer))
+                for positions in (192, count + 27, count + 9, count + 6):
+                    grammar = Grammar(native.tokenizer, positions)
+                    native._grammar = grammar
+                    native.engine.begin(*proposal.states)
+                    expected = grammar.write(robots, native.engine.step)
+                    assert native.write(proposal, robots) == expected
+                    assert parse_reasoning(expected) is not None
+
+
+def test_longer_sections_and_other_masks_are_only_another_table(files: dict[str, Path]) -> None:
+    native = NativeBackend(Engine(files["f32"]))
+    proposal = native.propose(TASKS[2], None)
+    grammar = Grammar(native.tokenizer, 192)
+    end = native.tokenizer.specials["<|end|>"]
+    grammar.sections = [Section(end, most=60), Section(end, 5, never=FORBIDDEN, not_first=0)]
+    native._grammar = grammar
+    native.engine.begin(*proposal.states)
+    expected = grammar.write(("Drone",), native.engine.step)
+    assert native.write(proposal, ("Drone",)) == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, None])
+def test_whatever_the_weights_what_the_engine_writes_parses(
+    tiny_model: Path, tmp_path: Path, bad: float | None
+) -> None:
+    checkpoint = load_checkpoint(tiny_model)
+    chance = np.random.default_rng(0)
+    robots = Fleet.default().names
+    names = [
+        "text.embed.weight",
+        "decoder.widen.weight",
+        "decoder.gate.bias",
+        "text.embed_norm.bias",
+    ]
+    for i, name in enumerate(names):
+        weights = dict(checkpoint.weights)
+        weights[name] = chance.normal(0, 3, weights[name].shape).astype(np.float32)
+        if bad is not None:
+            weights[name].flat[chance.integers(weights[name].size, size=1 + i)] = bad
+        path = tmp_path / "bad.gguf"
+        gguf_export.write_gguf(replace(checkpoint, weights=weights), path, "f32")
+        native = NativeBackend(Engine(path))
+        reasoning = parse_reasoning(native.write(native.propose("look at the roof", None), robots))
+        assert reasoning is not None
+        assert reasoning.robots == robots
+
+
+def test_masks_say_what_each_token_holds(tokenizer: Tokenizer) -> None:
+    """Learnt from text with spaces, marks and letters of all kinds, held against each text."""
+    odd = learn_bpe("\u00a0a \u2003b é1 a|b \x1f \t7 \u3000 x" * 3, 40)
+    for known in (tokenizer, odd):
+        masks = token_masks(known)
+        for number in range(known.plain_tokens):
+            text = known.decode([number])
+            first = text.strip()[:1]
+            forbidden = any(char < " " or char in "|\x7f" for char in text)
+            assert bool(masks[number] & FORBIDDEN) == forbidden, text
+            can_begin = first.isascii() and first.isalnum()
+            assert bool(masks[number] & CANNOT_BEGIN) != can_begin, text
+        assert all(masks[known.plain_tokens :] == FORBIDDEN | CANNOT_BEGIN)
+
+
+def test_what_cannot_be_written_is_refused(files: dict[str, Path]) -> None:
+    native = NativeBackend(Engine(files["f32"]))
+    model, masks = native.engine, native._grammar.masks
+    with pytest.raises(ValueError, match="ember_begin comes first"):
+        model.write([1], [(2, 20, 1, 2)], masks, 192)
+    model.begin(*native.propose("look", None).states)
+    for prefix, section, given, message in [
+        ([1] * 191, (2, 20, 1, 2), masks, "there is room for 192"),
+        ([], (2, 20, 1, 2), masks, "0 tokens and 1 sections"),
+        ([10**6], (2, 20, 1, 2), masks, "token 1000000"),
+        ([1], (10**6, 20, 1, 2), masks, "ends in token 1000000"),
+        ([1], (2, 0, 1, 2), masks, "a section of 0 tokens"),
+        ([1], (2, 20, 1, 2), masks[1:], "expected one for each token"),
+        ([1], (2, 20, 1, 2), np.full_like(masks, 2), "no token may begin"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.write(prefix, [section], given, 192)
+    with pytest.raises(ValueError, match=r"expected \(3, 32, 32\)"):
+        model.see(np.zeros((3, 16, 16), np.float32))
 
 
 def test_files_shrink_with_their_bits(files: dict[str, Path]) -> None:
@@ -302,11 +407,11 @@ def test_bad_input_is_refused_and_the_model_goes_on(
     model = Engine(files["f32"])
     for tokens in ([], [-1], [10**6], [1] * 400):
         with pytest.raises(ValueError, match="token"):
-            model.read(np.array(tokens, dtype=np.int64), 32, None)
+            model.read(np.array(tokens, dtype=np.int64), None)
     with pytest.raises(ValueError, match="n-gram row"):
         model.ngrams([1 << 20], 42)
     with pytest.raises(ValueError, match="ember_begin comes first"):
-        model.step(1, 500)
+        model.step(1)
     with pytest.raises(ValueError, match="no layer"):
         model.linear("heads.absent", np.zeros((1, 32), np.float32))
     NativeBackend(model).propose("look", pixels)

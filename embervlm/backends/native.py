@@ -13,7 +13,7 @@ from embervlm.backends.decoding import Grammar, subset_features
 from embervlm.checkpoint import SHIPPED
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
-from embervlm.prompts import mark_quantities, read_task
+from embervlm.prompts import mark_quantities, read_task, reasoning_prefix
 from embervlm.tokenizer import Tokenizer
 
 
@@ -42,7 +42,12 @@ class NativeBackend:
         )
         self.ngram_rows = int(self._config["ngram_rows"])
         self._subset_features = subset_features()
-        self._grammar: Grammar | None = None
+        if len(self.tokenizer) != engine.size("text.embed")[0]:
+            raise ValueError(
+                f"The model file's tokenizer has {len(self.tokenizer)} tokens and its embeddings "
+                f"{engine.size('text.embed')[0]}; export it again."
+            )
+        self._grammar = Grammar(self.tokenizer, int(self._config["decoder_positions"]))
 
     @classmethod
     def load(cls, path: str | Path | None = None, *, threads: int = 1) -> NativeBackend:
@@ -68,7 +73,7 @@ class NativeBackend:
         reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
         image = self.engine.see(pixels_CHW) if pixels_CHW is not None else None
         tokens = np.array(reading.tokens)
-        states_SD = self.engine.read(tokens, int(self._config["text_width"]), image)
+        states_SD = self.engine.read(tokens, image)
         N = int(self._config["image_tokens"])
         pooled_D = states_SD[N:].mean(0)
         marks = [N + mark for mark in reading.marks]
@@ -101,9 +106,12 @@ class NativeBackend:
         )
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
-        """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
-        if self._grammar is None:
-            self._grammar = Grammar(self.tokenizer, int(self._config["decoder_positions"]))
+        """Return the marked reasoning, written in the engine under the grammar; see
+        `Backend.write`."""
         self.engine.begin(*proposal.states)
-        vocabulary = len(self.tokenizer)
-        return self._grammar.write(robots, lambda token: self.engine.step(token, vocabulary))
+        prefix = reasoning_prefix(robots, self.tokenizer)
+        sections = [(s.ending, s.most, s.never, s.not_first) for s in self._grammar.sections]
+        positions = self._grammar.positions
+        return self.tokenizer.decode(
+            self.engine.write(prefix, sections, self._grammar.masks, positions)
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ Rows = NDArray[np.int32]
 _LIBRARY = "embervlm.engine._ember"
 _floats = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
 _numbers = np.ctypeslib.ndpointer(np.int32, flags="C_CONTIGUOUS")
+_masks = np.ctypeslib.ndpointer(np.uint8, flags="C_CONTIGUOUS")
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ember_open": (
         ctypes.c_void_p,
@@ -56,6 +58,12 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ember_ngrams": (ctypes.c_int, [ctypes.c_void_p, _numbers, ctypes.c_int, _floats]),
     "ember_begin": (ctypes.c_int, [ctypes.c_void_p, _floats, _numbers, ctypes.c_int]),
     "ember_step": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, _floats]),
+    "ember_write": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _numbers, ctypes.c_int, _numbers, ctypes.c_int, _masks, _numbers]
+        + [ctypes.c_int, ctypes.POINTER(ctypes.c_int)],
+    ),
+    "ember_image_size": (ctypes.c_int, [ctypes.c_void_p]),
     "ember_bandwidth": (ctypes.c_double, [ctypes.c_size_t]),
 }
 
@@ -163,14 +171,15 @@ class Engine:
         outputs, inputs = self.size("image.scene")
         features, scene = np.empty(inputs, np.float32), np.empty(outputs, np.float32)
         pixels = np.ascontiguousarray(pixels_CHW, dtype=np.float32)
+        side = self._library.ember_image_size(self._model)
+        if pixels.shape != (3, side, side):
+            raise ValueError(f"got pixels of shape {pixels.shape}, expected (3, {side}, {side})")
         self._check(self._library.ember_see(self._model, pixels, features, scene))
         return features, scene
 
-    def read(
-        self, tokens: NDArray[np.int64], width: int, image: tuple[Array, Array] | None
-    ) -> Array:
+    def read(self, tokens: NDArray[np.int64], image: tuple[Array, Array] | None) -> Array:
         """Return states (2 + T, width) of T tokens, with what `see` returned or no photo."""
-        states = np.empty((2 + len(tokens), width), np.float32)
+        states = np.empty((2 + len(tokens), self.size("text.embed")[1]), np.float32)
         addresses = [part.ctypes.data for part in image] if image else [None, None]
         rows = np.ascontiguousarray(tokens, dtype=np.int32)
         self._check(self._library.ember_read(self._model, rows, len(rows), *addresses, states))
@@ -199,11 +208,37 @@ class Engine:
         source = np.ascontiguousarray(source_S, dtype=np.int32)
         self._check(self._library.ember_begin(self._model, states, source, len(states)))
 
-    def step(self, token: int, vocabulary: int) -> Array:
+    def step(self, token: int) -> Array:
         """Feed one token; return the probabilities (vocabulary,) of the next."""
-        chances = np.empty(vocabulary, np.float32)
+        chances = np.empty(self.size("text.embed")[0], np.float32)
         self._check(self._library.ember_step(self._model, token, chances))
         return chances
+
+    def write(
+        self,
+        prefix: Sequence[int],
+        sections: Sequence[tuple[int, int, int, int]],
+        masks_V: NDArray[np.uint8],
+        room: int,
+    ) -> list[int]:
+        """Return the prefix and what is written behind it, at most `room` tokens.
+
+        Each section is (ending, most, never, not_first); `ember_write` says what they mean.
+
+        Raises:
+            ValueError: `begin` did not come first, or the sections do not fit into the room.
+        """
+        if len(masks_V) != self.size("text.embed")[0]:
+            raise ValueError(f"got {len(masks_V)} masks, expected one for each token")
+        given, table = np.array(prefix, np.int32), np.array(sections, np.int32).reshape(-1, 4)
+        tokens, count = np.empty(max(room, 1), np.int32), ctypes.c_int()
+        self._check(
+            self._library.ember_write(
+                self._model, given, len(given), table, len(table), masks_V, tokens, room, count
+            )
+        )
+        written: list[int] = tokens[: count.value].tolist()
+        return written
 
     def _check(self, failed: int) -> None:
         if failed:

@@ -23,6 +23,8 @@ EMBER_API void ember_close(ember *model);
 
 /* The text of a metadata key, or NULL. Valid until ember_close. */
 EMBER_API const char *ember_text(const ember *model, const char *key);
+/* The side of the square photo that ember_see takes. */
+EMBER_API int ember_image_size(const ember *model);
 /* The bytes of a tensor as they lie in the file, or NULL. Valid until ember_close. */
 EMBER_API const void *ember_tensor(const ember *model, const char *name, size_t *bytes);
 /* The name of the kernel set in use: "avx512-vnni", "avx2", "neon-dot", "neon" or "portable". */
@@ -41,7 +43,8 @@ EMBER_API int ember_read(ember *model, const int32_t *tokens, int count, const f
 
 /* y (rows, outputs) = x (rows, inputs) by the linear layer of this name, its bias added. */
 EMBER_API int ember_linear(ember *model, const char *name, const float *x, int rows, float *y);
-/* The same size on both sides of a layer; 0 on success. */
+/* Outputs and inputs of such a layer; "text.embed" has the vocabulary and the width. 0 on success.
+ */
 EMBER_API int ember_size(const ember *model, const char *name, int *outputs, int *inputs);
 /* The sum of these rows of the n-gram table, weighted by importance of length 1, and the bias. */
 EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *scores);
@@ -50,6 +53,21 @@ EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *
  * then feed one token at a time; `chances` (vocabulary) gets the probabilities of the next. */
 EMBER_API int ember_begin(ember *model, const float *states, const int32_t *source, int count);
 EMBER_API int ember_step(ember *model, int32_t token, float *chances);
+
+/* A section of what is written: 1 to `most` tokens, then `ending`. Which tokens it may hold is said
+ * by the bits of their masks: none that has a bit of `never`, and none of `not_first` to begin
+ * with. */
+typedef struct {
+    int32_t ending, most, never, not_first;
+} ember_section;
+
+/* Behind ember_begin: writes `prefix` and then the sections, each token the likeliest that may
+ * stand there. No token comes twice running, nor four in a row again, within a section; one is cut
+ * short where those behind it would have no room. `masks` (vocabulary) are bits of the caller's
+ * choice. `tokens` has room for `room`; `written` gets their number, the prefix among them. */
+EMBER_API int ember_write(ember *model, const int32_t *prefix, int count,
+                          const ember_section *sections, int section_count, const uint8_t *masks,
+                          int32_t *tokens, int room, int *written);
 
 /* Bytes a second that one thread reads of a buffer of this size, best of several; 0: no memory. */
 EMBER_API double ember_bandwidth(size_t bytes);

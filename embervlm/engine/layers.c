@@ -4,6 +4,8 @@
 
 #include "model.h"
 
+enum { SMALL_PRODUCT = 1 << 20 };
+
 typedef struct {
     const ember *m;
     const ember_matrix *w;
@@ -36,11 +38,16 @@ int model_quantise(ember *m, const ember_matrix *w, const float *x, int rows) {
 int model_apply(ember *m, const ember_matrix *w, const float *x, int rows, float *y, int clamp) {
     if (w->bits != BITS_FLOAT && model_quantise(m, w, x, rows)) return -1;
     matmul_job job = {m, w, x, y, rows, clamp};
-    threads_run(m->threads, w->panels, matmul_part, &job);
+    /* To wake a thread takes longer than a small product. */
+    if ((int64_t)rows * w->inputs * w->outputs < SMALL_PRODUCT)
+        matmul_part(&job, 0, w->panels);
+    else
+        threads_run(m->threads, w->panels, matmul_part, &job);
     return 0;
 }
 
 static const ember_matrix *model_linear(const ember *m, const char *name) {
+    if (!strcmp(name, "text.embed")) return &m->unembed;
     for (int i = 0; i < m->linears; i++)
         if (!strcmp(m->linear[i].name, name)) return &m->linear[i].matrix;
     return NULL;

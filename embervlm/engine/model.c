@@ -74,7 +74,8 @@ static int load_encoder(ember *m) {
         return model_fail(m,
                           "text.embed.weight has another size or type than its configuration says; "
                           "export the model again.");
-    if (load_table(m, "text.positions.weight", 0, D, &m->position) ||
+    if (load_matrix(m, "text.embed", m->vocabulary, D, 0, &m->unembed) ||
+        load_table(m, "text.positions.weight", 0, D, &m->position) ||
         load_norm(m, "text.embed_norm", D, &m->embed_norm))
         return -1;
     if (m->position.rows < m->positions)
@@ -187,9 +188,18 @@ static int load_decoder(ember *m) {
             snprintf(name, sizeof name, "decoder.layers.%d.%s", i, norms[p].name);
             if (load_norm(m, name, D, norms[p].to)) return -1;
         }
-        l->cache = malloc((size_t)m->decoder_positions * 2 * (size_t)D * sizeof *l->cache);
-        if (!l->cache) return model_fail(m, "no memory for the decoder.");
+        size_t cached = (size_t)m->decoder_positions * (size_t)D;
+        l->keys = float_room(cached), l->values = float_room(cached);
+        if (!l->keys || !l->values) return model_fail(m, "no memory for the decoder.");
     }
+    decoder_run *run = &m->run;
+    int wide = m->decoder_hidden > 3 * D ? m->decoder_hidden : 3 * D;
+    run->x = float_room((size_t)D), run->y = float_room((size_t)D);
+    run->big = float_room((size_t)wide);
+    run->row = float_room((size_t)(m->width > D ? m->width : D));
+    run->chances = float_room((size_t)m->vocabulary);
+    if (!run->x || !run->y || !run->big || !run->row || !run->chances)
+        return model_fail(m, "no memory for the decoder.");
     return 0;
 }
 
@@ -208,7 +218,10 @@ static int load_linears(ember *m) {
         named_matrix *l = &m->linear[m->linears++];
         memcpy(l->name, name, length - 7);
         l->name[length - 7] = 0;
-        if (load_matrix(m, l->name, 0, 0, 1, &l->matrix)) return -1;
+        int head = *name == 'h';
+        if (load_matrix(m, l->name, head ? 0 : m->places, head ? m->width : m->image_width, 1,
+                        &l->matrix))
+            return -1;
     }
     return 0;
 }
@@ -267,20 +280,23 @@ void ember_close(ember *m) {
         norm_layer *norms[] = {&e->attention_norm, &e->output_norm, &d->self_norm, &d->cross_norm,
                                &d->ffn_norm};
         for (size_t p = 0; p < sizeof norms / sizeof *norms; p++) free_norm(norms[p]);
-        free(d->cross), free(d->cache);
+        free(d->cross_keys), free(d->cross_values), free(d->keys), free(d->values);
     }
     for (int i = 0; i < MOST_BLOCKS; i++) {
         free_matrix(&m->block[i].expand), free_matrix(&m->block[i].project);
         free(m->block[i].taps.values), free(m->block[i].tap_bias.values);
     }
     for (int i = 0; i < MOST_EXTRA; i++) free_matrix(&m->linear[i].matrix);
-    ember_matrix *single[] = {&m->stem, &m->view, &m->narrow, &m->widen, &m->copy_query, &m->gate};
+    ember_matrix *single[] = {&m->stem,       &m->view, &m->narrow, &m->widen,
+                              &m->copy_query, &m->gate, &m->unembed};
     for (size_t p = 0; p < sizeof single / sizeof *single; p++) free_matrix(single[p]);
     table *tables[] = {&m->position,   &m->no_photo,   &m->scene_table,
                        &m->importance, &m->ngram_bias, &m->decoder_position};
     for (size_t p = 0; p < sizeof tables / sizeof *tables; p++) free(tables[p]->values);
     free_norm(&m->embed_norm), free_norm(&m->image_norm), free_norm(&m->decoder_norm);
-    free(m->words), free(m->source);
+    decoder_run *run = &m->run;
+    free(run->words), free(run->source), free(run->share), free(run->pairs);
+    free(run->x), free(run->y), free(run->big), free(run->row), free(run->chances);
     free(m->rows.bytes), free(m->rows.scales), free(m->rows.offsets);
     threads_stop(m->threads);
     gguf_close(&m->file);
@@ -288,6 +304,8 @@ void ember_close(ember *m) {
 }
 
 const char *ember_text(const ember *m, const char *key) { return gguf_find_text(&m->file, key); }
+int ember_image_size(const ember *m) { return m->image_size; }
+
 const void *ember_tensor(const ember *m, const char *name, size_t *bytes) {
     const gguf_tensor *t = gguf_find(&m->file, name);
     if (!t) return NULL;

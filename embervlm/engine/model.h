@@ -34,8 +34,8 @@ typedef struct {
 typedef struct {
     ember_matrix qkv, out, cross_q, cross_kv, cross_out, up, down;
     norm_layer self_norm, cross_norm, ffn_norm;
-    float *cross; /* (states, 2 width) of this request */
-    float *cache; /* (positions, 2 width): keys and values so far */
+    float *cross_keys, *cross_values; /* (width, states), (states, width): of this request */
+    float *keys, *values;             /* (width, positions), (positions, width): so far */
 } decoder_layer;
 
 typedef struct {
@@ -49,6 +49,17 @@ typedef struct {
     ember_matrix matrix;
 } named_matrix;
 
+/* What the decoder holds of the request whose reasoning is being written. */
+typedef struct {
+    int states, step;         /* 0 states: none is begun */
+    int word_count, room;     /* room: for how many states */
+    float *words;             /* (width, word_count): the states that were read from a token */
+    int32_t *source;          /* (word_count): that token */
+    float *share, *pairs;     /* of attention; of keys and values before they are parted */
+    float *x, *y, *big, *row; /* one place, as it goes through a layer */
+    float *chances;           /* (vocabulary) */
+} decoder_run;
+
 struct ember {
     gguf file;
     const kernel_set *kernels;
@@ -59,7 +70,7 @@ struct ember {
     int image_size, image_width, image_tokens, places;
     int decoder_width, decoder_heads, decoder_hidden, decoder_positions, decoder_layers;
 
-    const gguf_tensor *embeddings;
+    const gguf_tensor *embeddings; /* read in the file, row by row */
     table position, no_photo, scene_table, importance;
     const gguf_tensor *ngram_columns;
     table ngram_bias;
@@ -72,13 +83,10 @@ struct ember {
     norm_layer decoder_norm;
     ember_matrix narrow, widen, copy_query, gate;
     decoder_layer decoder[MOST_LAYERS];
+    ember_matrix unembed; /* the embeddings once more, as a matrix: logits of all tokens */
+    decoder_run run;
     named_matrix linear[MOST_EXTRA]; /* heads, and the scene: by name, for ember_linear */
     int linears;
-
-    /* Of the request whose reasoning is being written. */
-    float *words;
-    int32_t *source;
-    int states, step;
 
     ember_rows rows; /* room for quantised activations */
     size_t rows_room;
@@ -133,5 +141,11 @@ typedef struct {
 
 /* Runs heads first..end-1 of an `attention_job`. */
 void attention_part(void *job, int first, int end);
+
+/* --- decoder.c -------------------------------------------------------------------------------- */
+
+/* The two halves of `ember_step`: take a token in; say how likely each is to come next. */
+int decoder_feed(ember *m, int32_t token);
+int decoder_chances(ember *m, float *chances);
 
 #endif
