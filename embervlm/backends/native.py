@@ -15,6 +15,9 @@ from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
 from embervlm.tokenizer import Tokenizer
 
+# The one file that ships; absent where only a model folder does.
+SHIPPED_FILE = Path(__file__).parents[1] / "weights" / "ember-nano.gguf"
+
 
 class NativeBackend:
     """Runs a GGUF file with the engine; implements `backends.base.Backend`."""
@@ -30,11 +33,12 @@ class NativeBackend:
 
     @classmethod
     def load(cls, path: str | Path | None = None, *, threads: int = 1) -> NativeBackend:
-        """Open a model file.
+        """Open a model file; None is the one that ships.
 
         Raises:
-            ValueError: no file is given, it is no model, or the engine is not compiled here.
+            ValueError: there is no file, it is no model, or the engine is not compiled here.
         """
+        path = path or (SHIPPED_FILE if SHIPPED_FILE.is_file() else None)
         if path is None or Path(path).is_dir():
             raise ValueError(
                 "The native backend reads one GGUF file: write it with 'embervlm export gguf "
