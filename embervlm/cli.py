@@ -1,4 +1,4 @@
-"""The command line: `embervlm decide`, `eval`, `data check` and `fleet show`.
+"""The command line: `embervlm decide`, `eval`, `export`, `doctor`, `data check`, `fleet show`.
 
     embervlm decide flood.jpg "reach the people on the roof"
 
@@ -59,6 +59,12 @@ ModelOption = Annotated[
         "--model",
         metavar="PATH",
         help="A model folder, for native a GGUF file; without it, the one that ships.",
+    ),
+]
+GgufOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", metavar="M.gguf", help="A GGUF file; without it, the one that ships, if any."
     ),
 ]
 BackendOption = Annotated[
@@ -343,6 +349,21 @@ def export_gguf(
 
         export(model, out, kind)
         typer.echo(f"{out}: {out.stat().st_size:,} bytes.")
+
+
+@export_app.command(name="package")
+def export_package(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder, new or empty.")],
+    target: Annotated[str, typer.Option("--target", metavar="NAME", help="Where it runs: pi.")],
+    model: GgufOption = None,
+    fleet: FleetOption = None,
+) -> None:
+    """Write a folder that decides on a Raspberry Pi without pip; see its README.md."""
+    with user_errors():
+        from embervlm.export.package import package
+
+        size = package(out, target=target, model=model, fleet=fleet)
+        typer.echo(f"{out}: {size:,} bytes; its README.md says how to run it.")
 
 
 @fleet_app.command(name="show")

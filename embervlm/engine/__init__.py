@@ -1,8 +1,8 @@
 """The C engine, called through ctypes; `ember.h` says what each function does.
 
 The library is compiled when the package is installed; in a folder that `embervlm export package`
-wrote, `make` compiles it to `libember.so` in this directory. Nothing else is looked for. Where there
-is neither, `Engine` says so in one sentence and the other backends still work.
+wrote, `make` compiles it to `libember.so` in this directory. Nothing else is looked for. Where
+there is neither, `Engine` says so in one sentence and the other backends still work.
 """
 
 from __future__ import annotations
