@@ -351,6 +351,37 @@ def export_gguf(
         typer.echo(f"{out}: {out.stat().st_size:,} bytes.")
 
 
+@export_app.command(name="quantize")
+def export_quantize(
+    out: Annotated[Path, typer.Option("--out", metavar="M.gguf", help="Where the file goes.")],
+    bits: Annotated[
+        str, typer.Option("--bits", metavar="N", help="8, 4 or 1.58 (ternary) a weight.")
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", metavar="DIR", help="A model folder; without it, the one that ships."
+        ),
+    ] = None,
+) -> None:
+    """Write the engine's file with so many bits a weight, and check its size by arithmetic."""
+    with user_errors():
+        from embervlm.export.quantize import quantize
+
+        sizes = quantize(model, out, bits)
+        typer.echo(f"before  {sizes.before_bytes:>12,} bytes: {sizes.weights:,} weights, float32")
+        typer.echo(f"after   {sizes.file_bytes:>12,} bytes: {out}, of which")
+        for kind, size in sizes.types.items():
+            typer.echo(f"        {size:>12,} {kind} blocks")
+        typer.echo(f"        {sizes.header_bytes:>12,} header: names, sizes, tokenizer")
+        typer.echo(f"        {sizes.gap_bytes:>12,} alignment")
+        if bits == "1.58" and not sizes.trained_ternary:
+            typer.echo(
+                "This network was not trained for ternary weights: measure how far its answers are "
+                f"off with 'embervlm eval --backend native --model {out}' before use."
+            )
+
+
 @export_app.command(name="package")
 def export_package(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder, new or empty.")],
