@@ -281,20 +281,25 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
     """Say what is installed and what is missing; exit code 1 if no decision can be made."""
     with user_errors():
         from rich.table import Table
         from rich.text import Text
 
-        from embervlm.doctor import examine
+        from embervlm.doctor import examine, to_json
 
-        table = Table("what", "found")
         findings = examine()
-        for finding in findings:
-            style = "bold red" if finding.fault else ""
-            table.add_row(finding.what, Text(_printable(finding.found), style=style))
-        _console().print(table)
+        if as_json:
+            typer.echo(to_json(findings))
+        else:
+            table = Table("what", "found")
+            for finding in findings:
+                style = "bold red" if finding.fault else ""
+                table.add_row(finding.what, Text(_printable(finding.found), style=style))
+            _console().print(table)
         if any(finding.fault for finding in findings):
             raise typer.Exit(1)
 
