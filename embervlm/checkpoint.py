@@ -1,11 +1,19 @@
-"""The folder that holds a model: its weights, tokenizer, sizes, calibration and checksums.
+"""The one file that holds a model, in Python: checked, read back to floats, and re-calibrated.
 
-    config.json         tokenizer.json      calibration.json    SHA256SUMS
-    vision.safetensors  reader.safetensors  ngrams.safetensors  decoder.safetensors
+A model is a GGUF file (github.com/ggml-org/ggml, docs/gguf.md) that `export/gguf.py` writes and the
+C engine maps. The NumPy, ONNX and PyTorch backends read the same file here, so that they run
+the same weights: what was rounded to four bits comes back as the rounded value.
 
-Matrices are stored as int8 with one float scale a row (w = int8 * scale, scale = max|row| / 127),
-the rest in half precision. safetensors loads a file with a flipped bit without a word, so every
-file is checked first.
+    texts      embervlm.config, .calibration, .preprocessing, .labels, .specials (JSON), .sha256
+    tensors    under the names of `models.modeling`, but for these:
+               NAME.depthwise.taps  (9, C)  is  NAME.depthwise.weight (C, 1, 3, 3)
+               ngrams.columns       (K, G)  is  ngrams.table.weight   (G, K)
+               NAME.scale           one a row (a channel of the taps) where NAME is plain int8
+               tokenizer.merges     (M, 2)  pairs of token numbers
+
+The digest is the SHA-256 of the file with its own 64 digits as zeros.
+
+Axes: C channels, K columns, G rows of the n-gram table, M merges.
 """
 
 from __future__ import annotations
@@ -20,27 +28,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
 from embervlm.tokenizer import Tokenizer
 
-SHIPPED = Path(__file__).parent / "weights"
-FORMAT = 1
-PARTS = {
-    "vision.safetensors": ("vision.",),
-    "reader.safetensors": ("text.", "image.", "heads."),
-    "ngrams.safetensors": ("ngrams.",),
-    "decoder.safetensors": ("decoder.",),
-}
-_TEXTS = ("config.json", "tokenizer.json", "calibration.json")
-_SUMS = "SHA256SUMS"
-# Smaller tensors (biases, norms) stay in half precision.
+SHIPPED = Path(__file__).parent / "weights" / "ember-nano.gguf"
+NO_DIGEST = "0" * 64
+# The calibration is padded to this, so that it can be replaced without moving what follows.
+CALIBRATION_BYTES = 1024
+
+# Smaller tensors (biases, norms) stay floats.
 SMALLEST_QUANTISED = 4096
+
+_DIGEST_KEY = b"embervlm.sha256"
+_CALIBRATION_KEY = b"embervlm.calibration"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder in memory; `weights` are float32 under the names of `models.modeling`."""
+    """A model in memory; `weights` are float32 under the names of `models.modeling`."""
 
     config: dict[str, Any]
     calibration: dict[str, float]
@@ -48,122 +53,137 @@ class Checkpoint:
     weights: dict[str, NDArray[np.float32]]
 
 
-def load_checkpoint(folder: str | Path | None = None) -> Checkpoint:
-    """Read and check a model folder; None is the model that ships with the package.
+def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+    """Read and check a model file; None is the model that ships with the package.
 
     Raises:
-        ValueError: a file is missing, differs from its checksum, or has another format version.
+        ValueError: the file is missing, damaged, or no model of this project.
+        ModuleNotFoundError: the gguf package is not installed.
     """
-    folder = Path(folder) if folder is not None else SHIPPED
-    contents = _checked_contents(folder)
-    config = json.loads(contents["config.json"])
-    if config.pop("format", None) != FORMAT:
-        raise ValueError(f"{folder}: this model has another format; get one of format {FORMAT}.")
+    import gguf
+
+    path = Path(path) if path is not None else SHIPPED
+    checked_bytes(path)
+    reader = gguf.GGUFReader(path)
+    texts = {name: field.contents() for name, field in reader.fields.items()}
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    try:
+        config = json.loads(texts["embervlm.config"])
+        calibration = json.loads(texts["embervlm.calibration"])
+        specials = json.loads(texts["embervlm.specials"])
+        merges_M2 = np.array(found.pop("tokenizer.merges").data).view(np.uint16)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} lacks {error}; export the model again.") from error
     weights: dict[str, NDArray[np.float32]] = {}
-    for name in PARTS:
-        stored = load(contents[name])
-        for key, tensor in stored.items():
-            if key.endswith(".scale"):
-                continue
-            value = tensor.astype(np.float32)
-            if (scale := stored.get(f"{key}.scale")) is not None:
-                value *= scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
-            weights[key] = value
-    return Checkpoint(
-        config,
-        json.loads(contents["calibration.json"]),
-        Tokenizer.from_file(folder / "tokenizer.json"),
-        weights,
-    )
+    for name, tensor in found.items():
+        if name.endswith(".scale"):
+            continue
+        if (scale := found.get(f"{name}.scale")) is not None:
+            value = np.array(tensor.data, np.float32)
+            value *= _scale_of(name, value, np.array(scale.data, np.float32))
+        else:
+            value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            value = np.array(value, np.float32)
+        weights.update([_as_trained(name, value)])
+    return Checkpoint(config, calibration, Tokenizer(merges_M2, specials), weights)
 
 
-def save_checkpoint(
-    folder: str | Path,
-    weights: Mapping[str, NDArray[np.float32]],
-    *,
-    config: Mapping[str, Any],
-    calibration: Mapping[str, float],
-    tokenizer_file: Path,
-) -> None:
-    """Write a model folder, every file through a temporary one, the checksums last."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        "config.json": _json({"format": FORMAT, **config}),
-        "calibration.json": _json(calibration),
-        "tokenizer.json": tokenizer_file.read_bytes(),
-    }
-    for name, prefixes in PARTS.items():
-        stored: dict[str, NDArray[Any]] = {}
-        for key in sorted(weights):
-            if key.startswith(prefixes):
-                stored |= quantise(key, weights[key])
-        contents[name] = save(stored)
-    for name, content in {**contents, _SUMS: _sums(contents)}.items():
-        _write(folder / name, content)
+def _scale_of(
+    name: str, value: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return a tensor's scales in the shape that multiplies it: taps have theirs by column."""
+    if name.endswith(".taps"):
+        return scale.reshape(1, -1)
+    return scale.reshape(-1, *[1] * (value.ndim - 1))
 
 
-def update_calibration(folder: str | Path, values: Mapping[str, float]) -> None:
-    """Replace these numbers of a model folder's calibration and its checksum; the weights stay.
-
-    Raises:
-        ValueError: the folder holds no sound model.
-    """
-    folder = Path(folder)
-    contents = _checked_contents(folder)
-    content = _json({**json.loads(contents["calibration.json"]), **values})
-    contents["calibration.json"] = content
-    _write(folder / "calibration.json", content)
-    _write(folder / _SUMS, _sums(contents))
+def _as_trained(name: str, value: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:
+    """Return the name and the shape that `models.modeling` has for a tensor of the file."""
+    if name.endswith("depthwise.taps"):
+        return name.replace(".taps", ".weight"), np.ascontiguousarray(value.T.reshape(-1, 1, 3, 3))
+    if name == "ngrams.columns":
+        return "ngrams.table.weight", np.ascontiguousarray(value.T)
+    return name, value
 
 
 def quantise(
     key: str, tensor: NDArray[np.float32], smallest: int = SMALLEST_QUANTISED
 ) -> dict[str, NDArray[Any]]:
-    """Return a tensor as stored: int8 and a scale a row, or half precision below `smallest`."""
+    """Return a tensor as int8 with a scale a row, w = int8 * scale, scale = max|row| / 127; one
+    below `smallest` as it is."""
     if tensor.size < smallest or tensor.ndim < 2:
-        return {key: tensor.astype(np.float16)}
+        return {key: tensor}
     rows = tensor.reshape(len(tensor), -1)
     scale = np.maximum(np.abs(rows).max(1), 1e-12) / 127
     whole = np.rint(rows / scale[:, None]).astype(np.int8).reshape(tensor.shape)
     return {key: whole, f"{key}.scale": scale.astype(np.float32)}
 
 
-def _checked_contents(folder: Path) -> dict[str, bytes]:
-    expected = {}
+def update_calibration(path: str | Path, values: Mapping[str, float]) -> None:
+    """Replace these numbers of a model file's calibration and its digest; the weights stay.
+
+    Raises:
+        ValueError: the file holds no sound model.
+    """
+    path = Path(path)
+    content = checked_bytes(path)
+    begin, end = _text_at(content, _CALIBRATION_KEY)
+    calibration = {**json.loads(content[begin:end]), **values}
+    content[begin:end] = padded_calibration(calibration)
+    write_with_digest(path, content)
+
+
+def padded_calibration(values: Mapping[str, float]) -> bytes:
+    """Return the calibration as JSON of exactly CALIBRATION_BYTES."""
+    text = json.dumps(dict(values)).encode()
+    assert len(text) <= CALIBRATION_BYTES, "the calibration has outgrown its place"
+    return text.ljust(CALIBRATION_BYTES)
+
+
+def checked_bytes(path: Path) -> bytearray:
+    """Return a model file's content, its digest found right.
+
+    Raises:
+        ValueError: the file cannot be read, is no model, or is damaged.
+    """
     try:
-        for line in (folder / _SUMS).read_text("utf-8").splitlines():
-            digest, _, name = line.partition("  ")
-            expected[name] = digest
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder} holds no model: its {_SUMS} cannot be read.") from error
-    contents = {}
-    for name in (*_TEXTS, *PARTS):
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise ValueError(f"{folder}: {name} is missing; get the model again.") from error
-        if _sha256(contents[name]) != expected.get(name):
-            raise ValueError(f"{folder}: {name} is damaged (its SHA-256 differs); get it again.")
-    return contents
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"The model {path} cannot be read ({reason}); check the path.") from error
+    if not content.startswith(b"GGUF") or _DIGEST_KEY not in content:
+        raise ValueError(f"{path} is no model of embervlm; 'embervlm export gguf' writes one.")
+    begin, end = _text_at(content, _DIGEST_KEY)
+    if digest_of(content) != content[begin:end].decode("ascii", "replace"):
+        raise ValueError(f"{path} is damaged (its SHA-256 differs); get it again.")
+    return content
 
 
-def _sums(contents: Mapping[str, bytes]) -> bytes:
-    return "".join(f"{_sha256(contents[name])}  {name}\n" for name in sorted(contents)).encode()
+def digest_of(content: bytearray) -> str:
+    """Return the SHA-256 of a model file with its own digits as zeros."""
+    begin, end = _text_at(content, _DIGEST_KEY)
+    digest = hashlib.sha256(content[:begin])
+    digest.update(NO_DIGEST.encode())
+    digest.update(content[end:])
+    return digest.hexdigest()
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
+def write_with_digest(path: Path, content: bytearray) -> None:
+    """Put the digest into a model file's content and write it, through a temporary file."""
+    begin, end = _text_at(content, _DIGEST_KEY)
+    content[begin:end] = digest_of(content).encode()
     unfinished = path.with_suffix(path.suffix + ".unfinished")
     with unfinished.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+
+
+def _text_at(content: bytearray, key: bytes) -> tuple[int, int]:
+    """Return where the text of a key begins and ends: behind the key stand its kind (4 bytes) and
+    its length (8)."""
+    at = content.find(key)
+    begin = at + len(key) + 12
+    length = int.from_bytes(content[begin - 8 : begin], "little")
+    return begin, begin + length

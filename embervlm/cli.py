@@ -33,6 +33,7 @@ _EXTRA_OF = {
         "train",
     ),
     "gguf": "export",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
 }
 
 app = typer.Typer(
@@ -57,22 +58,26 @@ ModelOption = Annotated[
     Path | None,
     typer.Option(
         "--model",
-        metavar="PATH",
-        help="A model folder, for native a GGUF file; without it, the one that ships.",
+        metavar="M.gguf",
+        help="A model file, for onnx also a folder; without it, the one that ships.",
     ),
 ]
 GgufOption = Annotated[
     Path | None,
-    typer.Option(
-        "--model", metavar="M.gguf", help="A GGUF file; without it, the one that ships, if any."
-    ),
+    typer.Option("--model", metavar="M.gguf", help="A model file; without it, the one that ships."),
 ]
 BackendOption = Annotated[
     str,
     typer.Option(
         "--backend",
         metavar="NAME",
-        help="reference (NumPy), native (the C engine), or pytorch (needs the train extra).",
+        help="native (the C engine), or what an extra brings: onnx, pytorch, reference (NumPy).",
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        "--threads", metavar="N", help="How many threads; the answers are the same.", min=1, max=64
     ),
 ]
 
@@ -139,8 +144,9 @@ def decide(
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="N", help="At most N robots, the best first.")
     ] = None,
-    backend: BackendOption = "reference",
+    backend: BackendOption = "native",
     model: ModelOption = None,
+    threads: ThreadsOption = 1,
     reasoning: Annotated[
         bool, typer.Option("--reasoning/--no-reasoning", help="Write the four lines of reasons.")
     ] = True,
@@ -166,7 +172,7 @@ def decide(
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
             check_batch_files(batch, out)
-            selector = load_selector(backend, model, fleet, own_words=own_words)
+            selector = load_selector(backend, model, fleet, threads=threads, own_words=own_words)
             count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
             if failed:
@@ -178,7 +184,7 @@ def decide(
 
         image, task = sort_words(photo, request, image, task)
         scenario = Scenario(task=task, image=image)
-        selector = load_selector(backend, model, fleet, own_words=own_words)
+        selector = load_selector(backend, model, fleet, threads=threads, own_words=own_words)
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
         if as_json:
             typer.echo(json.dumps(decision.to_dict(), indent=2))
@@ -208,7 +214,7 @@ def evaluate(
             help="Only this part: requests, photos, embervlm or reasoning; may be repeated.",
         ),
     ] = None,
-    backend: BackendOption = "reference",
+    backend: BackendOption = "native",
     model: ModelOption = None,
 ) -> None:
     """Measure the model and what it must beat, with intervals. Needs the train extra."""
@@ -234,9 +240,9 @@ def bench(
         typer.Option(
             "--backends",
             metavar="A,B",
-            help="Which, with commas; native needs its file: native=MODEL.gguf.",
+            help="Which, with commas; each may name its model: native=A.gguf,onnx=DIR,pytorch.",
         ),
-    ] = "reference",
+    ] = "native",
     threads: Annotated[
         str, typer.Option("--threads", metavar="N,M", help="Numbers of threads, with commas.")
     ] = "1",
@@ -341,12 +347,7 @@ def export_gguf(
             "--type", metavar="TYPE", help="f32, q8_0, q4_0 or tq2_0: how weights are kept."
         ),
     ] = "q8_0",
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", metavar="DIR", help="A model folder; without it, the one that ships."
-        ),
-    ] = None,
+    model: GgufOption = None,
 ) -> None:
     """Write the one file that the C engine reads (--backend native --model MODEL.gguf)."""
     with user_errors():
@@ -362,12 +363,7 @@ def export_quantize(
     bits: Annotated[
         str, typer.Option("--bits", metavar="N", help="8, 4 or 1.58 (ternary) a weight.")
     ],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", metavar="DIR", help="A model folder; without it, the one that ships."
-        ),
-    ] = None,
+    model: GgufOption = None,
 ) -> None:
     """Write the engine's file with so many bits a weight, and check its size by arithmetic."""
     with user_errors():
@@ -400,6 +396,35 @@ def export_package(
 
         size = package(out, target=target, model=model, fleet=fleet)
         typer.echo(f"{out}: {size:,} bytes; its README.md says how to run it.")
+
+
+@export_app.command(name="onnx")
+def export_onnx(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the folder goes.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="PATH", help="A model; without it, the one that ships."),
+    ] = None,
+    bits: Annotated[
+        int, typer.Option("--bits", metavar="N", help="32, 8 or 4: how weights are kept.")
+    ] = 32,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            metavar="DIR",
+            help="With 8 or 4 bits, photos to fit the convolutions' ranges on; without it, the "
+            "demo's photo, its quarters and their mirror images.",
+        ),
+    ] = None,
+) -> None:
+    """Write a folder of ONNX graphs (--backend onnx --model DIR). Needs the onnx extra."""
+    with user_errors():
+        from embervlm.export.onnx import export
+
+        export(model, out, bits, photos)
+        size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+        typer.echo(f"{out}: {size:,} bytes.")
 
 
 @fleet_app.command(name="show")
@@ -463,7 +488,7 @@ def user_errors() -> Iterator[None]:
 
 
 def load_selector(
-    backend: str, model: Path | None, fleet: Path | None, *, own_words: bool
+    backend: str, model: Path | None, fleet: Path | None, *, threads: int, own_words: bool
 ) -> Selector:
     """Read the fleet first, since that is quick, then the model.
 
@@ -475,7 +500,7 @@ def load_selector(
     from embervlm.selector import Selector
 
     robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
-    return Selector(load_backend(backend, model), robots, own_words=own_words)
+    return Selector(load_backend(backend, model, threads=threads), robots, own_words=own_words)
 
 
 def check_batch_files(source: Path, target: Path) -> None:

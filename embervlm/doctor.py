@@ -27,6 +27,8 @@ _EXTRAS = {
     "matplotlib": "train",
     "tokenizers": "train",
     "gguf": "export",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
 }
 # What the kernels use, or could, as /proc/cpuinfo calls it.
 _INSTRUCTIONS = {
@@ -34,6 +36,8 @@ _INSTRUCTIONS = {
     "aarch64": ("asimd", "asimddp", "i8mm"),
     "arm": ("vfp", "neon", "vfpv4"),
 }
+# A text of the file's header: key, type 8, length, text.
+_TYPE = re.compile(rb"embervlm\.type\x08\0\0\0(.)\0{7}", re.DOTALL)
 _COMPILER = re.compile(rb"GCC: \([^)\0]{1,80}\) [\d.]+|clang version [\w.+~-]+")
 
 
@@ -74,43 +78,32 @@ def to_json(findings: list[Finding]) -> str:
 
 
 def _models() -> list[Finding]:
-    """Look at the model folder, which NumPy runs, and at the file, which the engine runs."""
-    folder, folder_works = _folder()
-    file, file_works = _file()
+    """Look at the model file and at what can run it: the engine, or NumPy with the gguf package."""
+    file, is_sound = _file()
     engine, engine_works = _engine()
-    works = folder_works or (file_works and engine_works)
+    works = is_sound and (engine_works or _version_of("gguf") is not None)
     return [
-        Finding("model", folder, fault=not works),
-        Finding("model file", file),
-        *(Finding(what, found) for what, found in engine.items()),
+        Finding("model", file, fault=not is_sound),
+        *(
+            Finding(what, found, fault=is_sound and not works and what == "engine")
+            for what, found in engine.items()
+        ),
     ]
 
 
-def _folder() -> tuple[str, bool]:
+def _file() -> tuple[str, bool]:
     from embervlm import checkpoint
 
     try:
-        checkpoint.load_checkpoint()
-    except ModuleNotFoundError as error:
-        return f"cannot be read: {error.name} is missing: pip install embervlm", False
+        content = checkpoint.checked_bytes(checkpoint.SHIPPED)
     except ValueError as error:
         return str(error), False
-    files = (checkpoint.SHIPPED / "SHA256SUMS").read_text("utf-8").splitlines()
-    return f"{checkpoint.SHIPPED}: {len(files)} files, every SHA-256 right", True
-
-
-def _file() -> tuple[str, bool]:
-    from embervlm.backends.native import SHIPPED_FILE
-    from embervlm.engine import Engine
-
-    if not SHIPPED_FILE.is_file():
-        return "none ships: embervlm export gguf --out M.gguf writes one", False
-    try:
-        kind = Engine(SHIPPED_FILE).text("embervlm.type")
-    except ValueError as error:
-        return str(error), False
-    size = SHIPPED_FILE.stat().st_size
-    return f"{SHIPPED_FILE}: {kind}, {size:,} bytes, its SHA-256 right", True
+    kind = _TYPE.search(content)
+    told = "of an unknown type"
+    if kind:
+        told = content[kind.end() :][: kind[1][0]].decode("ascii", "replace")
+    digest = checkpoint.digest_of(content)
+    return f"{checkpoint.SHIPPED}: {told}, {len(content):,} bytes, SHA-256 {digest}", True
 
 
 def _engine() -> tuple[dict[str, str], bool]:

@@ -70,6 +70,8 @@ STATUSES = ("ready", "busy", "charging", "fault")
 
 MAX_NAME_CHARACTERS = 60
 _NOT_IN_NAMES = re.compile("[;<|>]")
+# The same safe loader compiled, where PyYAML has it: ten times as quick.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _ROBOT_KEYS = (
     "name",
@@ -147,8 +149,9 @@ class Fleet:
         if len(text) > 1_000_000:
             raise ValueError(f"{source}: a fleet file has at most 1 MB; this one has {len(text)}.")
         try:
-            has_alias = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-            content = None if has_alias else yaml.safe_load(text)
+            tokens = yaml.scan(text, Loader=_LOADER)
+            has_alias = any(isinstance(token, yaml.AliasToken) for token in tokens)
+            content = None if has_alias else yaml.load(text, Loader=_LOADER)
         # ValueError: a date such as 2026-13-45, or a whole number of thousands of digits.
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]

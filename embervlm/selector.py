@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embervlm import planning
 from embervlm.backends.base import Backend, Proposal
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
-from embervlm.imaging import load_image, preprocess
+from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.memory.lessons import Lessons
 from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
 from embervlm.quantities import Mention, find_quantities
@@ -110,7 +110,9 @@ class Selector:
         """
         pixels = None
         if scenario.image is not None:
-            pixels = preprocess(load_image(scenario.image), self.backend.image_size)
+            side = self.backend.image_size
+            image = load_image(scenario.image, shortest_px=KEPT_SIDES * side)
+            pixels = preprocess(image, side)
         return self.backend.propose(scenario.task, pixels)
 
     def answer(
@@ -283,20 +285,20 @@ class EmberVLM(Selector):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path | None = None,
+        path: str | Path | None = None,
         *,
         fleet: Fleet | None = None,
         backend: Backend | None = None,
     ) -> EmberVLM:
-        """Load a model folder; None is the one that ships.
+        """Load a model file; None is the one that ships, run by the C engine.
 
         Raises:
-            ValueError: the folder is missing or damaged.
+            ValueError: the file is missing or damaged, or the engine is not compiled here.
         """
         if backend is None:
             from embervlm.backends import load_backend
 
-            backend = load_backend("reference", folder)
+            backend = load_backend("native", path)
         return cls(backend, fleet)
 
     def select_robots(

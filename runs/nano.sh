@@ -53,26 +53,34 @@ if [ ! -f "$out/average/network.safetensors" ]; then
     "$out"/decisions-*/network.safetensors
 fi
 
+if [ ! -f "$out/compressed/done" ]; then
+  log "6 compression: 960 of 1,536 hidden units, four-bit weights, taught by the average"
+  $python -m embervlm.training.compression --shared "$shared" --vision "$out/vision" \
+    --tokenizer "$out/tokenizer.json" --model "$out/average/network.safetensors" \
+    --out "$out/compressed" --threads "$threads"
+  touch "$out/compressed/done"
+fi
+
 if [ ! -f "$out/ngrams/network.safetensors" ]; then
-  log "6 n-grams beside the reader"
+  log "7 n-grams beside the reader"
   $python -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
-    --model "$out/average/network.safetensors" --out "$out/ngrams" --threads "$threads"
+    --model "$out/compressed/network.safetensors" --out "$out/ngrams" --threads "$threads"
 fi
 
 if [ ! -f "$out/roles/network.safetensors" ]; then
-  log "7 roles of numbers, with numbers re-drawn"
+  log "8 roles of numbers, with numbers re-drawn"
   $python -m embervlm.training.roles --tokenizer "$out/tokenizer.json" \
     --model "$out/ngrams/network.safetensors" --out "$out/roles" --threads "$threads"
 fi
 
 if [ ! -f "$out/reasoning/network.safetensors" ]; then
-  log "8 reasoning decoder"
+  log "9 reasoning decoder"
   $python -m embervlm.training.reasoning --shared "$shared" --tokenizer "$out/tokenizer.json" \
     --model "$out/roles/network.safetensors" --out "$out/reasoning" --threads "$threads"
 fi
 
-log "9 export and calibrate"
-$python -m embervlm.export.folder --network "$out/reasoning/network.safetensors" \
-  --tokenizer "$out/tokenizer.json" --out "$out/model"
-$python -m embervlm.evaluation.calibration --model "$out/model" --shared "$shared"
-log "done: $out/model; copy it to embervlm/weights if 'embervlm eval --split validation --model $out/model' is better"
+log "10 export and calibrate"
+$python -m embervlm.export.gguf --network "$out/reasoning/network.safetensors" \
+  --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
+$python -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
+log "done: $out/ember-nano.gguf; copy it to embervlm/weights if 'embervlm eval --split validation --model $out/ember-nano.gguf' is better"

@@ -1,6 +1,5 @@
 """Small parts that many tests share: a tokenizer, a random model and a photo."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 from PIL import Image
 
 from embervlm.backends.reference import ReferenceBackend
-from embervlm.checkpoint import save_checkpoint
+from embervlm.checkpoint import Checkpoint
 from embervlm.prompts import SPECIALS
-from embervlm.tokenizer import Tokenizer, byte_alphabet
+from embervlm.tokenizer import BYTES, Tokenizer
 
 TEXT = (
     " carry the pump up the stairs look at the roof and the river search the ruins for people"
@@ -20,33 +19,28 @@ TEXT = (
 CALIBRATION = {"temperature": 1.0, "ask_below": 0.5, "certain_flag": 0.9, "same_request": 0.97}
 
 
-def learn_bpe(text: str, merges: int) -> dict[str, object]:
-    """Return a tokenizer file, learnt in the plainest way: join the commonest pair."""
-    shown = byte_alphabet()
-    words = [[shown[byte] for byte in f" {word}".encode()] for word in text.split()]
-    vocabulary, pairs = sorted(shown.values()), []
+def learn_bpe(text: str, merges: int) -> Tokenizer:
+    """Return a tokenizer learnt in the plainest way: join the commonest pair."""
+    bytes_only = Tokenizer(np.zeros((0, 2), np.uint16), ())
+    words = [bytes_only.encode(f" {word}") for word in text.split()]
+    pairs: list[tuple[int, int]] = []
     for _ in range(merges):
         counts = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
         if not counts:
             break
-        left, right = max(sorted(counts), key=lambda pair: counts[pair])
-        pairs.append(f"{left} {right}")
-        vocabulary.append(left + right)
+        best = max(sorted(counts), key=lambda pair: counts[pair])
         for word in words:
             for i in range(len(word) - 1, 0, -1):
-                if word[i - 1 : i + 1] == [left, right]:
-                    word[i - 1 : i + 1] = [left + right]
-    return {
-        "vocabulary": {token: i for i, token in enumerate(vocabulary)},
-        "merges": pairs,
-        "specials": {mark: len(vocabulary) + i for i, mark in enumerate(SPECIALS)},
-    }
+                if tuple(word[i - 1 : i + 1]) == best:
+                    word[i - 1 : i + 1] = [BYTES + len(pairs)]
+        pairs.append(best)
+    return Tokenizer(np.array(pairs, np.uint16).reshape(-1, 2), SPECIALS)
 
 
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(json.dumps(learn_bpe(TEXT, 80)), "utf-8")
+    learn_bpe(TEXT, 80).save(path)
     return path
 
 
@@ -57,8 +51,10 @@ def tokenizer(tokenizer_file: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
-    """Return a model folder with all the parts of the real one, small and random."""
+    """Return a model file with all the parts of the real one, small and random."""
     torch = pytest.importorskip("torch")
+    pytest.importorskip("gguf")
+    from embervlm.export.gguf import write_gguf
     from embervlm.models.configuration import EmberConfig
     from embervlm.models.modeling import EmberNetwork
 
@@ -86,15 +82,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
             torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
     torch.nn.init.uniform_(network.ngrams.importance, 1, 9)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(
-        folder,
-        weights,
-        config=config.to_dict(),
-        calibration=CALIBRATION,
-        tokenizer_file=tokenizer_file,
-    )
-    return folder
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_gguf(Checkpoint(config.to_dict(), CALIBRATION, tokenizer, weights), path, "f32")
+    return path
 
 
 @pytest.fixture(scope="session")

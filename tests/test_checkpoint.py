@@ -1,22 +1,36 @@
-"""A model folder comes back as it was saved, and a damaged one does not load."""
+"""A model file comes back as it was written, and a damaged one does not load."""
 
-import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embervlm.checkpoint import load_checkpoint, quantise, save_checkpoint
+pytest.importorskip("gguf")
+
+from embervlm.checkpoint import (
+    CALIBRATION_BYTES,
+    Checkpoint,
+    checked_bytes,
+    digest_of,
+    load_checkpoint,
+    update_calibration,
+)
+from embervlm.export.gguf import write_gguf
+from embervlm.tokenizer import Tokenizer
 
 
 @pytest.fixture
 def weights() -> dict[str, np.ndarray]:
     chance = np.random.default_rng(0)
     shapes = {
-        "text.embed.weight": (300, 32),
+        "text.embed.weight": (300, 64),
+        "text.positions.weight": (16, 64),
         "vision.stem.weight": (64, 16, 3, 3),
+        "vision.blocks.0.depthwise.weight": (24, 1, 3, 3),
+        "ngrams.table.weight": (128, 42),
+        "ngrams.importance": (128,),
+        "heads.primary.weight": (6, 64),
         "heads.primary.bias": (6,),
         "decoder.narrow.weight": (8, 8),
     }
@@ -27,93 +41,103 @@ def weights() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, weights: dict[str, np.ndarray], tokenizer_file: Path) -> Path:
-    save_checkpoint(
-        tmp_path / "model",
-        weights,
-        config={"text_width": 32},
-        calibration={"temperature": 1.5},
-        tokenizer_file=tokenizer_file,
-    )
-    return tmp_path / "model"
+def checkpoint(weights: dict[str, np.ndarray], tokenizer: Tokenizer) -> Checkpoint:
+    return Checkpoint({"image_size": 32}, {"temperature": 1.5}, tokenizer, weights)
 
 
-def test_comes_back_within_half_a_step_of_int8(
-    folder: Path, weights: dict[str, np.ndarray]
-) -> None:
-    loaded = load_checkpoint(folder)
-    assert loaded.config == {"text_width": 32}
+@pytest.fixture
+def file(tmp_path: Path, checkpoint: Checkpoint) -> Path:
+    write_gguf(checkpoint, tmp_path / "model.gguf", "q8_0", smallest=256)
+    return tmp_path / "model.gguf"
+
+
+def test_floats_come_back_to_the_bit(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    write_gguf(checkpoint, tmp_path / "model.gguf", "f32")
+    loaded = load_checkpoint(tmp_path / "model.gguf")
+    assert loaded.config == {"image_size": 32}
     assert loaded.calibration == {"temperature": 1.5}
-    assert loaded.tokenizer.decode(loaded.tokenizer.encode("look")) == "look"
-    assert set(loaded.weights) == set(weights)
-    for name, tensor in weights.items():
-        back = loaded.weights[name]
-        assert back.dtype == np.float32 and back.shape == tensor.shape
-        if tensor.size >= 4096:
-            step = np.abs(tensor.reshape(len(tensor), -1)).max(1) / 127
-            error = np.abs(back - tensor).reshape(len(tensor), -1).max(1)
-            assert (error <= step * 0.5001).all()
-            assert error.max() > 0
-        else:
-            np.testing.assert_allclose(back, tensor, rtol=1e-3)
+    assert loaded.tokenizer.specials == checkpoint.tokenizer.specials
+    assert loaded.tokenizer.encode("the stairs") == checkpoint.tokenizer.encode("the stairs")
+    assert set(loaded.weights) == set(checkpoint.weights)
+    for name, tensor in checkpoint.weights.items():
+        assert loaded.weights[name].dtype == np.float32
+        assert np.array_equal(loaded.weights[name], tensor), name
 
 
-def test_a_row_of_zeros_stays_zero() -> None:
-    stored = quantise("text.embed.weight", np.zeros((64, 64), np.float32))
-    assert stored["text.embed.weight"].dtype == np.int8
-    assert not stored["text.embed.weight"].any()
-    assert np.isfinite(stored["text.embed.weight.scale"]).all()
-
-
-def test_saving_twice_writes_the_same_bytes_and_leaves_nothing_behind(
-    folder: Path, tmp_path: Path, weights: dict[str, np.ndarray], tokenizer_file: Path
+@pytest.mark.parametrize(("kind", "most"), [("q8_0", 0.006), ("q4_0", 0.126)])
+def test_quantised_values_come_back_within_a_step(
+    tmp_path: Path, checkpoint: Checkpoint, kind: str, most: float
 ) -> None:
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    save_checkpoint(
-        folder,
-        weights,
-        config={"text_width": 32},
-        calibration={"temperature": 1.5},
-        tokenizer_file=tokenizer_file,
-    )
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert set(before) == {
-        "config.json", "tokenizer.json", "calibration.json", "SHA256SUMS",
-        "vision.safetensors", "reader.safetensors", "ngrams.safetensors", "decoder.safetensors",
-    }  # fmt: skip
+    write_gguf(checkpoint, tmp_path / "model.gguf", kind, smallest=256)
+    loaded = load_checkpoint(tmp_path / "model.gguf").weights
+    for name, tensor in checkpoint.weights.items():
+        error = np.abs(loaded[name] - tensor).max()
+        assert error <= most * np.abs(tensor).max(), name
+    error = np.abs(loaded["text.embed.weight"] - checkpoint.weights["text.embed.weight"])
+    assert error.max() > 0
 
 
-def test_one_flipped_bit_anywhere_is_refused(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        sound = path.read_bytes()
-        for at in (0, len(sound) // 2, len(sound) - 2):
-            path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
-            with pytest.raises(ValueError, match="damaged|cannot be read"):
-                load_checkpoint(folder)
-        path.write_bytes(sound)
-    load_checkpoint(folder)
+def test_what_was_rounded_once_is_not_rounded_again(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    first, again = tmp_path / "first.gguf", tmp_path / "again.gguf"
+    write_gguf(checkpoint, first, "q4_0", smallest=256)
+    rounded = load_checkpoint(first)
+    write_gguf(rounded, again, "q4_0", smallest=256)
+    for name, tensor in load_checkpoint(again).weights.items():
+        np.testing.assert_allclose(tensor, rounded.weights[name], rtol=2e-3, atol=1e-7)
 
 
-def test_a_missing_file_or_folder_is_named(folder: Path, tmp_path: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        kept = path.read_bytes()
-        path.unlink()
-        with pytest.raises(ValueError, match=path.name):
-            load_checkpoint(folder)
-        path.write_bytes(kept)
-    with pytest.raises(ValueError, match="holds no model"):
-        load_checkpoint(tmp_path / "absent")
+def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_behind(
+    file: Path, checkpoint: Checkpoint
+) -> None:
+    before = file.read_bytes()
+    write_gguf(checkpoint, file, "q8_0", smallest=256)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["model.gguf"]
 
 
-def test_another_format_is_refused(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    config = json.dumps({"format": 2}).encode()
-    (other / "config.json").write_bytes(config)
-    sums = [
-        f"{hashlib.sha256(config).hexdigest()}  config.json" if "config.json" in line else line
-        for line in (other / "SHA256SUMS").read_text("utf-8").splitlines()
-    ]
-    (other / "SHA256SUMS").write_text("\n".join(sums), "utf-8")
-    with pytest.raises(ValueError, match="another format"):
-        load_checkpoint(other)
+def test_one_flipped_bit_anywhere_is_refused(file: Path) -> None:
+    sound = file.read_bytes()
+    chance = np.random.default_rng(1)
+    for at in (0, 9, len(sound) - 1, *chance.integers(0, len(sound), 60).tolist()):
+        file.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+        with pytest.raises(ValueError, match="damaged|no model"):
+            load_checkpoint(file)
+    for cut in (1, 30, len(sound) // 2):
+        file.write_bytes(sound[:-cut])
+        with pytest.raises(ValueError, match="damaged|no model"):
+            load_checkpoint(file)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.gguf", tmp_path):
+        with pytest.raises(ValueError, match=f"{path.name}.*cannot be read"):
+            load_checkpoint(path)
+
+
+def test_the_calibration_is_replaced_and_nothing_else(file: Path) -> None:
+    before = load_checkpoint(file)
+    size = file.stat().st_size
+    update_calibration(file, {"ask_below": 0.625, "temperature": 2.0})
+    after = load_checkpoint(file)
+    assert after.calibration == {"temperature": 2.0, "ask_below": 0.625}
+    assert file.stat().st_size == size
+    assert after.config == before.config
+    for name, tensor in before.weights.items():
+        assert np.array_equal(after.weights[name], tensor)
+    content = checked_bytes(file)
+    assert digest_of(content).encode() in content
+
+
+def test_a_damaged_file_is_not_recalibrated(file: Path) -> None:
+    damaged = file.read_bytes()[:-1] + b"\x55"
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match="damaged"):
+        update_calibration(file, {"temperature": 2.0})
+    assert file.read_bytes() == damaged
+
+
+def test_the_calibration_has_room(file: Path) -> None:
+    long = {f"number_{i}": 1 / 3 for i in range(25)}
+    assert len(json.dumps(long)) < CALIBRATION_BYTES
+    update_calibration(file, long)
+    assert load_checkpoint(file).calibration == {"temperature": 1.5, **long}

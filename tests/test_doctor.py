@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from embervlm import checkpoint, cli, doctor, engine
-from embervlm.backends import native
 
 
 def test_names_the_parts_and_their_versions() -> None:
@@ -28,10 +27,9 @@ def test_a_damaged_model_and_a_missing_engine_are_told(
         raise ValueError("not compiled here: install a C compiler")
 
     monkeypatch.setattr(engine, "library", absent)
-    monkeypatch.setattr(native, "SHIPPED_FILE", tmp_path / "gone.gguf")
     found = {finding.what: finding for finding in doctor.examine()}
     assert found["model"].fault
-    assert "holds no model" in found["model"].found
+    assert "cannot be read" in found["model"].found
     assert "compiler" in found["engine"].found
     assert not found["engine"].fault, "the other backends still decide"
 
@@ -39,30 +37,40 @@ def test_a_damaged_model_and_a_missing_engine_are_told(
 def test_the_engine_with_its_file_is_enough(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path
 ) -> None:
-    gguf_export = pytest.importorskip("embervlm.export.gguf", reason="needs the gguf package")
     file = tmp_path / "m.gguf"
-    gguf_export.export(tiny_model, file, "q4_0")
-    monkeypatch.setattr(native, "SHIPPED_FILE", file)
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    file.write_bytes(tiny_model.read_bytes())
+    monkeypatch.setattr(checkpoint, "SHIPPED", file)
+    whole = doctor._version_of
+    monkeypatch.setattr(doctor, "_version_of", lambda name: name != "gguf" and whole(name) or None)
     findings = doctor.examine()
     found = {finding.what: finding.found for finding in findings}
     assert not any(finding.fault for finding in findings)
-    assert "q4_0" in found["model file"] and "SHA-256 right" in found["model file"]
+    assert f"m.gguf: f32, {file.stat().st_size:,} bytes, SHA-256 " in found["model"]
     for name in engine.kernel_sets():
         assert name in found["engine"]
     assert str(engine.library_path()) in found["engine build"]
     file.write_bytes(file.read_bytes()[:-1] + b"\xff")
     damaged = {finding.what: finding for finding in doctor.examine()}
-    assert damaged["model"].fault and "damaged" in damaged["model file"].found
+    assert damaged["model"].fault and "damaged" in damaged["model"].found
+
+
+def test_without_engine_and_gguf_package_no_decision_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    monkeypatch.setattr(checkpoint, "SHIPPED", tiny_model)
+    monkeypatch.setattr(doctor, "_engine", lambda: ({"engine": "not compiled here"}, False))
+    whole = doctor._version_of
+    assert not any(finding.fault for finding in doctor.examine())
+    monkeypatch.setattr(doctor, "_version_of", lambda name: name != "gguf" and whole(name) or None)
+    assert [finding.what for finding in doctor.examine() if finding.fault] == ["engine"]
 
 
 def test_json_and_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["doctor", "--json"])
     report = json.loads(result.stdout)
     assert result.exit_code == (not report["can_decide"])
-    assert {row["what"] for row in report["findings"]} >= {"processor", "photos", "model file"}
+    assert {row["what"] for row in report["findings"]} >= {"processor", "photos", "model"}
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
-    monkeypatch.setattr(native, "SHIPPED_FILE", tmp_path / "gone.gguf")
     result = CliRunner().invoke(cli.app, ["doctor", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["can_decide"] is False

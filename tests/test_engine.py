@@ -2,7 +2,10 @@
 
 import hashlib
 import importlib.util
+import json
 import random
+import shutil
+import subprocess
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from embervlm import engine
 from embervlm.backends import load_backend
-from embervlm.backends.base import Proposal
+from embervlm.backends.base import Proposal, labels
 from embervlm.backends.native import NativeBackend
 from embervlm.backends.reference import ReferenceBackend
 from embervlm.checkpoint import load_checkpoint
@@ -36,10 +39,9 @@ TASKS = [
 @pytest.fixture(scope="module")
 def files(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("gguf")
-    text = (tiny_model / "tokenizer.json").read_text("utf-8")
     checkpoint = load_checkpoint(tiny_model)
     for kind in gguf_export.TYPES:
-        gguf_export.write_gguf(checkpoint, text, folder / f"{kind}.gguf", kind, smallest=256)
+        gguf_export.write_gguf(checkpoint, folder / f"{kind}.gguf", kind, smallest=256)
     return {kind: folder / f"{kind}.gguf" for kind in gguf_export.TYPES}
 
 
@@ -129,8 +131,7 @@ def test_reads_each_type_as_the_public_package_does(
     weights = {name: t.numpy() for name, t in EmberNetwork(config).state_dict().items()}
     wide = replace(tiny, config=config.to_dict(), weights=weights)
     path = tmp_path / "wide.gguf"
-    text = (tiny_model / "tokenizer.json").read_text("utf-8")
-    gguf_export.write_gguf(wide, text, path, kind, smallest=256)
+    gguf_export.write_gguf(wide, path, kind, smallest=256)
     types, read = set(), dict(weights)
     for tensor in gguf.GGUFReader(path).tensors:
         if tensor.tensor_type in (gguf_export.TYPES[kind], gguf_export.TYPES["q4_0"]):
@@ -160,11 +161,82 @@ def test_the_public_package_reads_the_file(files: dict[str, Path], tiny_model: P
     np.testing.assert_allclose(back, weights["text.layers.0.qkv.weight"], atol=step)
 
 
+def test_every_type_reads_every_ngram_alike(
+    files: dict[str, Path], reference: ReferenceBackend
+) -> None:
+    """The table lies turned: a column of the file is a column of the network's."""
+    gguf = pytest.importorskip("gguf")
+    for kind, path in files.items():
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        columns = tensors["ngrams.columns"]
+        table_CR = gguf.quants.dequantize(columns.data, columns.tensor_type)
+        importance_R = tensors["ngrams.importance"].data.astype(np.float32)
+        rows = [0, 5, 31, 32, 100, 127]
+        expected = table_CR[:, rows] @ importance_R[rows] / np.linalg.norm(importance_R[rows])
+        found = Engine(path).ngrams(rows, len(table_CR))
+        np.testing.assert_allclose(found, expected + tensors["ngrams.bias"].data, atol=1e-4)
+        if kind == "f32":
+            np.testing.assert_array_equal(table_CR, reference._w["ngrams.table.weight"].T)
+
+
+def test_the_file_says_all_that_its_reader_must_know(
+    files: dict[str, Path], tiny_model: Path
+) -> None:
+    checkpoint = load_checkpoint(tiny_model)
+    model = Engine(files["q4_0"])
+    assert json.loads(model.text("embervlm.config")) == checkpoint.config
+    assert json.loads(model.text("embervlm.calibration")) == checkpoint.calibration
+    assert json.loads(model.text("embervlm.specials")) == list(checkpoint.tokenizer.specials)
+    assert json.loads(model.text("embervlm.labels")) == labels()
+    assert json.loads(model.text("embervlm.preprocessing")) == {
+        "size": 32,
+        "mean": 128,
+        "scale": 1 / 128,
+        "resample": "bilinear",
+        "crop": "centre",
+    }
+    tokenizer = NativeBackend(model).tokenizer
+    assert np.array_equal(tokenizer.merges_M2, checkpoint.tokenizer.merges_M2)
+    assert tokenizer.specials == checkpoint.tokenizer.specials
+    with pytest.raises(ValueError, match="no sound tensor absent"):
+        model.tensor("absent", np.uint16)
+
+
+def test_a_file_for_other_robots_or_of_another_format_is_refused(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    sound = files["q8_0"].read_bytes()
+    path = tmp_path / "other.gguf"
+    path.write_bytes(rehashed(sound.replace(b'"Drone"', b'"Crane"')))
+    with pytest.raises(ValueError, match="trained for other robots than this package has"):
+        NativeBackend(Engine(path))
+    at = sound.index(b"embervlm.format") + len("embervlm.format") + 4
+    path.write_bytes(rehashed(sound[:at] + b"\x01" + sound[at + 1 :]))
+    with pytest.raises(ValueError, match="has format 1, this engine reads 2"):
+        Engine(path)
+
+
 def rehashed(content: bytes) -> bytes:
     """Return the file with the digest that fits it, as an attacker would write it."""
     at = content.index(b"embervlm.sha256") + len("embervlm.sha256") + 4 + 8
     zeroed = content[:at] + b"0" * 64 + content[at + 64 :]
     return zeroed[:at] + hashlib.sha256(zeroed).hexdigest().encode() + zeroed[at + 64 :]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("flags", [[], ["-DSHA256_PORTABLE"]])
+def test_digests_are_right_by_instruction_and_without(tmp_path: Path, flags: list[str]) -> None:
+    root = Path(__file__).parents[1]
+    folder, program = root / "embervlm" / "engine", tmp_path / "digest"
+    sources = [str(folder / "sha256.c"), str(root / "tests" / "engine" / "digest.c")]
+    subprocess.run(
+        ["cc", "-std=c11", *flags, f"-I{folder}", *sources, "-o", str(program)], check=True
+    )
+    chance = random.Random(0)
+    for length in [0, 1, 55, 56, 63, 64, 65, 119, 120, 128, 1000, 5000]:
+        content = chance.randbytes(length)
+        said = subprocess.run([str(program)], input=content, capture_output=True, check=True)
+        assert said.stdout.decode().strip() == hashlib.sha256(content).hexdigest()
 
 
 def test_one_flipped_bit_anywhere_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
@@ -182,7 +254,7 @@ def test_one_flipped_bit_anywhere_is_refused(files: dict[str, Path], tmp_path: P
 
 def test_damage_with_a_fitting_digest_never_crashes(files: dict[str, Path], tmp_path: Path) -> None:
     sound = files["q4_0"].read_bytes()
-    head = sound.index(b"embervlm.tokenizer")
+    head = sound.index(b"embervlm.specials")
     chance = random.Random(1)
     path = tmp_path / "forged.gguf"
     tensors = sound.index(b"decoder.copy_query.bias")
@@ -243,6 +315,6 @@ def test_bad_input_is_refused_and_the_model_goes_on(
 def test_without_a_compiled_engine_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.library.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"C compiler.*--backend reference"):
+    with pytest.raises(ValueError, match=r"C compiler.*--backend onnx"):
         load_backend("native", "any.gguf")
     engine.library.cache_clear()

@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -239,3 +241,40 @@ def test_preprocess_refuses_floats_and_empty_sizes() -> None:
         preprocess(np.zeros((8, 8, 3)), 160)
     with pytest.raises(ValueError, match="to 0 px"):
         preprocess(np.zeros((8, 8, 3), dtype=np.uint8), 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_camera_s_photo_is_decoded_small_and_looks_the_same(orientation: int) -> None:
+    rough = Image.fromarray(noise(9, 12)).resize((2600, 1300), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(rough, "JPEG", quality=95, exif=exif)
+    small = load_image(data, shortest_px=640)
+    assert sorted(small.shape[:2]) == [650, 1300]
+    apart = crop_square(small, 160).astype(int) - crop_square(load_image(data), 160)
+    assert np.abs(apart).max() <= 3
+    for too_small in (encode(rough.resize((1270, 1270)), "JPEG"), encode(rough, "PNG")):
+        whole = load_image(too_small, shortest_px=640)
+        assert whole.shape == load_image(too_small).shape
+
+
+def test_a_huge_black_and_white_png_costs_no_memory_and_gets_a_sentence(tmp_path: Path) -> None:
+    """Nine thousand pixels a side are a few kilobytes in the file and 243 MB in colours."""
+    path = tmp_path / "huge.png"
+    Image.new("1", (9000, 9000)).save(path)
+    script = (
+        "import resource, sys\n"
+        "from embervlm.imaging import load_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    load_image(sys.argv[1])\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    said, grown_mb = run.stdout.splitlines()
+    assert "9000 x 9000 px" in said
+    assert int(grown_mb) < 50

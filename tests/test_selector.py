@@ -362,7 +362,7 @@ def test_refuses_a_scenario_with_nothing_or_too_much_in_it(task: object, image: 
         Scenario(task=task, image=image)
 
 
-def test_the_names_of_the_package_work_with_a_model_folder(tiny_model: Path, photo: Path) -> None:
+def test_the_names_of_the_package_work_with_a_model_file(tiny_model: Path, photo: Path) -> None:
     fleet = embervlm.Fleet.default()
     model = embervlm.EmberVLM.from_pretrained(tiny_model, fleet=fleet)
     assert isinstance(model, EmberVLM)

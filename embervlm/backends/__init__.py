@@ -6,39 +6,49 @@ from pathlib import Path
 
 from embervlm.backends.base import Backend, Proposal
 
-BACKENDS = ("native", "reference", "pytorch")
+BACKENDS = ("native", "reference", "pytorch", "onnx")
 
 __all__ = ["BACKENDS", "Backend", "Proposal", "load_backend"]
 
 
 def load_backend(
-    name: str = "reference", folder: str | Path | None = None, *, threads: int = 1
+    name: str = "native", path: str | Path | None = None, *, threads: int = 1
 ) -> Backend:
-    """Load a model folder (None: the one that ships) with the backend of this name.
+    """Load a model file (None: the one that ships) with the backend of this name.
 
     Args:
         name: one of BACKENDS.
-        folder: a model folder; for native a GGUF file.
-        threads: how many the native backend uses; for the others say OMP_NUM_THREADS.
+        path: a model file; for onnx also a folder that `embervlm export onnx` wrote.
+        threads: how many native and onnx use; for the others say OMP_NUM_THREADS.
 
     Raises:
-        ValueError: an unknown name, a damaged folder, or a backend whose library is not installed.
+        ValueError: an unknown name, a damaged file, or a backend whose library is not installed.
     """
     if name == "native":
         from embervlm.backends.native import NativeBackend
 
-        return NativeBackend.load(folder, threads=threads)
+        return NativeBackend.load(path, threads=threads)
     if name == "reference":
         from embervlm.backends.reference import ReferenceBackend
 
-        return ReferenceBackend.load(folder)
+        return ReferenceBackend.load(path)
     if name == "pytorch":
         try:
             from embervlm.backends.pytorch import PyTorchBackend
         except ModuleNotFoundError as error:
             raise ValueError(
                 "The pytorch backend needs PyTorch: pip install 'embervlm[train]', "
-                "or choose --backend reference."
+                "or choose --backend native."
             ) from error
-        return PyTorchBackend.load(folder)
+        return PyTorchBackend.load(path)
+    if name == "onnx":
+        try:
+            from embervlm.backends.onnx import OnnxBackend
+
+            return OnnxBackend.load(path, threads=threads)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "The onnx backend needs ONNX Runtime: pip install 'embervlm[onnx]', "
+                "or choose --backend native."
+            ) from error
     raise ValueError(f"Unknown backend {name!r}; there are {', '.join(BACKENDS)}.")

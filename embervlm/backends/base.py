@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.quantities import Mention
+from embervlm.scenario import FLAGS, QUANTITIES
 from embervlm.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
@@ -40,6 +42,20 @@ class Proposal:
     mentions: tuple[Mention, ...]
     embedding: Array
     states: Any
+
+
+def labels() -> dict[str, list[str]]:
+    """Return what each output of the network stands for, in order.
+
+    A model that was trained for other names must not be run with these.
+    """
+    return {
+        "robots": list(Fleet.default().names),
+        "environments": list(ENVIRONMENTS),
+        "actions": list(ACTIONS),
+        "flags": list(FLAGS),
+        "roles": [*QUANTITIES, "other"],
+    }
 
 
 class Backend(Protocol):

@@ -44,7 +44,7 @@ def mobilenet_v2(
         hidden = x_HWC
         if f"{prefix}{name}.expand.weight" in weights:
             hidden = _relu6(_pointwise(hidden, *layer(f"{name}.expand")))
-        hidden = _relu6(_depthwise(hidden, *layer(f"{name}.depthwise"), stride=_stride(block)))
+        hidden = _relu6(_depthwise(hidden, *layer(f"{name}.depthwise"), stride=stride_of(block)))
         out_HWC = _pointwise(hidden, *layer(f"{name}.project"))
         if out_HWC.shape == x_HWC.shape:
             out_HWC += x_HWC
@@ -56,7 +56,7 @@ def mobilenet_v2(
     return features
 
 
-def _stride(block: int) -> int:
+def stride_of(block: int) -> int:
     """Return the stride of a block: 2 where the paper's table 2 halves the picture."""
     return 2 if block in (1, 3, 6, 13) else 1
 

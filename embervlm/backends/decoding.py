@@ -25,7 +25,7 @@ class Grammar:
         # Control characters and "|" would break the line or forge a mark. A section that begins
         # with a plain letter or digit is not blank.
         self._forbidden, self._cannot_begin = np.ones((2, len(tokenizer)), dtype=bool)
-        for number in tokenizer.vocabulary.values():
+        for number in range(tokenizer.plain_tokens):
             text = tokenizer.decode([number])
             self._forbidden[number] = any(char < " " or char in "|\x7f" for char in text)
             first = text.strip()[:1]

@@ -8,25 +8,38 @@ from pathlib import Path
 
 import numpy as np
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, labels
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.checkpoint import SHIPPED
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
 from embervlm.tokenizer import Tokenizer
-
-# The one file that ships; absent where only a model folder does.
-SHIPPED_FILE = Path(__file__).parents[1] / "weights" / "ember-nano.gguf"
 
 
 class NativeBackend:
     """Runs a GGUF file with the engine; implements `backends.base.Backend`."""
 
     def __init__(self, engine: Engine) -> None:
+        """Take an open file.
+
+        Raises:
+            ValueError: its outputs stand for other names than this package's.
+        """
+        found = json.loads(engine.text("embervlm.labels"))
+        for name, expected in labels().items():
+            if not isinstance(found, dict) or found.get(name) != expected:
+                raise ValueError(
+                    f"The model file was trained for other {name} than this package has; "
+                    "use the version of embervlm that exported it, or train again."
+                )
         self.engine = engine
         self._config = json.loads(engine.text("embervlm.config"))
         self._calibration: dict[str, float] = json.loads(engine.text("embervlm.calibration"))
-        self.tokenizer = Tokenizer.from_json(engine.text("embervlm.tokenizer"))
+        self.tokenizer = Tokenizer(
+            engine.tensor("tokenizer.merges", np.uint16).reshape(-1, 2),
+            json.loads(engine.text("embervlm.specials")),
+        )
         self.ngram_rows = int(self._config["ngram_rows"])
         self._subset_features = subset_features()
         self._grammar: Grammar | None = None
@@ -36,15 +49,9 @@ class NativeBackend:
         """Open a model file; None is the one that ships.
 
         Raises:
-            ValueError: there is no file, it is no model, or the engine is not compiled here.
+            ValueError: the file is no model, or the engine is not compiled here.
         """
-        path = path or (SHIPPED_FILE if SHIPPED_FILE.is_file() else None)
-        if path is None or Path(path).is_dir():
-            raise ValueError(
-                "The native backend reads one GGUF file: write it with 'embervlm export gguf "
-                "--out MODEL.gguf' and give it with --model."
-            )
-        return cls(Engine(path, threads=threads))
+        return cls(Engine(path or SHIPPED, threads=threads))
 
     @property
     def image_size(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
-from embervlm.backends.reference import ReferenceBackend
+from embervlm.backends.decoding import Grammar
 from embervlm.checkpoint import Checkpoint, load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork
@@ -18,15 +18,12 @@ from embervlm.prompts import mark_quantities, read_task
 
 
 class PyTorchBackend:
-    """Runs the reader in PyTorch; implements `backends.base.Backend`.
-
-    The reasoning is decoded by the reference decoder: a few dozen tokens, one at a time, gain
-    nothing here.
-    """
+    """Runs the network in PyTorch, eagerly, in float32; implements `backends.base.Backend`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._reference = ReferenceBackend(checkpoint)
         self.tokenizer = checkpoint.tokenizer
+        self._calibration = checkpoint.calibration
+        self._grammar = Grammar(self.tokenizer, int(checkpoint.config["decoder_positions"]))
         self.network = EmberNetwork(EmberConfig.from_dict(checkpoint.config)).eval()
         self.network.load_state_dict(
             {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
@@ -40,14 +37,14 @@ class PyTorchBackend:
     @property
     def image_size(self) -> int:
         """The side of the square photo, in pixels."""
-        return self._reference.image_size
+        return self.network.config.image_size
 
     @property
     def calibration(self) -> dict[str, float]:
         """The numbers fitted on validation data."""
-        return self._reference.calibration
+        return self._calibration
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo, or both; see `Backend.propose`."""
         network = self.network
@@ -88,6 +85,17 @@ class PyTorchBackend:
             ),
         )
 
+    @torch.inference_mode()
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
-        """Return the marked reasoning; see `Backend.write`."""
-        return self._reference.write(proposal, robots)
+        """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
+        decoder, table_VD = self.network.decoder, self.network.text.embed.weight
+        states_BSD, source_BS = (torch.from_numpy(array)[None] for array in proposal.states)
+        mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
+        cache = decoder.begin(states_BSD, mask_BS, source_BS)
+
+        def step(token: int) -> Array:
+            log_p_BV = decoder.step(torch.tensor([[token]]), cache, table_VD)
+            chances_V: Array = log_p_BV[0].exp().numpy()
+            return chances_V
+
+        return self._grammar.write(robots, step)

@@ -37,9 +37,9 @@ class ReferenceBackend:
         self._grammar = Grammar(self.tokenizer, int(self._config["decoder_positions"]))
 
     @classmethod
-    def load(cls, folder: str | Path | None = None) -> ReferenceBackend:
-        """Load a model folder; None is the one that ships."""
-        return cls(load_checkpoint(folder))
+    def load(cls, path: str | Path | None = None) -> ReferenceBackend:
+        """Load a model file; None is the one that ships."""
+        return cls(load_checkpoint(path))
 
     @property
     def image_size(self) -> int:

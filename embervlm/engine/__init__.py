@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,10 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     ),
     "ember_close": (None, [ctypes.c_void_p]),
     "ember_text": (ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_char_p]),
+    "ember_tensor": (
+        ctypes.c_void_p,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t)],
+    ),
     "ember_kernel_name": (ctypes.c_char_p, [ctypes.c_void_p]),
     "ember_kernels": (ctypes.c_char_p, []),
     "ember_error": (ctypes.c_char_p, [ctypes.c_void_p]),
@@ -53,6 +58,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ember_ngrams": (ctypes.c_int, [ctypes.c_void_p, _numbers, ctypes.c_int, _floats]),
     "ember_begin": (ctypes.c_int, [ctypes.c_void_p, _floats, _numbers, ctypes.c_int]),
     "ember_step": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, _floats]),
+    "ember_bandwidth": (ctypes.c_double, [ctypes.c_size_t]),
 }
 
 
@@ -75,7 +81,7 @@ def library() -> ctypes.CDLL:
     if path is None:
         raise ValueError(
             "The engine is not compiled here: install a C compiler (gcc or clang) and install "
-            "embervlm again, or choose --backend reference."
+            "embervlm again; or pip install 'embervlm[onnx]' and choose --backend onnx."
         )
     try:
         loaded = ctypes.CDLL(str(path))
@@ -91,6 +97,13 @@ def kernel_sets() -> list[str]:
     """Return the names of the kernel sets that run on this processor, the best first."""
     names: bytes = library().ember_kernels()
     return names.decode().split()
+
+
+def bandwidth(size_bytes: int) -> float:
+    """Return how many bytes a second one thread reads of a buffer of this size, the best of
+    several."""
+    rate: float = library().ember_bandwidth(size_bytes)
+    return rate
 
 
 class Engine:
@@ -137,6 +150,18 @@ class Engine:
         if found is None:
             raise ValueError(f"The model file has no {key}; export it again.")
         return found.decode()
+
+    def tensor(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
+        """Return the bytes of a tensor of the file as numbers of this type, in one row; a copy.
+
+        Raises:
+            ValueError: the file has no such tensor, or it is not whole numbers of that size.
+        """
+        size = ctypes.c_size_t()
+        address = self._library.ember_tensor(self._model, name.encode(), size)
+        if address is None or size.value % np.dtype(dtype).itemsize:
+            raise ValueError(f"The model file has no sound tensor {name}; export it again.")
+        return np.frombuffer(ctypes.string_at(address, size.value), dtype)
 
     def size(self, layer: str) -> tuple[int, int]:
         """Return (outputs, inputs) of a layer that `linear` knows."""

@@ -23,6 +23,8 @@ EMBER_API void ember_close(ember *model);
 
 /* The text of a metadata key, or NULL. Valid until ember_close. */
 EMBER_API const char *ember_text(const ember *model, const char *key);
+/* The bytes of a tensor as they lie in the file, or NULL. Valid until ember_close. */
+EMBER_API const void *ember_tensor(const ember *model, const char *name, size_t *bytes);
 /* The name of the kernel set in use: "avx512-vnni", "avx2", "neon-dot", "neon" or "portable". */
 EMBER_API const char *ember_kernel_name(const ember *model);
 /* The names of all sets that this build and this processor have, best first, parted by spaces. */
@@ -41,12 +43,15 @@ EMBER_API int ember_read(ember *model, const int32_t *tokens, int count, const f
 EMBER_API int ember_linear(ember *model, const char *name, const float *x, int rows, float *y);
 /* The same size on both sides of a layer; 0 on success. */
 EMBER_API int ember_size(const ember *model, const char *name, int *outputs, int *inputs);
-/* Adds the rows of the n-gram table, weighted by importance of length 1, and the bias. */
+/* The sum of these rows of the n-gram table, weighted by importance of length 1, and the bias. */
 EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *scores);
 
 /* The decoder: begin with the states of a request and the token each was read from (-1: none),
  * then feed one token at a time; `chances` (vocabulary) gets the probabilities of the next. */
 EMBER_API int ember_begin(ember *model, const float *states, const int32_t *source, int count);
 EMBER_API int ember_step(ember *model, int32_t token, float *chances);
+
+/* Bytes a second that one thread reads of a buffer of this size, best of several; 0: no memory. */
+EMBER_API double ember_bandwidth(size_t bytes);
 
 #endif

@@ -30,7 +30,7 @@ enum {
 };
 static const size_t KIND_BYTES[KIND_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-enum { MAX_TENSORS = 4096, MAX_TEXTS = 256, MAX_NAME = 128, ALIGNMENT = 32 };
+enum { MAX_TENSORS = 4096, MAX_VALUES = 256, MAX_NAME = 128, ALIGNMENT = 32, HASH_SLICE = 1 << 20 };
 
 typedef struct {
     gguf *file;
@@ -127,22 +127,24 @@ static int read_metadata(reader *in, uint64_t count, const char *hash_key, size_
             free(key);
             return -1;
         }
-        if (kind != KIND_STRING || file->text_count == MAX_TEXTS) {
+        if ((kind != KIND_STRING && kind != KIND_U32) || file->value_count == MAX_VALUES) {
             free(key);
             if (skip_value(in, kind)) return -1;
             continue;
         }
-        gguf_text *text = &file->texts[file->text_count];
-        if (take_string(in, file->length, &text->text)) {
-            free(key);
-            return -1;
+        gguf_value *value = &file->values[file->value_count++];
+        value->key = key;
+        if (kind == KIND_U32) {
+            uint64_t number;
+            if (take_number(in, 4, &number)) return -1;
+            value->number = (uint32_t)number;
+            continue;
         }
-        text->key = key;
-        file->text_count++;
+        if (take_string(in, file->length, &value->text)) return -1;
         if (!strcmp(key, hash_key)) {
-            if (strlen(text->text) != 64)
+            if (strlen(value->text) != 64)
                 return fail(in, "its digest has %zu digits, expected 64; get the file again.",
-                            strlen(text->text));
+                            strlen(value->text));
             *hash_at = in->at - 64;
         }
     }
@@ -158,6 +160,8 @@ static uint64_t row_bytes(uint32_t type, uint64_t count) {
             return count * 2;
         case GGUF_I8:
             return count;
+        case GGUF_I16:
+            return count * 2;
         case GGUF_Q4_0:
             return count % 32 ? 0 : count / 32 * 18;
         case GGUF_Q8_0:
@@ -222,6 +226,17 @@ static int read_tensors(reader *in, uint64_t count) {
     return failed;
 }
 
+/* Hashes bytes begin..end-1 of the map. The pages behind are given back on the way, or the whole
+ * file would stand in memory at once. */
+static void hash_part(sha256 *hash, const gguf *file, size_t begin, size_t end) {
+    while (begin < end) {
+        size_t count = end - begin < HASH_SLICE ? end - begin : HASH_SLICE;
+        sha256_add(hash, file->map + begin, count);
+        gguf_release(file);
+        begin += count;
+    }
+}
+
 static int check_hash(reader *in, const char *hash_key, size_t hash_at) {
     static const char zeros[] = "0000000000000000000000000000000000000000000000000000000000000000";
     const char *expected = gguf_find_text(in->file, hash_key);
@@ -230,9 +245,9 @@ static int check_hash(reader *in, const char *hash_key, size_t hash_at) {
     if (!expected)
         return fail(in, "names no digest (%s); write it with 'embervlm export gguf'.", hash_key);
     sha256_begin(&hash);
-    sha256_add(&hash, in->file->map, hash_at);
+    hash_part(&hash, in->file, 0, hash_at);
     sha256_add(&hash, zeros, 64);
-    sha256_add(&hash, in->file->map + hash_at + 64, in->file->length - hash_at - 64);
+    hash_part(&hash, in->file, hash_at + 64, in->file->length);
     sha256_end(&hash, found);
     if (strcmp(found, expected)) return fail(in, "is damaged (its SHA-256 differs); get it again.");
     return 0;
@@ -254,8 +269,8 @@ static int read_all(reader *in, const char *hash_key) {
         return fail(in, "claims %llu tensors, expected at most %d; get the file again.",
                     (unsigned long long)tensors, MAX_TENSORS);
     file->tensors = calloc(tensors ? tensors : 1, sizeof *file->tensors);
-    file->texts = calloc(MAX_TEXTS, sizeof *file->texts);
-    if (!file->tensors || !file->texts) return fail(in, "no memory for its tables.");
+    file->values = calloc(MAX_VALUES, sizeof *file->values);
+    if (!file->tensors || !file->values) return fail(in, "no memory for its tables.");
     if (read_metadata(in, values, hash_key, &hash_at) || read_tensors(in, tensors)) return -1;
     return check_hash(in, hash_key, hash_at);
 }
@@ -289,18 +304,28 @@ int gguf_open(gguf *file, const char *path, const char *hash_key, char *error, s
 
 void gguf_close(gguf *file) {
     for (size_t i = 0; i < file->tensor_count; i++) free(file->tensors[i].name);
-    for (size_t i = 0; i < file->text_count; i++)
-        free(file->texts[i].key), free(file->texts[i].text);
+    for (size_t i = 0; i < file->value_count; i++)
+        free(file->values[i].key), free(file->values[i].text);
     free(file->tensors);
-    free(file->texts);
+    free(file->values);
     if (file->map) munmap((void *)file->map, file->length);
     memset(file, 0, sizeof *file);
 }
 
-const char *gguf_find_text(const gguf *file, const char *key) {
-    for (size_t i = 0; i < file->text_count; i++)
-        if (!strcmp(file->texts[i].key, key)) return file->texts[i].text;
+static const gguf_value *find_value(const gguf *file, const char *key) {
+    for (size_t i = 0; i < file->value_count; i++)
+        if (!strcmp(file->values[i].key, key)) return &file->values[i];
     return NULL;
+}
+
+const char *gguf_find_text(const gguf *file, const char *key) {
+    const gguf_value *value = find_value(file, key);
+    return value ? value->text : NULL;
+}
+
+const uint32_t *gguf_find_number(const gguf *file, const char *key) {
+    const gguf_value *value = find_value(file, key);
+    return value && !value->text ? &value->number : NULL;
 }
 
 const gguf_tensor *gguf_find(const gguf *file, const char *name) {
@@ -309,9 +334,4 @@ const gguf_tensor *gguf_find(const gguf *file, const char *name) {
     return NULL;
 }
 
-void gguf_release(const gguf *file, const gguf_tensor *tensor) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t begin = (size_t)(tensor->data - file->map) / page * page;
-    size_t end = (size_t)(tensor->data - file->map) + tensor->bytes;
-    madvise((void *)(file->map + begin), end - begin, MADV_DONTNEED);
-}
+void gguf_release(const gguf *file) { madvise((void *)file->map, file->length, MADV_DONTNEED); }

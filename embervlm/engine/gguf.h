@@ -6,7 +6,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { GGUF_F32 = 0, GGUF_F16 = 1, GGUF_Q4_0 = 2, GGUF_Q8_0 = 8, GGUF_I8 = 24, GGUF_TQ2_0 = 35 };
+enum {
+    GGUF_F32 = 0,
+    GGUF_F16 = 1,
+    GGUF_Q4_0 = 2,
+    GGUF_Q8_0 = 8,
+    GGUF_I8 = 24,
+    GGUF_I16 = 25,
+    GGUF_TQ2_0 = 35
+};
 enum { GGUF_MAX_DIMS = 4 };
 
 typedef struct {
@@ -19,16 +27,17 @@ typedef struct {
 } gguf_tensor;
 
 typedef struct {
-    char *key, *text; /* end in a zero byte */
-} gguf_text;
+    char *key, *text; /* end in a zero byte; a number has no text */
+    uint32_t number;
+} gguf_value;
 
 typedef struct {
     const uint8_t *map;
     size_t length;
     gguf_tensor *tensors;
     size_t tensor_count;
-    gguf_text *texts; /* the metadata that are strings; others are read over */
-    size_t text_count;
+    gguf_value *values; /* the metadata that are strings or U32; others are read over */
+    size_t value_count;
 } gguf;
 
 /* Maps and reads a file, and holds its SHA-256 against the one it names under `hash_key`: that of
@@ -37,9 +46,12 @@ typedef struct {
 int gguf_open(gguf *file, const char *path, const char *hash_key, char *error, size_t size);
 void gguf_close(gguf *file);
 
+/* The text, or the number, of a key; NULL where there is none. */
 const char *gguf_find_text(const gguf *file, const char *key);
+const uint32_t *gguf_find_number(const gguf *file, const char *key);
 const gguf_tensor *gguf_find(const gguf *file, const char *name);
-/* Tells the system that the pages of a tensor will not be read again soon. */
-void gguf_release(const gguf *file, const gguf_tensor *tensor);
+/* Lets go of the map's pages, so that what has been read no longer counts as this process's memory;
+ * what is read again is mapped again. All of them at once: a system may map 2 MB for one byte. */
+void gguf_release(const gguf *file);
 
 #endif

@@ -14,12 +14,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PANEL = 16, BLOCK = 32 };
+enum { PANEL = 16, BLOCK = 32, MOST_TALL = 4 };
+
+/* What `attend` needs: keys turned round, and the shares of some queries, in whole panels. */
+#define ATTEND_ROOM(count, depth) \
+    ((size_t)((depth) + MOST_TALL) * (size_t)(((count) + PANEL - 1) / PANEL * PANEL))
 
 typedef enum { BITS_4, BITS_8, BITS_FLOAT } ember_bits;
 
 typedef struct {
-    int outputs, inputs, blocks, panels;
+    int outputs, inputs, panels;
+    int block, blocks; /* inputs that share a scale; how many times they are in a row */
     ember_bits bits;
     uint8_t *weights;
     float *scales;     /* (panels, blocks, 16) */
@@ -28,23 +33,24 @@ typedef struct {
 
 /* Rows of activations, quantised. */
 typedef struct {
-    int8_t *bytes; /* (rows, blocks * 32) */
-    float *scales; /* (rows, blocks) */
-    int32_t *sums; /* (rows, blocks): the sum of a block's bytes */
+    int8_t *bytes;    /* (rows, blocks * 32) */
+    float *scales;    /* (rows, blocks) */
+    int32_t *offsets; /* (rows, blocks): where the sum of a block's products begins */
 } ember_rows;
 
 typedef struct {
     const char *name;
-    /* x (rows, inputs) to `out`; `blocks` = inputs / 32 rounded up, zeros behind the last input. */
-    void (*quantise)(const float *x, int rows, int inputs, int blocks, ember_rows *out);
+    /* x (rows, inputs of w) to `out`, in w's blocks; zeros behind the last input. */
+    void (*quantise)(const float *x, int rows, const ember_matrix *w, ember_rows *out);
     /* y (rows, outputs) for the panels first..end-1; `x` holds the rows that `quantise` wrote, or
      * for a float matrix `floats` (rows, inputs). With `clamp` y is kept within 0..6. */
     void (*matmul)(const ember_matrix *w, const ember_rows *x, const float *floats, int rows,
                    int first, int end, float *y, int clamp);
-    /* One 3x3 filter a channel over (height, width, channels), rows first..end-1 of the output;
-     * taps (9, channels); padded as TensorFlow's SAME; clamped to 0..6. */
-    void (*depthwise)(const float *x, int height, int width, int channels, const float *taps,
-                      const float *bias, int stride, int first, int end, float *y);
+    /* One 3x3 filter a channel over three rows (width, channels), NULL for one outside the
+     * picture, to one row of the output; taps (9, channels); padded as TensorFlow's SAME; clamped
+     * to 0..6. */
+    void (*depthwise)(const float *const in[3], int width, int channels, const float *taps,
+                      const float *bias, int stride, float *y);
     /* x (rows, width) normalised in place. */
     void (*norm)(float *x, int rows, int width, const float *weight, const float *bias,
                  float epsilon);
@@ -53,7 +59,7 @@ typedef struct {
     /* x (count) += y (count) */
     void (*add)(float *x, const float *y, size_t count);
     /* Attention of one head: query (rows, ..) over keys and values (count, ..), every row `stride`
-     * floats from the next; `room` has (depth + 1) * count floats. */
+     * floats from the next; `room` has ATTEND_ROOM floats. */
     void (*attend)(const float *q, int q_stride, int rows, const float *k, const float *v,
                    int kv_stride, int count, int depth, float *out, int out_stride, float *room);
 } kernel_set;

@@ -2,6 +2,7 @@
  * pragma, defined SET as the set's name, and at most one of USE_VNNI, USE_AVX2, USE_DOT, USE_NEON.
  */
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -36,16 +37,16 @@ typedef struct {
 } floats;
 #endif
 
-/* Sums of 4 products for 16 outputs: `w` holds (16 x 4) weights less their offset removed, `x` four
- * signed bytes. Where the instruction wants unsigned weights the offset stays in and `finish` takes
- * it off. */
+/* `dot` adds 4 products for 16 outputs: `w` holds (16 x 4) weights, `x` four signed bytes. Where
+ * the instruction wants unsigned weights their offset stays in, and the sums start at what takes it
+ * off. */
 static inline floats zero_floats(void);
-static inline sums zero_sums(void);
+static inline sums start_sums(int32_t from);
 
 #if defined(USE_VNNI)
 typedef __m512i weights;
 static inline floats zero_floats(void) { return _mm512_setzero_ps(); }
-static inline sums zero_sums(void) { return _mm512_setzero_si512(); }
+static inline sums start_sums(int32_t from) { return _mm512_set1_epi32(from); }
 static inline weights load_8(const uint8_t *w) { return _mm512_loadu_si512(w); }
 static inline weights low_4(const uint8_t *w) {
     return _mm512_and_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(15));
@@ -58,24 +59,26 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
     memcpy(&four, x, 4);
     return _mm512_dpbusd_epi32(s, w, _mm512_set1_epi32(four));
 }
-static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
-    __m512i whole = _mm512_sub_epi32(s, _mm512_set1_epi32(offset));
+static inline floats finish(floats y, sums s, const float *scale, float by) {
     __m512 both = _mm512_mul_ps(_mm512_loadu_ps(scale), _mm512_set1_ps(by));
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), both, y);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), both, y);
 }
 static inline floats multiply(floats y, const float *w, float x) {
     return _mm512_fmadd_ps(_mm512_loadu_ps(w), _mm512_set1_ps(x), y);
 }
 static inline floats load_floats(const float *x) { return _mm512_loadu_ps(x); }
-static inline floats multiply_each(floats y, const float *a, const float *b) {
-    return _mm512_fmadd_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(b), y);
+static inline floats multiply_floats(floats y, floats a, floats b) {
+    return _mm512_fmadd_ps(a, b, y);
 }
 static inline floats clamp_6(floats y) {
     return _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(6));
 }
+static inline floats add_floats(floats a, floats b) { return _mm512_add_ps(a, b); }
 static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
 #define OFFSET(bits) ((bits) == BITS_8 ? 128 : 8)
 #define TILE 8
+#define TALL 4
+#define WIDE 2
 
 #elif defined(USE_AVX2)
 typedef struct {
@@ -84,8 +87,8 @@ typedef struct {
 static inline floats zero_floats(void) {
     return (floats){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
 }
-static inline sums zero_sums(void) {
-    return (sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+static inline sums start_sums(int32_t from) {
+    return (sums){{_mm256_set1_epi32(from), _mm256_set1_epi32(from)}};
 }
 static inline __m256i half_of(const uint8_t *w, int i) {
     return _mm256_loadu_si256((const __m256i *)(w + 32 * i));
@@ -117,8 +120,7 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
     }
     return s;
 }
-static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
-    (void)offset;
+static inline floats finish(floats y, sums s, const float *scale, float by) {
     for (int i = 0; i < 2; i++) {
         __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scale + 8 * i), _mm256_set1_ps(by));
         y.half[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s.half[i]), both, y.half[i]);
@@ -133,10 +135,8 @@ static inline floats multiply(floats y, const float *w, float x) {
 static inline floats load_floats(const float *x) {
     return (floats){{_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}};
 }
-static inline floats multiply_each(floats y, const float *a, const float *b) {
-    for (int i = 0; i < 2; i++)
-        y.half[i] =
-            _mm256_fmadd_ps(_mm256_loadu_ps(a + 8 * i), _mm256_loadu_ps(b + 8 * i), y.half[i]);
+static inline floats multiply_floats(floats y, floats a, floats b) {
+    for (int i = 0; i < 2; i++) y.half[i] = _mm256_fmadd_ps(a.half[i], b.half[i], y.half[i]);
     return y;
 }
 static inline floats clamp_6(floats y) {
@@ -144,12 +144,17 @@ static inline floats clamp_6(floats y) {
         y.half[i] = _mm256_min_ps(_mm256_max_ps(y.half[i], _mm256_setzero_ps()), _mm256_set1_ps(6));
     return y;
 }
+static inline floats add_floats(floats a, floats b) {
+    return (floats){{_mm256_add_ps(a.half[0], b.half[0]), _mm256_add_ps(a.half[1], b.half[1])}};
+}
 static inline void store(float *to, floats y) {
     _mm256_storeu_ps(to, y.half[0]);
     _mm256_storeu_ps(to + 8, y.half[1]);
 }
 #define OFFSET(bits) 0
 #define TILE 2
+#define TALL 2
+#define WIDE 1
 
 #elif defined(USE_DOT) || defined(USE_NEON)
 typedef struct {
@@ -159,9 +164,9 @@ static inline floats zero_floats(void) {
     float32x4_t zero = vdupq_n_f32(0);
     return (floats){{zero, zero, zero, zero}};
 }
-static inline sums zero_sums(void) {
-    int32x4_t zero = vdupq_n_s32(0);
-    return (sums){{zero, zero, zero, zero}};
+static inline sums start_sums(int32_t from) {
+    int32x4_t all = vdupq_n_s32(from);
+    return (sums){{all, all, all, all}};
 }
 static inline weights load_8(const uint8_t *w) {
     weights out;
@@ -202,8 +207,7 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
     }
     return s;
 }
-static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
-    (void)offset;
+static inline floats finish(floats y, sums s, const float *scale, float by) {
     for (int i = 0; i < 4; i++)
         y.part[i] = vmlaq_f32(y.part[i], vcvtq_f32_s32(s.part[i]),
                               vmulq_n_f32(vld1q_f32(scale + 4 * i), by));
@@ -216,9 +220,8 @@ static inline floats multiply(floats y, const float *w, float x) {
 static inline floats load_floats(const float *x) {
     return (floats){{vld1q_f32(x), vld1q_f32(x + 4), vld1q_f32(x + 8), vld1q_f32(x + 12)}};
 }
-static inline floats multiply_each(floats y, const float *a, const float *b) {
-    for (int i = 0; i < 4; i++)
-        y.part[i] = vmlaq_f32(y.part[i], vld1q_f32(a + 4 * i), vld1q_f32(b + 4 * i));
+static inline floats multiply_floats(floats y, floats a, floats b) {
+    for (int i = 0; i < 4; i++) y.part[i] = vmlaq_f32(y.part[i], a.part[i], b.part[i]);
     return y;
 }
 static inline floats clamp_6(floats y) {
@@ -226,18 +229,28 @@ static inline floats clamp_6(floats y) {
         y.part[i] = vminq_f32(vmaxq_f32(y.part[i], vdupq_n_f32(0)), vdupq_n_f32(6));
     return y;
 }
+static inline floats add_floats(floats a, floats b) {
+    for (int i = 0; i < 4; i++) a.part[i] = vaddq_f32(a.part[i], b.part[i]);
+    return a;
+}
 static inline void store(float *to, floats y) {
     for (int i = 0; i < 4; i++) vst1q_f32(to + 4 * i, y.part[i]);
 }
 #define OFFSET(bits) 0
 #define TILE 2
+#define TALL 2
+#define WIDE 1
 
 #else
 typedef struct {
     int8_t at[PANEL * 4];
 } weights;
 static inline floats zero_floats(void) { return (floats){{0}}; }
-static inline sums zero_sums(void) { return (sums){{0}}; }
+static inline sums start_sums(int32_t from) {
+    sums s;
+    for (int i = 0; i < PANEL; i++) s.at[i] = from;
+    return s;
+}
 static inline weights load_8(const uint8_t *w) {
     weights out;
     for (int i = 0; i < PANEL * 4; i++) out.at[i] = (int8_t)(w[i] ^ 128);
@@ -259,8 +272,7 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
                    w.at[4 * i + 3] * x[3];
     return s;
 }
-static inline floats finish(floats y, sums s, const float *scale, float by, int32_t offset) {
-    (void)offset;
+static inline floats finish(floats y, sums s, const float *scale, float by) {
     for (int i = 0; i < PANEL; i++) y.at[i] += (float)s.at[i] * (scale[i] * by);
     return y;
 }
@@ -273,91 +285,126 @@ static inline floats load_floats(const float *x) {
     memcpy(y.at, x, sizeof y.at);
     return y;
 }
-static inline floats multiply_each(floats y, const float *a, const float *b) {
-    for (int i = 0; i < PANEL; i++) y.at[i] += a[i] * b[i];
+static inline floats multiply_floats(floats y, floats a, floats b) {
+    for (int i = 0; i < PANEL; i++) y.at[i] += a.at[i] * b.at[i];
     return y;
 }
 static inline floats clamp_6(floats y) {
     for (int i = 0; i < PANEL; i++) y.at[i] = y.at[i] < 0 ? 0 : y.at[i] > 6 ? 6 : y.at[i];
     return y;
 }
+static inline floats add_floats(floats a, floats b) {
+    for (int i = 0; i < PANEL; i++) a.at[i] += b.at[i];
+    return a;
+}
 static inline void store(float *to, floats y) { memcpy(to, y.at, sizeof y.at); }
 #define OFFSET(bits) 0
 #define TILE 1
+#define TALL 1
+#define WIDE 1
 #endif
 
-static void quantise(const float *x, int rows, int inputs, int blocks, ember_rows *out) {
-    for (int r = 0; r < rows; r++, x += inputs) {
-        for (int b = 0; b < blocks; b++) {
-            int8_t *bytes = out->bytes + ((size_t)r * blocks + b) * BLOCK;
-            int count = inputs - b * BLOCK < BLOCK ? inputs - b * BLOCK : BLOCK;
-            float part[BLOCK] = {0}, largest = 0;
+/* Looks for the largest size in 16 lanes, so that the compiler may use wide registers. */
+static float largest_of(const float *x, int count) {
+    float lane[16] = {0}, largest = 0;
+    int i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (int j = 0; j < 16; j++) {
+            float size = fabsf(x[i + j]);
+            lane[j] = size > lane[j] ? size : lane[j];
+        }
+    for (; i < count; i++) {
+        float size = fabsf(x[i]);
+        lane[0] = size > lane[0] ? size : lane[0];
+    }
+    for (int j = 0; j < 16; j++) largest = lane[j] > largest ? lane[j] : largest;
+    return largest;
+}
+
+static void quantise(const float *x, int rows, const ember_matrix *w, ember_rows *out) {
+    const int block = w->block, blocks = w->blocks;
+    int8_t *bytes = out->bytes;
+    for (int r = 0; r < rows; r++, x += w->inputs) {
+        for (int b = 0; b < blocks; b++, bytes += block) {
+            const float *part = x + b * block;
+            int count = w->inputs - b * block < block ? w->inputs - b * block : block;
+            float largest = largest_of(part, count), by = largest > 0 ? 127 / largest : 0;
             int32_t sum = 0;
-            memcpy(part, x + b * BLOCK, (size_t)count * sizeof *part);
-            for (int i = 0; i < BLOCK; i++) {
-                float size = fabsf(part[i]);
-                largest = size > largest ? size : largest;
-            }
-            float by = largest > 0 ? 127 / largest : 0;
-            for (int i = 0; i < BLOCK; i++) {
+            for (int i = 0; i < count; i++) {
                 /* Adding and taking off 1.5 * 2^23 rounds to the nearest whole number. */
                 float whole = part[i] * by + 12582912.0f;
                 bytes[i] = (int8_t)(whole - 12582912.0f);
             }
-            for (int i = 0; i < BLOCK; i++) sum += bytes[i];
+            for (int i = 0; i < count; i++) sum += bytes[i];
+            for (int i = count; i < block; i++) bytes[i] = 0;
             out->scales[(size_t)r * blocks + b] = largest / 127;
-            out->sums[(size_t)r * blocks + b] = sum;
+            out->offsets[(size_t)r * blocks + b] = -OFFSET(w->bits) * sum;
         }
     }
 }
 
+/* Adds the bias, keeps within 0..6 if asked, and writes the outputs that there are of a panel. */
 static inline void write_out(const ember_matrix *w, int panel, floats acc, float *y, int clamp) {
-    float out[PANEL];
-    store(out, acc);
-    int first = panel * PANEL, count = w->outputs - first < PANEL ? w->outputs - first : PANEL;
-    const float *bias = w->bias + first;
-    for (int i = 0; i < PANEL; i++) out[i] += bias[i];
-    if (clamp)
-        for (int i = 0; i < PANEL; i++) out[i] = out[i] < 0 ? 0 : out[i] > 6 ? 6 : out[i];
-    memcpy(y + first, out, (size_t)count * sizeof *out);
+    int first = panel * PANEL, count = w->outputs - first;
+    acc = add_floats(acc, load_floats(w->bias + first));
+    if (clamp) acc = clamp_6(acc);
+    if (count >= PANEL) {
+        store(y + first, acc);
+    } else {
+        float out[PANEL];
+        store(out, acc);
+        memcpy(y + first, out, (size_t)count * sizeof *out);
+    }
 }
 
-/* `rows` is a constant where this is called, so that the loops over rows are unrolled. */
+/* `rows`, `wide` (panels side by side) and `bits` are constants where this is called, so that the
+ * loops over them are unrolled; so is the number of groups of four inputs in a block, 0: any. */
 static inline __attribute__((always_inline)) void tile(const ember_matrix *w, const ember_rows *x,
                                                        int row, int panel, float *y, int clamp,
-                                                       const int rows, const ember_bits bits) {
-    const int group = PANEL * 4, blocks = w->blocks;
-    const size_t block_bytes = (size_t)PANEL * BLOCK / (bits == BITS_8 ? 1 : 2);
-    const uint8_t *at = w->weights + (size_t)panel * blocks * block_bytes;
+                                                       const int rows, const int wide,
+                                                       const ember_bits bits, const int fixed) {
+    const int group = PANEL * 4, blocks = w->blocks, groups = fixed ? fixed : w->block / 4;
+    const size_t block_bytes = (size_t)group * groups / (bits == BITS_8 ? 1 : 2);
+    const size_t panel_bytes = block_bytes * blocks, next = (size_t)blocks * w->block;
+    const uint8_t *at = w->weights + (size_t)panel * panel_bytes;
     const float *scale = w->scales + (size_t)panel * blocks * PANEL;
-    floats acc[TILE];
-    for (int r = 0; r < rows; r++) acc[r] = zero_floats();
-    for (int b = 0; b < blocks; b++, at += block_bytes, scale += PANEL) {
-        const int8_t *bytes = x->bytes + ((size_t)row * blocks + b) * BLOCK;
-        const size_t next = (size_t)blocks * BLOCK;
-        sums s[TILE];
-        for (int r = 0; r < rows; r++) s[r] = zero_sums();
+    const int8_t *bytes = x->bytes + (size_t)row * next;
+    floats acc[TILE * WIDE];
+    for (int i = 0; i < rows * wide; i++) acc[i] = zero_floats();
+    for (int b = 0; b < blocks; b++, at += block_bytes, scale += PANEL, bytes += 4 * groups) {
+        sums s[TILE * WIDE];
+        for (int i = 0; i < rows * wide; i++)
+            s[i] = start_sums(x->offsets[(size_t)(row + i / wide) * blocks + b]);
         if (bits == BITS_8) {
-            for (int g = 0; g < 8; g++) {
-                weights part = load_8(at + g * group);
-                for (int r = 0; r < rows; r++) s[r] = dot(s[r], part, bytes + r * next + 4 * g);
+            for (int g = 0; g < groups; g++) {
+                for (int p = 0; p < wide; p++) {
+                    weights part = load_8(at + p * panel_bytes + g * group);
+                    for (int r = 0; r < rows; r++)
+                        s[r * wide + p] = dot(s[r * wide + p], part, bytes + r * next + 4 * g);
+                }
             }
         } else {
-            for (int g = 0; g < 4; g++) {
-                weights low = low_4(at + g * group), high = high_4(at + g * group);
-                for (int r = 0; r < rows; r++) {
-                    s[r] = dot(s[r], low, bytes + r * next + 8 * g);
-                    s[r] = dot(s[r], high, bytes + r * next + 8 * g + 4);
+            for (int g = 0; g < groups / 2; g++) {
+                for (int p = 0; p < wide; p++) {
+                    weights low = low_4(at + p * panel_bytes + g * group),
+                            high = high_4(at + p * panel_bytes + g * group);
+                    for (int r = 0; r < rows; r++) {
+                        s[r * wide + p] = dot(s[r * wide + p], low, bytes + r * next + 8 * g);
+                        s[r * wide + p] = dot(s[r * wide + p], high, bytes + r * next + 8 * g + 4);
+                    }
                 }
             }
         }
         for (int r = 0; r < rows; r++) {
             size_t i = (size_t)(row + r) * blocks + b;
-            acc[r] = finish(acc[r], s[r], scale, x->scales[i], OFFSET(bits) * x->sums[i]);
+            for (int p = 0; p < wide; p++)
+                acc[r * wide + p] = finish(acc[r * wide + p], s[r * wide + p],
+                                           scale + (size_t)p * blocks * PANEL, x->scales[i]);
         }
     }
     for (int r = 0; r < rows; r++)
-        write_out(w, panel, acc[r], y + (size_t)(row + r) * w->outputs, clamp);
+        for (int p = 0; p < wide; p++)
+            write_out(w, panel + p, acc[r * wide + p], y + (size_t)(row + r) * w->outputs, clamp);
 }
 
 static inline __attribute__((always_inline)) void tile_float(const ember_matrix *w, const float *x,
@@ -373,55 +420,82 @@ static inline __attribute__((always_inline)) void tile_float(const ember_matrix 
         write_out(w, panel, acc[r], y + (size_t)(row + r) * w->outputs, clamp);
 }
 
+/* All rows for `wide` panels: in tiles of TILE, then one by one. */
+#define ALL_ROWS(tall, wide, bits, fixed)                                                 \
+    do {                                                                                  \
+        int row = 0;                                                                      \
+        for (; row + tall <= rows; row += tall)                                           \
+            tile(w, x, row, panel, y, clamp, tall, wide, bits, fixed);                    \
+        if (tall > 4 && row + 4 <= rows) {                                                \
+            tile(w, x, row, panel, y, clamp, 4, wide, bits, fixed);                       \
+            row += 4;                                                                     \
+        }                                                                                 \
+        for (; row < rows; row++) tile(w, x, row, panel, y, clamp, 1, wide, bits, fixed); \
+    } while (0)
+
 static void matmul(const ember_matrix *w, const ember_rows *x, const float *floats_in, int rows,
                    int first, int end, float *y, int clamp) {
     for (int panel = first; panel < end; panel++) {
-        int row = 0;
         if (w->bits == BITS_FLOAT) {
+            int row = 0;
             for (; row + TILE <= rows; row += TILE)
                 tile_float(w, floats_in, row, panel, y, clamp, TILE);
             for (; row < rows; row++) tile_float(w, floats_in, row, panel, y, clamp, 1);
-        } else if (w->bits == BITS_8) {
-            for (; row + TILE <= rows; row += TILE) tile(w, x, row, panel, y, clamp, TILE, BITS_8);
-            for (; row < rows; row++) tile(w, x, row, panel, y, clamp, 1, BITS_8);
+        } else if (w->bits == BITS_4) {
+            ALL_ROWS(TILE, 1, BITS_4, BLOCK / 4);
+        } else if (w->block == BLOCK) {
+            ALL_ROWS(TILE, 1, BITS_8, BLOCK / 4);
+        } else if (panel + WIDE <= end) {
+            ALL_ROWS(TILE, WIDE, BITS_8, 0);
+            panel += WIDE - 1;
         } else {
-            for (; row + TILE <= rows; row += TILE) tile(w, x, row, panel, y, clamp, TILE, BITS_4);
-            for (; row < rows; row++) tile(w, x, row, panel, y, clamp, 1, BITS_4);
+            ALL_ROWS(TILE, 1, BITS_8, 0);
         }
     }
 }
 
-static void depthwise(const float *x, int height, int width, int channels, const float *taps,
-                      const float *bias, int stride, int first, int end, float *y) {
+/* The sum of nine neighbours for 16 channels; a neighbour that is not there counts as zero. */
+static inline floats nine(const float *const in[3], ptrdiff_t at, int channels, int left, int right,
+                          const floats weight[9], floats sum) {
+    for (int k = 0; k < 3; k++) {
+        if (!in[k]) continue;
+        const float *x = in[k] + at;
+        if (left) sum = multiply_floats(sum, load_floats(x), weight[3 * k]);
+        sum = multiply_floats(sum, load_floats(x + channels), weight[3 * k + 1]);
+        if (right) sum = multiply_floats(sum, load_floats(x + 2 * channels), weight[3 * k + 2]);
+    }
+    return sum;
+}
+
+static void depthwise(const float *const in[3], int width, int channels, const float *taps,
+                      const float *bias, int stride, float *y) {
     int out_width = (width + stride - 1) / stride;
-    int down = ((height + stride - 1) / stride - 1) * stride + 3 - height;
-    int right = (out_width - 1) * stride + 3 - width;
-    int top = (down > 0 ? down : 0) / 2, left = (right > 0 ? right : 0) / 2;
-    for (int i = first; i < end; i++) {
+    int pad = (out_width - 1) * stride + 3 - width, before = (pad > 0 ? pad : 0) / 2;
+    int c = 0;
+    for (; c + PANEL <= channels; c += PANEL) {
+        floats weight[9], start = load_floats(bias + c);
+        for (int t = 0; t < 9; t++) weight[t] = load_floats(taps + (size_t)t * channels + c);
         for (int j = 0; j < out_width; j++) {
-            float *out = y + ((size_t)i * out_width + j) * channels;
-            const float *in[9], *weight[9];
-            int used = 0;
-            for (int tap = 0; tap < 9; tap++) {
-                int row = i * stride + tap / 3 - top, column = j * stride + tap % 3 - left;
-                if (row < 0 || row >= height || column < 0 || column >= width) continue;
-                in[used] = x + ((size_t)row * width + column) * channels;
-                weight[used++] = taps + (size_t)tap * channels;
-            }
-            int c = 0;
-            /* Sixteen channels at a time, so that their sums stay in registers. */
-            for (; c + PANEL <= channels; c += PANEL) {
-                floats sum = load_floats(bias + c);
-                for (int t = 0; t < used; t++) sum = multiply_each(sum, in[t] + c, weight[t] + c);
-                store(out + c, clamp_6(sum));
-            }
-            for (; c < channels; c++) {
-                float sum = bias[c];
-                for (int t = 0; t < used; t++) sum += in[t][c] * weight[t][c];
-                out[c] = sum < 0 ? 0 : sum > 6 ? 6 : sum;
-            }
+            int column = j * stride - before;
+            ptrdiff_t at = (ptrdiff_t)column * channels + c;
+            floats sum =
+                column >= 0 && column + 2 < width
+                    ? nine(in, at, channels, 1, 1, weight, start)
+                    : nine(in, at, channels, column >= 0, column + 2 < width, weight, start);
+            store(y + (size_t)j * channels + c, clamp_6(sum));
         }
     }
+    for (; c < channels; c++)
+        for (int j = 0; j < out_width; j++) {
+            float sum = bias[c];
+            for (int t = 0; t < 9; t++) {
+                int column = j * stride - before + t % 3;
+                if (in[t / 3] && column >= 0 && column < width)
+                    sum +=
+                        in[t / 3][(size_t)column * channels + c] * taps[(size_t)t * channels + c];
+            }
+            y[(size_t)j * channels + c] = sum < 0 ? 0 : sum > 6 ? 6 : sum;
+        }
 }
 
 /* Sums in 16 lanes, so that the compiler may use wide registers and every set adds alike. */
@@ -494,28 +568,90 @@ static void add(float *x, const float *y, size_t count) {
     for (size_t i = 0; i < count; i++) x[i] += y[i];
 }
 
+/* The scores of `tall` queries over the turned keys (depth, padded): 16 keys at a time. */
+static inline __attribute__((always_inline)) void score(const float *q, int q_stride,
+                                                        const float *turned, int padded, int depth,
+                                                        float by, float *shares, const int tall) {
+    for (int s = 0; s < padded; s += PANEL) {
+        floats sum[TALL];
+        for (int r = 0; r < tall; r++) sum[r] = zero_floats();
+        for (int d = 0; d < depth; d++)
+            for (int r = 0; r < tall; r++)
+                sum[r] = multiply(sum[r], turned + (size_t)d * padded + s,
+                                  q[(size_t)r * q_stride + d] * by);
+        for (int r = 0; r < tall; r++) store(shares + (size_t)r * padded + s, sum[r]);
+    }
+}
+
+/* The values' mean, weighted by shares, of `tall` queries: 16 columns at a time. */
+static inline __attribute__((always_inline)) void mix(const float *shares, int padded, int count,
+                                                      const float *v, int v_stride, int depth,
+                                                      float *out, int out_stride, const int tall) {
+    int d = 0;
+    for (; d + PANEL <= depth; d += PANEL) {
+        floats sum[TALL];
+        for (int r = 0; r < tall; r++) sum[r] = zero_floats();
+        for (int s = 0; s < count; s++)
+            for (int r = 0; r < tall; r++)
+                sum[r] =
+                    multiply(sum[r], v + (size_t)s * v_stride + d, shares[(size_t)r * padded + s]);
+        for (int r = 0; r < tall; r++) store(out + (size_t)r * out_stride + d, sum[r]);
+    }
+    for (; d < depth; d++)
+        for (int r = 0; r < tall; r++) {
+            float sum = 0;
+            for (int s = 0; s < count; s++)
+                sum += shares[(size_t)r * padded + s] * v[(size_t)s * v_stride + d];
+            out[(size_t)r * out_stride + d] = sum;
+        }
+}
+
+/* One query: its keys are read once, so turning them would not pay. */
+static void attend_one(const float *q, const float *k, const float *v, int kv_stride, int count,
+                       int depth, float *out, float *shares) {
+    float by = 1 / sqrtf((float)depth);
+    for (int s = 0; s < count; s++) {
+        const float *key = k + (size_t)s * kv_stride;
+        float lane[PANEL] = {0}, sum = 0;
+        int d = 0;
+        for (; d + PANEL <= depth; d += PANEL)
+            for (int j = 0; j < PANEL; j++) lane[j] += q[d + j] * key[d + j];
+        for (; d < depth; d++) lane[0] += q[d] * key[d];
+        for (int j = 0; j < PANEL; j++) sum += lane[j];
+        shares[s] = sum * by;
+    }
+    softmax(shares, count);
+    mix(shares, count, count, v, kv_stride, depth, out, 0, 1);
+}
+
 static void attend(const float *q, int q_stride, int rows, const float *k, const float *v,
                    int kv_stride, int count, int depth, float *out, int out_stride, float *room) {
-    float *turned = room, *share = room + (size_t)depth * count; /* keys (depth, count) */
+    if (rows == 1) {
+        attend_one(q, k, v, kv_stride, count, depth, out, room);
+        return;
+    }
+    int padded = (count + PANEL - 1) / PANEL * PANEL;
+    float *turned = room, *shares = room + (size_t)depth * padded;
     float by = 1 / sqrtf((float)depth);
-    for (int s = 0; s < count; s++)
-        for (int d = 0; d < depth; d++)
-            turned[(size_t)d * count + s] = k[(size_t)s * kv_stride + d];
-    for (int r = 0; r < rows; r++) {
+    for (int d = 0; d < depth; d++) {
+        for (int s = 0; s < count; s++)
+            turned[(size_t)d * padded + s] = k[(size_t)s * kv_stride + d];
+        for (int s = count; s < padded; s++) turned[(size_t)d * padded + s] = 0;
+    }
+    for (int r = 0; r < rows;) {
         const float *query = q + (size_t)r * q_stride;
         float *to = out + (size_t)r * out_stride;
-        memset(share, 0, (size_t)count * sizeof *share);
-        for (int d = 0; d < depth; d++) {
-            float weight = query[d] * by;
-            const float *keys = turned + (size_t)d * count;
-            for (int s = 0; s < count; s++) share[s] += weight * keys[s];
-        }
-        softmax(share, count);
-        memset(to, 0, (size_t)depth * sizeof *to);
-        for (int s = 0; s < count; s++) {
-            const float *value = v + (size_t)s * kv_stride;
-            for (int d = 0; d < depth; d++) to[d] += share[s] * value[d];
-        }
+        int tall = r + TALL <= rows ? TALL : 1;
+        if (tall == TALL)
+            score(query, q_stride, turned, padded, depth, by, shares, TALL);
+        else
+            score(query, q_stride, turned, padded, depth, by, shares, 1);
+        for (int i = 0; i < tall; i++) softmax(shares + (size_t)i * padded, count);
+        if (tall == TALL)
+            mix(shares, padded, count, v, kv_stride, depth, to, out_stride, TALL);
+        else
+            mix(shares, padded, count, v, kv_stride, depth, to, out_stride, 1);
+        r += tall;
     }
 }
 

@@ -10,6 +10,7 @@ typedef struct {
     uint64_t length;
     uint8_t block[64];
     size_t filled;
+    void (*compress)(uint32_t state[8], const uint8_t *blocks, size_t count);
 } sha256;
 
 void sha256_begin(sha256 *hash);

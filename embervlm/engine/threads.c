@@ -52,6 +52,8 @@ ember_threads *threads_start(int count) {
     return t;
 }
 
+int threads_count(const ember_threads *t) { return t->started + 1; }
+
 void threads_stop(ember_threads *t) {
     if (!t) return;
     pthread_mutex_lock(&t->lock);

@@ -8,6 +8,7 @@ typedef struct ember_threads ember_threads;
  * gives fewer, the job is done by fewer. */
 ember_threads *threads_start(int count);
 void threads_stop(ember_threads *threads);
+int threads_count(const ember_threads *threads);
 
 /* Runs work(context, first, end) over parts of 0..count-1, and returns when all are done. How the
  * parts are cut must not change what is computed. */

@@ -7,11 +7,17 @@ round, so that a busy moment of the machine falls on all of them:
     first_ms     the first answer after that, photo file and four lines of reasons included
     vision_ms    what a photo adds to reading a request
     prefill_ms   reading a request without a photo
-    token_ms     one token of the decoder
+    token_ms     one token of the decoder, the grammar's part included
     request_ms   a warm answer, photo file and reasons included: the median; p95_ms: the slow end
+    worded_ms    the same with the reasons in the decoder's own words (`decide --own-words`)
     peak_rss_mb  VmHWM of the whole process (Linux; MiB), null elsewhere
+    decide_ms    `embervlm decide PHOTO REQUEST` in a process of its own, from its start to its end
+    decide_rss_mb  VmHWM of that process
     joules       energy of the processor per warm answer, where the system tells (RAPL), else null
     file_bytes   bytes of the model on disk
+
+Beside the rows stands, for the engine, what the memory allows: the bytes that are read for a token
+(decoder, token embeddings) over the rate at which one thread reads a buffer of that size.
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from embervlm.checkpoint import SHIPPED
+
 REQUESTS = (
     "Carry the 12 kg pump up the open stairs to the roof plant room.",
     "Which insulators on pylon 14 are cracked? Light airs.",
@@ -39,6 +47,16 @@ REQUESTS = (
 REPEATS = 4
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ENERGY = Path("/sys/class/powercap")
+# `embervlm decide`, as its script calls it; the process then says what it used at most.
+_DECIDE = """
+import atexit, sys
+from embervlm.cli import app
+def tell():
+    with open("/proc/self/status") as status:
+        sys.stderr.writelines(line for line in status if line.startswith("VmHWM"))
+atexit.register(tell)
+app(sys.argv[1:])
+"""
 
 Result = dict[str, Any]
 
@@ -68,13 +86,44 @@ def run(
             for count in threads:
                 report_progress(f"round {i + 1} of {rounds}: {name}, {count} threads")
                 found = _in_process(name, model, count, photo)
+                found |= _decide(name, model, photo)
                 runs.setdefault((name, model, count), []).append(found)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     rows = [
-        {"backend": name, "threads": count, **summary(found)}
-        for (name, _, count), found in runs.items()
+        {
+            "backend": name,
+            "model": model.name if model else SHIPPED.name,
+            "threads": count,
+            **summary(found),
+        }
+        for (name, model, count), found in runs.items()
     ]
-    return {"machine": machine, "rounds": rounds, "results": rows}
+    report = {"machine": machine, "rounds": rounds, "results": rows}
+    for name, model in backends:
+        if name == "native":
+            report["floor"] = floor(model)
+    return report
+
+
+def floor(model: Path | None) -> Result:
+    """Return what reading memory alone takes for one token of the engine's decoder."""
+    from gguf import GGUFReader
+
+    from embervlm.engine import bandwidth
+
+    # The table of positions gives one row a token; keys and values of the request are made once.
+    token_bytes = sum(
+        int(tensor.n_bytes)
+        for tensor in GGUFReader(model or SHIPPED).tensors
+        if tensor.name.startswith(("decoder.", "text.embed."))
+        and not any(part in tensor.name for part in ("positions", "cross_kv"))
+    )
+    rate = bandwidth(token_bytes)
+    return {
+        "token_bytes": token_bytes,
+        "gigabytes_per_s": round(rate / 1e9, 1),
+        "token_floor_ms": round(1000 * token_bytes / rate, 4),
+    }
 
 
 def summary(runs: Sequence[Result]) -> Result:
@@ -92,8 +141,11 @@ def summary(runs: Sequence[Result]) -> Result:
         "prefill_ms": median("prefill_ms"),
         "token_ms": median("token_ms"),
         "request_ms": round(statistics.median(times), 2),
+        "worded_ms": median("worded_ms"),
         "p95_ms": round(times[int(0.95 * (len(times) - 1))], 2),
         "peak_rss_mb": median("peak_rss_mb", 1),
+        "decide_ms": median("decide_ms", 0),
+        "decide_rss_mb": median("decide_rss_mb", 1),
         "joules": median("joules", 4),
         "file_bytes": runs[0]["file_bytes"],
     }
@@ -103,7 +155,6 @@ def measure(name: str, model: Path | None, threads: int, photo: Path) -> Result:
     """Return what this process measures of one backend."""
     begun = time.perf_counter()
     from embervlm.backends import load_backend
-    from embervlm.checkpoint import SHIPPED
     from embervlm.imaging import load_image, preprocess
     from embervlm.prompts import encode_marked
     from embervlm.scenario import Scenario
@@ -122,6 +173,8 @@ def measure(name: str, model: Path | None, threads: int, photo: Path) -> Result:
     scenarios = [Scenario(task=task, image=photo) for task in REQUESTS * REPEATS]
     request = [_ms(partial(selector.decide, scenario)) for scenario in scenarios]
     after = _energy()
+    wording = Selector(backend, own_words=True)
+    worded = [_ms(partial(wording.decide, scenario)) for scenario in scenarios[: len(REQUESTS)]]
     proposal = backend.propose(REQUESTS[0], pixels)
     written = backend.write(proposal, ("Drone",))
     steps = len(encode_marked(written, backend.tokenizer))
@@ -135,6 +188,7 @@ def measure(name: str, model: Path | None, threads: int, photo: Path) -> Result:
         "prefill_ms": statistics.median(alone),
         "token_ms": writing / max(1, steps),
         "request_ms": request,
+        "worded_ms": statistics.median(worded),
         "peak_rss_mb": peak_memory(),
         "joules": None if energy is None or after is None else (after - energy) / len(request),
         "file_bytes": sum(path.stat().st_size for path in files),
@@ -163,6 +217,21 @@ def _energy() -> float | None:
         return sum(int(path.read_text()) for path in counters) / 1e6 if counters else None
     except OSError:
         return None
+
+
+def _decide(name: str, model: Path | None, photo: Path) -> Result:
+    """Return what one `embervlm decide` takes, from the start of its process."""
+    command = [sys.executable, "-c", _DECIDE, "decide", str(photo), REQUESTS[2], "--backend", name]
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [*command, *(["--model", str(model)] if model else [])],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    took = 1000 * (time.perf_counter() - begun)
+    if done.returncode:
+        raise ValueError(f"{name}: embervlm decide failed: {done.stderr.strip()}")
+    told = re.search(r"VmHWM:\s+(\d+)", done.stderr)
+    return {"decide_ms": took, "decide_rss_mb": int(told[1]) / 1024 if told else None}
 
 
 def _in_process(name: str, model: Path | None, threads: int, photo: Path) -> Result:

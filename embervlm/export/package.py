@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 
-from embervlm.backends.native import SHIPPED_FILE, NativeBackend
+from embervlm.backends.native import NativeBackend
+from embervlm.checkpoint import SHIPPED
 from embervlm.fleet import Fleet
 
 TARGETS = ("pi",)
@@ -54,7 +55,7 @@ def package(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
     try:
         unfinished.chmod(0o755)
-        _fill(unfinished, model or SHIPPED_FILE, kind, fleet or PACKAGE / "default_fleet.yaml")
+        _fill(unfinished, model or SHIPPED, kind, fleet or PACKAGE / "default_fleet.yaml")
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished)

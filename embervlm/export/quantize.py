@@ -21,7 +21,15 @@ from embervlm.export.gguf import export
 
 TYPES = {"8": "q8_0", "4": "q4_0", "1.58": "tq2_0"}
 # type -> (weights, bytes) of a block
-BLOCKS = {"F32": (1, 4), "I8": (1, 1), "Q8_0": (32, 34), "Q4_0": (32, 18), "TQ2_0": (256, 66)}
+BLOCKS = {
+    "F32": (1, 4),
+    "F16": (1, 2),
+    "I16": (1, 2),
+    "I8": (1, 1),
+    "Q8_0": (32, 34),
+    "Q4_0": (32, 18),
+    "TQ2_0": (256, 66),
+}
 TERNARY_KEY = "embervlm.trained_ternary"
 
 
@@ -45,10 +53,10 @@ class Sizes:
 
 
 def quantize(model: Path | None, out: Path, bits: str) -> Sizes:
-    """Write a model folder (None: the one that ships) to `out` and return the checked sizes.
+    """Write a model (None: the one that ships) to `out` and return the checked sizes.
 
     Raises:
-        ValueError: unknown bits, or the folder holds no sound model, or none that has a row of
+        ValueError: unknown bits, or the file holds no sound model, or none that has a row of
             whole blocks; `out` is as it was.
     """
     if bits not in TYPES:
@@ -92,8 +100,9 @@ def measure(path: Path) -> Sizes:
         gaps += int(tensor.data_offset) - ends
         ends = int(tensor.data_offset) + packed
         types[kind] = types.get(kind, 0) + packed
-        # A scale belongs to weights that were counted.
-        weights += 0 if tensor.name.endswith(".scale") else number
+        # A scale belongs to weights that were counted; the tokenizer has none.
+        counts = not tensor.name.endswith(".scale") and not tensor.name.startswith("tokenizer.")
+        weights += number if counts else 0
     size = path.stat().st_size
     gaps += size - ends
     packed = sum(types.values())

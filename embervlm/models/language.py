@@ -8,11 +8,35 @@ Axes: B batch, T tokens written, S states read, D width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embervlm.models.configuration import EmberConfig
+
+# Each (B, H, tokens, D / H).
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass
+class DecoderCache:
+    """What a decoding keeps from step to step: the reader's side, and every layer's keys and
+    values, `past`, which grow."""
+
+    states_BSD: Tensor
+    mask_BS: Tensor
+    source_BS: Tensor
+    cross: list[KeysValues]
+    past: list[KeysValues] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """How many tokens have been fed."""
+        return self.past[0][0].shape[2] if self.past else 0
 
 
 class DecoderLayer(nn.Module):
@@ -34,16 +58,32 @@ class DecoderLayer(nn.Module):
         self.up = nn.Linear(width, config.decoder_hidden)
         self.down = nn.Linear(config.decoder_hidden, width)
 
-    def forward(self, x_BTD: Tensor, states_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
-        """Return the layer's output, (B, T, D)."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cross: KeysValues,
+        mask_B11S: Tensor,
+        past: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Return the layer's output, (B, T, D), and the keys and values of all tokens so far.
+
+        `cross` is what `read` returned; `past` the keys and values of the tokens before a single
+        new one, None where `x_BTD` begins with the first.
+        """
         q, k, v = (self._heads(x) for x in self.qkv(self.self_norm(x_BTD)).chunk(3, dim=-1))
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
         x_BTD = x_BTD + self._drop(self.out(self._merge(read)))
         q = self._heads(self.cross_q(self.cross_norm(x_BTD)))
-        k, v = (self._heads(x) for x in self.cross_kv(states_BSD).chunk(2, dim=-1))
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_B11S)
+        read = F.scaled_dot_product_attention(q, *cross, attn_mask=mask_B11S)
         x_BTD = x_BTD + self._drop(self.cross_out(self._merge(read)))
-        return x_BTD + self._drop(self.down(F.gelu(self.up(self.ffn_norm(x_BTD)))))
+        return x_BTD + self._drop(self.down(F.gelu(self.up(self.ffn_norm(x_BTD))))), (k, v)
+
+    def read(self, states_BSD: Tensor) -> KeysValues:
+        """Return the keys and values that the reader's states give to cross-attention."""
+        k, v = (self._heads(x) for x in self.cross_kv(states_BSD).chunk(2, dim=-1))
+        return k, v
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
@@ -71,7 +111,8 @@ class ReasoningDecoder(nn.Module):
         super().__init__()
         self.narrow = nn.Linear(config.text_width, config.decoder_width, bias=False)
         self.positions = nn.Embedding(config.decoder_positions, config.decoder_width)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = cast("Sequence[DecoderLayer]", layers)  # which a ModuleList does not tell
         self.norm = nn.LayerNorm(config.decoder_width)
         self.widen = nn.Linear(config.decoder_width, config.text_width, bias=False)
         self.copy_query = nn.Linear(config.decoder_width, config.text_width)
@@ -102,8 +143,31 @@ class ReasoningDecoder(nn.Module):
         x_BTD = self.narrow(F.embedding(tokens_BT, table_VD))
         x_BTD = x_BTD + self.positions.weight[: tokens_BT.shape[1]]
         for layer in self.layers:
-            x_BTD = layer(x_BTD, states_BSD, mask_BS[:, None, None, :])
-        x_BTD = self.norm(x_BTD)
+            x_BTD, _ = layer(x_BTD, layer.read(states_BSD), mask_BS[:, None, None, :])
+        return self._mix(self.norm(x_BTD), states_BSD, source_BS, table_VD)
+
+    def begin(self, states_BSD: Tensor, mask_BS: Tensor, source_BS: Tensor) -> DecoderCache:
+        """Return what `step` needs; see `forward` for the arguments."""
+        cross = [layer.read(states_BSD) for layer in self.layers]
+        return DecoderCache(states_BSD, mask_BS, source_BS, cross)
+
+    def step(self, token_B1: Tensor, cache: DecoderCache, table_VD: Tensor) -> Tensor:
+        """Feed one token; return the log-probabilities (B, V) of the next. `cache` grows."""
+        x_B1D = self.narrow(F.embedding(token_B1, table_VD))
+        x_B1D = x_B1D + self.positions.weight[cache.position]
+        mask_B11S = cache.mask_BS[:, None, None, :]
+        pasts: Sequence[KeysValues | None] = cache.past or [None] * len(self.layers)
+        grown = []
+        for layer, cross, past in zip(self.layers, cache.cross, pasts, strict=True):
+            x_B1D, present = layer(x_B1D, cross, mask_B11S, past)
+            grown.append(present)
+        cache.past = grown
+        return self._mix(self.norm(x_B1D), cache.states_BSD, cache.source_BS, table_VD)[:, 0]
+
+    def _mix(
+        self, x_BTD: Tensor, states_BSD: Tensor, source_BS: Tensor, table_VD: Tensor
+    ) -> Tensor:
+        """Return the log-probabilities (B, T, V) of writing and copying together."""
         written_BTV = (self.widen(x_BTD) @ table_VD.T).float().log_softmax(-1)
         scores_BTS = self.copy_query(x_BTD) @ states_BSD.transpose(1, 2)
         scores_BTS = scores_BTS.float() / states_BSD.shape[-1] ** 0.5

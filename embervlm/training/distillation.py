@@ -60,7 +60,7 @@ def start_student(
     table, pieces = state["embed.weight"], teacher_tokenizer.get_vocab()
     ours = torch.empty(len(tokenizer), table.shape[1]).normal_(0.0, 0.02)
     ours += table.mean(0)
-    for number in range(len(tokenizer.vocabulary)):
+    for number in range(tokenizer.plain_tokens):
         text = tokenizer.decode([number])
         word = text.strip()
         if text[:1] not in (" ", "") and "##" + word in pieces:

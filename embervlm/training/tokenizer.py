@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from embervlm.data.scenarios import FILES, load
 from embervlm.prompts import SPECIALS
-from embervlm.tokenizer import PATTERN, byte_alphabet
+from embervlm.tokenizer import BYTES, PATTERN, Tokenizer, byte_alphabet
 
 OWN_TEXT_REPEATS = 8
 LINES = {
@@ -50,9 +53,9 @@ def reasoning_lines(reasoning: dict[str, Any]) -> Iterator[str]:
     yield from (f" {name}: {why}" for name, why in reasoning["robots"].items())
 
 
-def train(shared: Path, vocabulary_size: int) -> dict[str, object]:
-    """Return the content of a tokenizer file with `vocabulary_size` tokens, specials included."""
-    bpe = Tokenizer(models.BPE())
+def train(shared: Path, vocabulary_size: int) -> Tokenizer:
+    """Return a tokenizer with `vocabulary_size` tokens, specials included."""
+    bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
@@ -66,13 +69,18 @@ def train(shared: Path, vocabulary_size: int) -> dict[str, object]:
     )
     bpe.train_from_iterator(corpus(shared), trainer)
     model = json.loads(bpe.to_str())["model"]
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    size = len(model["vocab"])
-    return {
-        "vocabulary": model["vocab"],
-        "merges": merges,
-        "specials": {mark: size + i for i, mark in enumerate(SPECIALS)},
-    }
+    return Tokenizer(merge_numbers(model["vocab"], model["merges"]), SPECIALS)
+
+
+def merge_numbers(
+    vocabulary: Mapping[str, int], merges: Sequence[str | Sequence[str]]
+) -> NDArray[np.uint16]:
+    """Return the library's merges, written in the byte alphabet, as pairs of token numbers."""
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+    made = [vocabulary[left + right] for left, right in pairs]
+    assert made == list(range(BYTES, BYTES + len(pairs))), "tokens stand in the order of merges"
+    numbers = [[vocabulary[left], vocabulary[right]] for left, right in pairs]
+    return np.array(numbers, np.uint16).reshape(-1, 2)
 
 
 def main() -> None:
@@ -83,8 +91,7 @@ def main() -> None:
     parser.add_argument("--vocabulary-size", type=int, default=8192)
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    content = train(options.shared, options.vocabulary_size)
-    options.out.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    train(options.shared, options.vocabulary_size).save(options.out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ side.
 python tests/engine/write_seed.py OUT.gguf
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,14 +17,12 @@ from embervlm.checkpoint import Checkpoint
 from embervlm.export.gguf import write_gguf
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork
-from embervlm.tokenizer import Tokenizer
 
 
 def main(out: Path) -> None:
     """Write the file."""
     torch.manual_seed(0)
-    text = json.dumps(learn_bpe(TEXT, 20))
-    tokenizer = Tokenizer.from_json(text)
+    tokenizer = learn_bpe(TEXT, 20)
     config = EmberConfig(
         vocabulary_size=len(tokenizer), text_layers=1, text_width=32, text_heads=2, text_hidden=64,
         text_positions=16, decoder_layers=1, decoder_width=32, decoder_heads=2, decoder_hidden=64,
@@ -39,7 +36,7 @@ def main(out: Path) -> None:
         or name.startswith(("vision.blocks.0.", "vision.blocks.1."))
     }
     checkpoint = Checkpoint(config.to_dict(), {}, tokenizer, small)
-    write_gguf(checkpoint, text, out, "q4_0", smallest=256)
+    write_gguf(checkpoint, out, "q4_0", smallest=256)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ finally:
 @pytest.fixture(scope="module")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    text = (tiny_model / "tokenizer.json").read_text("utf-8")
-    gguf_export.write_gguf(load_checkpoint(tiny_model), text, path, "q4_0", smallest=256)
+    gguf_export.write_gguf(load_checkpoint(tiny_model), path, "q4_0", smallest=256)
     return path
 
 

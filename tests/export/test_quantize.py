@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 from embervlm import cli
 
 gguf = pytest.importorskip("gguf")
-from embervlm.export.gguf import export  # noqa: E402
+from embervlm.export.gguf import export, write_gguf  # noqa: E402
 from embervlm.export.quantize import measure, quantize  # noqa: E402
 
 
@@ -20,7 +20,7 @@ def run(*words: object) -> Result:
 def wide_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
     """Return a random model with rows of 256, which all types can hold."""
     torch = pytest.importorskip("torch")
-    from embervlm.checkpoint import save_checkpoint
+    from embervlm.checkpoint import Checkpoint
     from embervlm.models.configuration import EmberConfig
     from embervlm.models.modeling import EmberNetwork
     from embervlm.tokenizer import Tokenizer
@@ -32,11 +32,10 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
         decoder_hidden=256, image_size=32, ngram_rows=128,
     )  # fmt: skip
     weights = {name: t.numpy() for name, t in EmberNetwork(config).state_dict().items()}
-    folder = tmp_path_factory.mktemp("wide")
-    save_checkpoint(
-        folder, weights, config=config.to_dict(), calibration={}, tokenizer_file=tokenizer_file
-    )
-    return folder
+    path = tmp_path_factory.mktemp("wide") / "wide.gguf"
+    checkpoint = Checkpoint(config.to_dict(), {}, Tokenizer.from_file(tokenizer_file), weights)
+    write_gguf(checkpoint, path, "f32")
+    return path
 
 
 def test_fewer_bits_make_a_smaller_file(wide_model: Path, tmp_path: Path) -> None:
@@ -45,7 +44,7 @@ def test_fewer_bits_make_a_smaller_file(wide_model: Path, tmp_path: Path) -> Non
     sizes = [quantize(wide_model, tmp_path / f"{b}.gguf", b) for b in ("8", "4", "1.58")]
     files = [size.file_bytes for size in (whole, *sizes)]
     assert files == sorted(set(files), reverse=True)
-    assert whole.packed_bytes == whole.before_bytes
+    assert whole.packed_bytes == whole.before_bytes + whole.types["I16"]  # the tokenizer
     for size in sizes:
         assert size.weights == whole.weights
 

@@ -1,0 +1,300 @@
+/* Opens a model: its configuration, then every layer by name; and closes it. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+enum { FORMAT = 2 }; /* of the file, as `export/gguf.py` counts */
+
+int model_fail(ember *m, const char *format, ...) {
+    va_list rest;
+    va_start(rest, format);
+    vsnprintf(m->error, sizeof m->error, format, rest);
+    va_end(rest);
+    return -1;
+}
+
+/* Finds "key": NUMBER in the flat JSON of the configuration. */
+static int config_number(ember *m, const char *json, const char *key, int least, int most,
+                         int *value) {
+    char quoted[NAME];
+    snprintf(quoted, sizeof quoted, "\"%s\":", key);
+    const char *at = strstr(json, quoted);
+    char *end = NULL;
+    long found = at ? strtol(at + strlen(quoted), &end, 10) : 0;
+    if (!at || end == at + strlen(quoted))
+        return model_fail(m, "the model's configuration lacks %s; export it again.", key);
+    if (found < least || found > most)
+        return model_fail(m, "the model says %s is %ld, expected %d to %d; export it again.", key,
+                          found, least, most);
+    *value = (int)found;
+    return 0;
+}
+
+static int load_config(ember *m) {
+    const uint32_t *format = gguf_find_number(&m->file, "embervlm.format");
+    if (!format || *format != FORMAT)
+        return model_fail(m, "the model has format %lld, this engine reads %d; export it again.",
+                          format ? (long long)*format : 0, FORMAT);
+    const char *json = gguf_find_text(&m->file, "embervlm.config");
+    if (!json)
+        return model_fail(m, "the model has no configuration (embervlm.config); export it again.");
+    return config_number(m, json, "vocabulary_size", 16, 1 << 20, &m->vocabulary) ||
+                   config_number(m, json, "text_layers", 1, MOST_LAYERS, &m->layers) ||
+                   config_number(m, json, "text_width", 1, 4096, &m->width) ||
+                   config_number(m, json, "text_heads", 1, 256, &m->heads) ||
+                   config_number(m, json, "text_hidden", 1, 1 << 16, &m->hidden) ||
+                   config_number(m, json, "text_positions", 1, MOST_TOKENS, &m->positions) ||
+                   config_number(m, json, "image_size", 32, 1024, &m->image_size) ||
+                   config_number(m, json, "image_width", 1, 4096, &m->image_width) ||
+                   config_number(m, json, "image_tokens", 2, 2, &m->image_tokens) ||
+                   config_number(m, json, "decoder_layers", 1, MOST_LAYERS, &m->decoder_layers) ||
+                   config_number(m, json, "decoder_width", 1, 4096, &m->decoder_width) ||
+                   config_number(m, json, "decoder_heads", 1, 256, &m->decoder_heads) ||
+                   config_number(m, json, "decoder_hidden", 1, 1 << 16, &m->decoder_hidden) ||
+                   config_number(m, json, "decoder_positions", 1, MOST_TOKENS,
+                                 &m->decoder_positions)
+               ? -1
+           : m->width % m->heads || m->decoder_width % m->decoder_heads
+               ? model_fail(
+                     m,
+                     "the model's widths are not whole multiples of their heads; export it again.")
+               : 0;
+}
+
+static int load_encoder(ember *m) {
+    char name[NAME];
+    int D = m->width;
+    m->embeddings = model_tensor(m, "text.embed.weight");
+    if (!m->embeddings) return -1;
+    if (m->embeddings->size[0] != D || tensor_rows(m->embeddings) != m->vocabulary ||
+        m->embeddings->type == GGUF_I8 || m->embeddings->type == GGUF_I16)
+        return model_fail(m,
+                          "text.embed.weight has another size or type than its configuration says; "
+                          "export the model again.");
+    if (load_table(m, "text.positions.weight", 0, D, &m->position) ||
+        load_norm(m, "text.embed_norm", D, &m->embed_norm))
+        return -1;
+    if (m->position.rows < m->positions)
+        return model_fail(m, "text.positions.weight has too few rows; export the model again.");
+    for (int i = 0; i < m->layers; i++) {
+        encoder_layer *l = &m->layer[i];
+        struct {
+            const char *name;
+            int outputs, inputs;
+            ember_matrix *to;
+        } parts[] = {
+            {"qkv", 3 * D, D, &l->qkv},
+            {"out", D, D, &l->out},
+            {"up", m->hidden, D, &l->up},
+            {"down", D, m->hidden, &l->down},
+        };
+        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
+            snprintf(name, sizeof name, "text.layers.%d.%s", i, parts[p].name);
+            if (load_matrix(m, name, parts[p].outputs, parts[p].inputs, 1, parts[p].to)) return -1;
+        }
+        snprintf(name, sizeof name, "text.layers.%d.attention_norm", i);
+        if (load_norm(m, name, D, &l->attention_norm)) return -1;
+        snprintf(name, sizeof name, "text.layers.%d.output_norm", i);
+        if (load_norm(m, name, D, &l->output_norm)) return -1;
+    }
+    return 0;
+}
+
+static int load_vision(ember *m) {
+    char name[NAME], full[NAME];
+    int channels;
+    if (load_matrix(m, "vision.stem", 0, 27, 1, &m->stem)) return -1;
+    channels = m->stem.outputs;
+    for (m->blocks = 0; m->blocks < MOST_BLOCKS; m->blocks++) {
+        bottleneck *b = &m->block[m->blocks];
+        snprintf(name, sizeof name, "vision.blocks.%d.project", m->blocks);
+        snprintf(full, sizeof full, "%.127s.weight", name);
+        if (!gguf_find(&m->file, full)) break;
+        snprintf(name, sizeof name, "vision.blocks.%d.expand", m->blocks);
+        snprintf(full, sizeof full, "%.127s.weight", name);
+        b->has_expand = gguf_find(&m->file, full) != NULL;
+        b->channels = channels;
+        /* Table 2 of the MobileNetV2 paper halves the picture in these blocks. */
+        b->stride = m->blocks == 1 || m->blocks == 3 || m->blocks == 6 || m->blocks == 13 ? 2 : 1;
+        if (b->has_expand) {
+            if (load_matrix(m, name, 0, channels, 1, &b->expand)) return -1;
+            b->channels = b->expand.outputs;
+        }
+        snprintf(name, sizeof name, "vision.blocks.%d.depthwise.taps", m->blocks);
+        if (load_table(m, name, 9, b->channels, &b->taps)) return -1;
+        snprintf(name, sizeof name, "vision.blocks.%d.depthwise.bias", m->blocks);
+        if (load_table(m, name, 1, b->channels, &b->tap_bias)) return -1;
+        snprintf(name, sizeof name, "vision.blocks.%d.project", m->blocks);
+        if (load_matrix(m, name, 0, b->channels, 1, &b->project)) return -1;
+        channels = b->project.outputs;
+    }
+    if (channels != m->image_width)
+        return model_fail(
+            m,
+            "the photo side ends in %d channels, its configuration says %d; export the "
+            "model again.",
+            channels, m->image_width);
+    if (load_matrix(m, "image.view", m->width, m->image_width, 1, &m->view) ||
+        load_table(m, "image.scene_table.weight", 0, m->width, &m->scene_table) ||
+        load_table(m, "image.no_photo", m->image_tokens, m->width, &m->no_photo) ||
+        load_norm(m, "image.norm", m->width, &m->image_norm))
+        return -1;
+    m->places = m->scene_table.rows;
+    return 0;
+}
+
+static int load_decoder(ember *m) {
+    char name[NAME];
+    int D = m->decoder_width;
+    if (load_matrix(m, "decoder.narrow", D, m->width, 0, &m->narrow) ||
+        load_matrix(m, "decoder.widen", m->width, D, 0, &m->widen) ||
+        load_matrix(m, "decoder.copy_query", m->width, D, 1, &m->copy_query) ||
+        load_matrix(m, "decoder.gate", 1, D, 1, &m->gate) ||
+        load_table(m, "decoder.positions.weight", m->decoder_positions, D, &m->decoder_position) ||
+        load_norm(m, "decoder.norm", D, &m->decoder_norm))
+        return -1;
+    for (int i = 0; i < m->decoder_layers; i++) {
+        decoder_layer *l = &m->decoder[i];
+        struct {
+            const char *name;
+            int outputs, inputs;
+            ember_matrix *to;
+        } parts[] = {
+            {"qkv", 3 * D, D, &l->qkv},
+            {"out", D, D, &l->out},
+            {"cross_q", D, D, &l->cross_q},
+            {"cross_kv", 2 * D, m->width, &l->cross_kv},
+            {"cross_out", D, D, &l->cross_out},
+            {"up", m->decoder_hidden, D, &l->up},
+            {"down", D, m->decoder_hidden, &l->down},
+        };
+        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
+            snprintf(name, sizeof name, "decoder.layers.%d.%s", i, parts[p].name);
+            if (load_matrix(m, name, parts[p].outputs, parts[p].inputs, 1, parts[p].to)) return -1;
+        }
+        struct {
+            const char *name;
+            norm_layer *to;
+        } norms[] = {
+            {"self_norm", &l->self_norm},
+            {"cross_norm", &l->cross_norm},
+            {"ffn_norm", &l->ffn_norm},
+        };
+        for (size_t p = 0; p < 3; p++) {
+            snprintf(name, sizeof name, "decoder.layers.%d.%s", i, norms[p].name);
+            if (load_norm(m, name, D, norms[p].to)) return -1;
+        }
+        l->cache = malloc((size_t)m->decoder_positions * 2 * (size_t)D * sizeof *l->cache);
+        if (!l->cache) return model_fail(m, "no memory for the decoder.");
+    }
+    return 0;
+}
+
+/* The layers that the caller asks for by name: every head, and the place in a photo. */
+static int load_linears(ember *m) {
+    static const char *const prefix[] = {"heads.", "image.scene.w"};
+    for (size_t i = 0; i < m->file.tensor_count; i++) {
+        const char *name = m->file.tensors[i].name;
+        size_t length = strlen(name);
+        if (strncmp(name, prefix[0], strlen(prefix[0])) &&
+            strncmp(name, prefix[1], strlen(prefix[1])))
+            continue;
+        if (length < 8 || length >= NAME || strcmp(name + length - 7, ".weight")) continue;
+        if (m->linears == MOST_EXTRA)
+            return model_fail(m, "the model has more than %d heads.", MOST_EXTRA);
+        named_matrix *l = &m->linear[m->linears++];
+        memcpy(l->name, name, length - 7);
+        l->name[length - 7] = 0;
+        if (load_matrix(m, l->name, 0, 0, 1, &l->matrix)) return -1;
+    }
+    return 0;
+}
+
+static int load_ngrams(ember *m) {
+    const gguf_tensor *t = m->ngram_columns = model_tensor(m, "ngrams.columns");
+    if (!t || load_table(m, "ngrams.importance", 1, 0, &m->importance) ||
+        load_table(m, "ngrams.bias", 1, tensor_rows(t), &m->ngram_bias))
+        return -1;
+    if (t->size[0] != m->importance.width)
+        return model_fail(
+            m, "ngrams.importance and ngrams.columns differ in length; export the model again.");
+    if (t->type != GGUF_F32 && t->type != GGUF_F16 && t->type != GGUF_Q8_0 && t->type != GGUF_Q4_0)
+        return model_fail(m, "ngrams.columns has type %d; export the model again.", (int)t->type);
+    return 0;
+}
+
+ember *ember_open(const char *path, int threads, const char *kernels, char *error, size_t size) {
+    ember *m = calloc(1, sizeof *m);
+    if (!m) {
+        snprintf(error, size, "no memory for the engine.");
+        return NULL;
+    }
+    m->kernels = kernels_choose(kernels);
+    if (!m->kernels) {
+        snprintf(error, size, "no kernels named %s here; there are: %s.", kernels, kernels_names());
+        free(m);
+        return NULL;
+    }
+    if (gguf_open(&m->file, path, "embervlm.sha256", error, size)) {
+        free(m);
+        return NULL;
+    }
+    m->threads = threads_start(threads < 1 ? 1 : threads > 64 ? 64 : threads);
+    if (!m->threads) model_fail(m, "no memory for threads.");
+    if (!m->threads || load_config(m) || load_encoder(m) || load_vision(m) || load_decoder(m) ||
+        load_linears(m) || load_ngrams(m)) {
+        snprintf(error, size, "%s: %s", path, m->error);
+        ember_close(m);
+        return NULL;
+    }
+    gguf_release(&m->file);
+    return m;
+}
+
+static void free_norm(norm_layer *n) { free(n->weight.values), free(n->bias.values); }
+
+void ember_close(ember *m) {
+    if (!m) return;
+    for (int i = 0; i < MOST_LAYERS; i++) {
+        encoder_layer *e = &m->layer[i];
+        decoder_layer *d = &m->decoder[i];
+        ember_matrix *all[] = {&e->qkv,     &e->out,      &e->up,        &e->down, &d->qkv, &d->out,
+                               &d->cross_q, &d->cross_kv, &d->cross_out, &d->up,   &d->down};
+        for (size_t p = 0; p < sizeof all / sizeof *all; p++) free_matrix(all[p]);
+        norm_layer *norms[] = {&e->attention_norm, &e->output_norm, &d->self_norm, &d->cross_norm,
+                               &d->ffn_norm};
+        for (size_t p = 0; p < sizeof norms / sizeof *norms; p++) free_norm(norms[p]);
+        free(d->cross), free(d->cache);
+    }
+    for (int i = 0; i < MOST_BLOCKS; i++) {
+        free_matrix(&m->block[i].expand), free_matrix(&m->block[i].project);
+        free(m->block[i].taps.values), free(m->block[i].tap_bias.values);
+    }
+    for (int i = 0; i < MOST_EXTRA; i++) free_matrix(&m->linear[i].matrix);
+    ember_matrix *single[] = {&m->stem, &m->view, &m->narrow, &m->widen, &m->copy_query, &m->gate};
+    for (size_t p = 0; p < sizeof single / sizeof *single; p++) free_matrix(single[p]);
+    table *tables[] = {&m->position,   &m->no_photo,   &m->scene_table,
+                       &m->importance, &m->ngram_bias, &m->decoder_position};
+    for (size_t p = 0; p < sizeof tables / sizeof *tables; p++) free(tables[p]->values);
+    free_norm(&m->embed_norm), free_norm(&m->image_norm), free_norm(&m->decoder_norm);
+    free(m->words), free(m->source);
+    free(m->rows.bytes), free(m->rows.scales), free(m->rows.offsets);
+    threads_stop(m->threads);
+    gguf_close(&m->file);
+    free(m);
+}
+
+const char *ember_text(const ember *m, const char *key) { return gguf_find_text(&m->file, key); }
+const void *ember_tensor(const ember *m, const char *name, size_t *bytes) {
+    const gguf_tensor *t = gguf_find(&m->file, name);
+    if (!t) return NULL;
+    *bytes = t->bytes;
+    return t->data;
+}
+
+const char *ember_kernel_name(const ember *m) { return m->kernels->name; }
+const char *ember_kernels(void) { return kernels_names(); }
+const char *ember_error(const ember *m) { return m->error; }

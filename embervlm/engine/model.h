@@ -1,0 +1,137 @@
+/* What the engine's own files share: an open model, its layers, and how they are read and run.
+ *
+ * tensors.c reads what lies in the file into memory, model.c opens and closes, layers.c runs one
+ * layer; vision.c (photo), reader.c (words) and decoder.c (reasoning) are `models/modeling.py`
+ * written out.
+ */
+#ifndef EMBER_MODEL_H
+#define EMBER_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ember.h"
+#include "gguf.h"
+#include "kernels.h"
+#include "threads.h"
+
+enum { MOST_LAYERS = 48, MOST_BLOCKS = 64, MOST_TOKENS = 1024, NAME = 160, MOST_EXTRA = 64 };
+
+typedef struct {
+    float *values;
+    int rows, width;
+} table; /* a small tensor, as floats */
+
+typedef struct {
+    table weight, bias;
+} norm_layer;
+
+typedef struct {
+    ember_matrix qkv, out, up, down;
+    norm_layer attention_norm, output_norm;
+} encoder_layer;
+
+typedef struct {
+    ember_matrix qkv, out, cross_q, cross_kv, cross_out, up, down;
+    norm_layer self_norm, cross_norm, ffn_norm;
+    float *cross; /* (states, 2 width) of this request */
+    float *cache; /* (positions, 2 width): keys and values so far */
+} decoder_layer;
+
+typedef struct {
+    ember_matrix expand, project;
+    table taps, tap_bias;
+    int has_expand, stride, channels; /* channels: of the depthwise filter */
+} bottleneck;
+
+typedef struct {
+    char name[NAME];
+    ember_matrix matrix;
+} named_matrix;
+
+struct ember {
+    gguf file;
+    const kernel_set *kernels;
+    ember_threads *threads;
+    char error[256];
+
+    int width, heads, layers, hidden, positions, vocabulary;
+    int image_size, image_width, image_tokens, places;
+    int decoder_width, decoder_heads, decoder_hidden, decoder_positions, decoder_layers;
+
+    const gguf_tensor *embeddings;
+    table position, no_photo, scene_table, importance;
+    const gguf_tensor *ngram_columns;
+    table ngram_bias;
+    norm_layer embed_norm, image_norm;
+    encoder_layer layer[MOST_LAYERS];
+    ember_matrix stem, view;
+    bottleneck block[MOST_BLOCKS];
+    int blocks;
+    table decoder_position;
+    norm_layer decoder_norm;
+    ember_matrix narrow, widen, copy_query, gate;
+    decoder_layer decoder[MOST_LAYERS];
+    named_matrix linear[MOST_EXTRA]; /* heads, and the scene: by name, for ember_linear */
+    int linears;
+
+    /* Of the request whose reasoning is being written. */
+    float *words;
+    int32_t *source;
+    int states, step;
+
+    ember_rows rows; /* room for quantised activations */
+    size_t rows_room;
+};
+
+/* Keeps the sentence for `ember_error` and returns -1. */
+int model_fail(ember *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* --- tensors.c -------------------------------------------------------------------------------- */
+
+int64_t tensor_rows(const gguf_tensor *t);
+/* Writes one block of 32 values of a quantised row as bytes, and returns its scale. */
+float tensor_block(const gguf_tensor *t, const uint8_t *row, int block, int8_t out[BLOCK]);
+/* Writes a row of a tensor as floats; a row of I8 is written without its scale. */
+void tensor_row(const gguf_tensor *t, int64_t index, float *out);
+
+/* Returns the value at `at` of a row; of F32, F16, Q8_0 and Q4_0 only. */
+float tensor_value(const gguf_tensor *t, int64_t index, int64_t at);
+
+/* Returns the tensor of this name; NULL with a sentence where there is none. */
+const gguf_tensor *model_tensor(ember *m, const char *name);
+/* Reads a small tensor; `width` and `rows` must be as said, unless they are 0. Plain bytes are
+ * multiplied by NAME.scale, one a column. */
+int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *out);
+int load_norm(ember *m, const char *name, int width, norm_layer *out);
+/* Repacks NAME.weight (outputs, inputs) into panels; takes NAME.bias where there is one, and
+ * NAME.weight.scale, one an output, where the weights are plain bytes. */
+int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias, ember_matrix *w);
+void free_matrix(ember_matrix *w);
+
+/* Room that the kernels read fast, NULL where there is none; what it holds is unknown, or zeros. */
+void *plain_room(size_t bytes);
+float *float_room(size_t count);
+void *zeroed_room(size_t bytes);
+
+/* --- layers.c --------------------------------------------------------------------------------- */
+
+/* Rounds x (rows, inputs of w) to the bytes that w is multiplied with, in `m->rows`. */
+int model_quantise(ember *m, const ember_matrix *w, const float *x, int rows);
+/* y (rows, outputs) = x (rows, inputs) times the matrix, bias added, clamped to 0..6 if asked. */
+int model_apply(ember *m, const ember_matrix *w, const float *x, int rows, float *y, int clamp);
+void model_norm(const ember *m, const norm_layer *n, float *x, int rows, float epsilon);
+
+typedef struct {
+    const ember *m;
+    const float *q, *kv;
+    float *out, *room;
+    int q_stride, kv_stride, rows, count, depth, out_stride;
+    size_t room_each;
+    int value_at; /* where the values begin behind the keys, in floats */
+} attention_job;
+
+/* Runs heads first..end-1 of an `attention_job`. */
+void attention_part(void *job, int first, int end);
+
+#endif

@@ -1,0 +1,81 @@
+/* A request to states: the encoder over image tokens and words; and its n-grams. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+int ember_read(ember *m, const int32_t *tokens, int count, const float *features,
+               const float *scene, float *states) {
+    int D = m->width, N = m->image_tokens, S = N + count;
+    if (count < 1 || count > m->positions)
+        return model_fail(m, "%d tokens; this model reads 1 to %d.", count, m->positions);
+    for (int t = 0; t < count; t++)
+        if (tokens[t] < 0 || tokens[t] >= m->vocabulary)
+            return model_fail(m, "token %d; there are %d.", (int)tokens[t], m->vocabulary);
+    float *x = states;
+    if (features && scene) {
+        float share[256];
+        if (m->places > 256)
+            return model_fail(m, "%d kinds of places; at most 256 fit.", m->places);
+        memcpy(share, scene, (size_t)m->places * sizeof *share);
+        m->kernels->softmax(share, m->places);
+        memset(x, 0, (size_t)D * sizeof *x);
+        for (int e = 0; e < m->places; e++)
+            for (int d = 0; d < D; d++)
+                x[d] += share[e] * m->scene_table.values[(size_t)e * (size_t)D + (size_t)d];
+        if (model_apply(m, &m->view, features, 1, x + D, 0)) return -1;
+        model_norm(m, &m->image_norm, x, 2, 1e-5f);
+    } else {
+        memcpy(x, m->no_photo.values, (size_t)N * (size_t)D * sizeof *x);
+    }
+    for (int t = 0; t < count; t++) {
+        float *row = x + (size_t)(N + t) * (size_t)D;
+        tensor_row(m->embeddings, tokens[t], row);
+        m->kernels->add(row, m->position.values + (size_t)t * (size_t)D, (size_t)D);
+    }
+    model_norm(m, &m->embed_norm, x + (size_t)N * (size_t)D, count, 1e-12f);
+    int wide = m->hidden > 3 * D ? m->hidden : 3 * D, depth = D / m->heads;
+    size_t room_each = ATTEND_ROOM(S, depth);
+    float *big = zeroed_room((size_t)S * (size_t)wide * 4),
+          *small = zeroed_room((size_t)S * (size_t)D * 4);
+    float *room = zeroed_room((size_t)m->heads * room_each * 4);
+    int failed = !big || !small || !room ? model_fail(m, "no memory for %d tokens.", count) : 0;
+    for (int i = 0; i < m->layers && !failed; i++) {
+        const encoder_layer *l = &m->layer[i];
+        failed = model_apply(m, &l->qkv, x, S, big, 0);
+        attention_job job = {m, big, big + D, small, room,      3 * D, 3 * D,
+                             S, S,   depth,   D,     room_each, D};
+        threads_run(m->threads, m->heads, attention_part, &job);
+        failed = failed || model_apply(m, &l->out, small, S, big, 0);
+        m->kernels->add(x, big, (size_t)S * (size_t)D);
+        model_norm(m, &l->attention_norm, x, S, 1e-12f);
+        failed = failed || model_apply(m, &l->up, x, S, big, 0);
+        m->kernels->gelu(big, (size_t)S * (size_t)m->hidden);
+        failed = failed || model_apply(m, &l->down, big, S, small, 0);
+        m->kernels->add(x, small, (size_t)S * (size_t)D);
+        model_norm(m, &l->output_norm, x, S, 1e-12f);
+    }
+    free(big), free(small), free(room);
+    return failed;
+}
+
+int ember_ngrams(ember *m, const int32_t *rows, int count, float *scores) {
+    int K = m->ngram_bias.width;
+    float length = 0;
+    memset(scores, 0, (size_t)K * sizeof *scores);
+    for (int i = 0; i < count; i++) {
+        if (rows[i] < 0 || rows[i] >= m->importance.width)
+            return model_fail(m, "n-gram row %d; there are %d.", (int)rows[i], m->importance.width);
+        float weight = m->importance.values[rows[i]];
+        length += weight * weight;
+    }
+    if (length <= 0) return 0;
+    for (int k = 0; k < K; k++) {
+        float sum = 0;
+        for (int i = 0; i < count; i++)
+            sum += m->importance.values[rows[i]] * tensor_value(m->ngram_columns, k, rows[i]);
+        scores[k] = sum / sqrtf(length) + m->ngram_bias.values[k];
+    }
+    return 0;
+}
