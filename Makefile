@@ -19,7 +19,7 @@ test: $(VENV)/.full
 check: $(VENV)/.full data-check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run -Werror embervlm/engine/*.[ch] tests/engine/*.c
+	$(BIN)/clang-format --dry-run -Werror embervlm/engine/*.[ch] tests/engine/*.c benchmarks/*.c
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -38,7 +38,7 @@ data-check: $(VENV)/.small
 format: $(VENV)/.full
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i embervlm/engine/*.[ch] tests/engine/*.c
+	$(BIN)/clang-format -i embervlm/engine/*.[ch] tests/engine/*.c benchmarks/*.c
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

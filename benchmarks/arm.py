@@ -2,17 +2,22 @@
 
     python benchmarks/arm.py --model MODEL.gguf [--photos DIR] --json benchmarks/arm.json
 
-The engine is built by Debian's cross compilers (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabi) and
-runs under qemu-user (qemu-user-static): Pi Zero 2 W and newer 64-bit boards as cortex-a53 and with
-the dot product, Pi Zero W as arm1176 (ARMv6). Fifty validation requests, half of them with a photo.
-Times under emulation say nothing of a board, so none are taken; `peak_rss_kb` holds the emulator's
-own memory too.
+The engine is built by Debian's cross compilers (gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf,
+gcc-arm-linux-gnueabi) and runs under qemu-user: Pi Zero 2 W and newer 64-bit boards as cortex-a53
+and with the dot product, 32-bit systems as cortex-a7 (ARMv7), Pi Zero W as arm1176 (ARMv6). Fifty
+validation requests, half of them with a photo.
+
+Times under emulation say nothing of a board, so none are taken: `count_instructions.c` counts the
+engine's instructions instead, to open the model (its SHA-256 included) and for each request;
+tokens, pixels and decision are Python's and not in it. `peak_rss_kb` holds the emulator's own
+memory too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import struct
 import subprocess
@@ -37,20 +42,26 @@ from embervlm.selector import Selector
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "embervlm" / "engine"
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-pthread", "-static", f"-I{ENGINE}")
+# Requests of each kind whose instructions are counted, besides the first.
+COUNTED = 4
 # name -> compiler with its options, what runs the program
 TARGETS = {
     "this machine": (["cc"], []),
     "aarch64, cortex-a53": (
         ["aarch64-linux-gnu-gcc", "-mcpu=cortex-a53"],
-        ["qemu-aarch64-static", "-cpu", "cortex-a53"],
+        ["qemu-aarch64", "-cpu", "cortex-a53"],
     ),
     "aarch64 with dot product": (
         ["aarch64-linux-gnu-gcc", "-mcpu=cortex-a53"],
-        ["qemu-aarch64-static", "-cpu", "max"],
+        ["qemu-aarch64", "-cpu", "max"],
+    ),
+    "ARMv7, cortex-a7": (
+        ["arm-linux-gnueabihf-gcc", "-march=armv7-a", "-mfpu=neon-vfpv4", "-marm"],
+        ["qemu-arm", "-cpu", "cortex-a7"],
     ),
     "ARMv6, arm1176 (Pi Zero W)": (
         ["arm-linux-gnueabi-gcc", "-march=armv6", "-mfpu=vfp", "-mfloat-abi=softfp", "-marm"],
-        ["qemu-arm-static", "-cpu", "arm1176"],
+        ["qemu-arm", "-cpu", "arm1176"],
     ),
 }
 SIZES = {
@@ -121,6 +132,34 @@ def pixels_of(scenario: Scenario, side: int) -> NDArray[np.float32] | None:
     return None if scenario.image is None else preprocess(load_image(scenario.image), side)
 
 
+def count_instructions(
+    run: list[str], backend: NativeBackend, model: Path, asked: list[Scenario], folder: Path
+) -> dict[str, int | None]:
+    """Return the instructions to open the model and a request's, without and with a photo.
+
+    `run` is the emulator and the program. A request's are (those of N + 1 requests, less those of
+    the first alone) / N, so that what only the first does is not in them.
+    """
+    plugin, out, requests = folder / "count.so", folder / "count", folder / "counted"
+    source = str(Path(__file__).with_name("count_instructions.c"))
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", str(plugin)], check=True)
+    emulator, *rest = run
+
+    def count(some: list[Scenario]) -> int:
+        write_requests(backend, some, requests)
+        words = [str(model), str(requests), os.devnull]
+        command = [emulator, "-plugin", f"{plugin},out={out}", *rest, *words]
+        subprocess.run(command, check=True, capture_output=True)
+        return int(out.read_text())
+
+    found: dict[str, int | None] = {"instructions_open": count([])}
+    for kind, with_photo in (("words", False), ("photo_and_words", True)):
+        some = [s for s in asked if s.task and (s.image is not None) == with_photo][: COUNTED + 1]
+        each = (count(some) - count(some[:1])) // (len(some) - 1) if len(some) > 1 else None
+        found[f"instructions_per_request_{kind}"] = each
+    return found
+
+
 def main() -> None:
     """Build, run, compare; exit 1 where a decision differs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -131,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     backend = NativeBackend.load(options.model)
     asked = scenarios(options.count, options.photos)
-    results = []
+    results: list[dict[str, str | int | float | None]] = []
     with tempfile.TemporaryDirectory() as folder:
         requests = Path(folder) / "in"
         write_requests(backend, asked, requests)
@@ -160,9 +199,12 @@ def main() -> None:
                     "program_bytes": program.stat().st_size,
                 }
             )
+            if emulator:
+                run = [*emulator, str(program)]
+                results[-1] |= count_instructions(run, backend, options.model, asked, Path(folder))
             sys.stdout.write(json.dumps(results[-1]) + "\n")
     if options.json:
-        report = {"model": options.model.name, "seed": SEED, "results": results}
+        report = {"model": options.model.name, "seed": SEED, "counted": COUNTED, "results": results}
         options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     raise SystemExit(any(row["same_decisions"] != row["requests"] for row in results))
 

@@ -1,4 +1,4 @@
-"""The command line: `embervlm decide`, `eval`, `data check` and `fleet show`.
+"""The command line: `embervlm decide`, `eval`, `export`, `doctor`, `data check`, `fleet show`.
 
     embervlm decide flood.jpg "reach the people on the roof"
 
@@ -61,6 +61,10 @@ ModelOption = Annotated[
         metavar="M.gguf",
         help="A model file, for onnx also a folder; without it, the one that ships.",
     ),
+]
+GgufOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="M.gguf", help="A model file; without it, the one that ships."),
 ]
 BackendOption = Annotated[
     str,
@@ -283,20 +287,25 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
     """Say what is installed and what is missing; exit code 1 if no decision can be made."""
     with user_errors():
         from rich.table import Table
         from rich.text import Text
 
-        from embervlm.doctor import examine
+        from embervlm.doctor import examine, to_json
 
-        table = Table("what", "found")
         findings = examine()
-        for finding in findings:
-            style = "bold red" if finding.fault else ""
-            table.add_row(finding.what, Text(_printable(finding.found), style=style))
-        _console().print(table)
+        if as_json:
+            typer.echo(to_json(findings))
+        else:
+            table = Table("what", "found")
+            for finding in findings:
+                style = "bold red" if finding.fault else ""
+                table.add_row(finding.what, Text(_printable(finding.found), style=style))
+            _console().print(table)
         if any(finding.fault for finding in findings):
             raise typer.Exit(1)
 
@@ -338,12 +347,7 @@ def export_gguf(
             "--type", metavar="TYPE", help="f32, q8_0, q4_0 or tq2_0: how weights are kept."
         ),
     ] = "q8_0",
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", metavar="DIR", help="A model folder; without it, the one that ships."
-        ),
-    ] = None,
+    model: GgufOption = None,
 ) -> None:
     """Write the one file that the C engine reads (--backend native --model MODEL.gguf)."""
     with user_errors():
@@ -351,6 +355,47 @@ def export_gguf(
 
         export(model, out, kind)
         typer.echo(f"{out}: {out.stat().st_size:,} bytes.")
+
+
+@export_app.command(name="quantize")
+def export_quantize(
+    out: Annotated[Path, typer.Option("--out", metavar="M.gguf", help="Where the file goes.")],
+    bits: Annotated[
+        str, typer.Option("--bits", metavar="N", help="8, 4 or 1.58 (ternary) a weight.")
+    ],
+    model: GgufOption = None,
+) -> None:
+    """Write the engine's file with so many bits a weight, and check its size by arithmetic."""
+    with user_errors():
+        from embervlm.export.quantize import quantize
+
+        sizes = quantize(model, out, bits)
+        typer.echo(f"before  {sizes.before_bytes:>12,} bytes: {sizes.weights:,} weights, float32")
+        typer.echo(f"after   {sizes.file_bytes:>12,} bytes: {out}, of which")
+        for kind, size in sizes.types.items():
+            typer.echo(f"        {size:>12,} {kind} blocks")
+        typer.echo(f"        {sizes.header_bytes:>12,} header: names, sizes, tokenizer")
+        typer.echo(f"        {sizes.gap_bytes:>12,} alignment")
+        if bits == "1.58" and not sizes.trained_ternary:
+            typer.echo(
+                "This network was not trained for ternary weights: measure how far its answers are "
+                f"off with 'embervlm eval --backend native --model {out}' before use."
+            )
+
+
+@export_app.command(name="package")
+def export_package(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder, new or empty.")],
+    target: Annotated[str, typer.Option("--target", metavar="NAME", help="Where it runs: pi.")],
+    model: GgufOption = None,
+    fleet: FleetOption = None,
+) -> None:
+    """Write a folder that decides on a Raspberry Pi without pip; see its README.md."""
+    with user_errors():
+        from embervlm.export.package import package
+
+        size = package(out, target=target, model=model, fleet=fleet)
+        typer.echo(f"{out}: {size:,} bytes; its README.md says how to run it.")
 
 
 @export_app.command(name="onnx")

@@ -184,11 +184,18 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
+    if _has_transparency(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    # Pillow's own `has_transparency_data`, which Debian 12's Pillow 9.4 lacks.
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    layers = {layer.upper() for layer in image.getbands()}
+    return "A" in layers or "transparency" in image.info or palette.endswith("A")
 
 
 def _orientation(image: Image.Image) -> int | None:

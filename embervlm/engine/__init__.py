@@ -1,7 +1,8 @@
 """The C engine, called through ctypes; `ember.h` says what each function does.
 
-The library is compiled when the package is installed. Where that was not possible, `Engine` says so
-in one sentence and the other backends still work.
+The library is compiled when the package is installed; in a folder that `embervlm export package`
+wrote, `make` compiles it to `libember.so` in this directory. Nothing else is looked for. Where
+there is neither, `Engine` says so in one sentence and the other backends still work.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Rows = NDArray[np.int32]
 
-_LIBRARY = "embervlm.engine._ember"
+LIBRARY_FILE = Path(__file__).parent / "libember.so"
+_EXTENSION = "embervlm.engine._ember"
 _floats = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
 _numbers = np.ctypeslib.ndpointer(np.int32, flags="C_CONTIGUOUS")
 _masks = np.ctypeslib.ndpointer(np.uint8, flags="C_CONTIGUOUS")
@@ -68,20 +70,31 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
 }
 
 
+def library_path() -> Path | None:
+    """Return the compiled engine's file, or None: it was not compiled on this machine."""
+    found = importlib.util.find_spec(_EXTENSION)
+    if found is not None and found.origin is not None:
+        return Path(found.origin)
+    return LIBRARY_FILE if LIBRARY_FILE.is_file() else None
+
+
 @cache
 def library() -> ctypes.CDLL:
     """Return the compiled engine.
 
     Raises:
-        ValueError: it was not compiled on this machine.
+        ValueError: it was not compiled on this machine, or for another one.
     """
-    found = importlib.util.find_spec(_LIBRARY)
-    if found is None or found.origin is None:
+    path = library_path()
+    if path is None:
         raise ValueError(
             "The engine is not compiled here: install a C compiler (gcc or clang) and install "
             "embervlm again; or pip install 'embervlm[onnx]' and choose --backend onnx."
         )
-    loaded = ctypes.CDLL(found.origin)
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ValueError(f"The engine cannot be loaded ({error}); compile it again.") from error
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
