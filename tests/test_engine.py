@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import learn_bpe
+from bpe import learn_bpe
 
 from embervlm import engine
 from embervlm.backends import load_backend

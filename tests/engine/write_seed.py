@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import TEXT, learn_bpe
+from bpe import TEXT, learn_bpe
 
 from embervlm.checkpoint import Checkpoint
 from embervlm.export.gguf import write_gguf
