@@ -18,7 +18,6 @@ Axes: C channels, K columns, G rows of the n-gram table, M merges.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -161,6 +160,8 @@ def checked_bytes(path: Path) -> bytearray:
 
 def digest_of(content: bytearray) -> str:
     """Return the SHA-256 of a model file with its own digits as zeros."""
+    import hashlib  # 4 MB of OpenSSL, which a decision by the engine does without
+
     begin, end = _text_at(content, _DIGEST_KEY)
     digest = hashlib.sha256(content[:begin])
     digest.update(NO_DIGEST.encode())
