@@ -38,16 +38,19 @@ static void compress(uint32_t state[8], const uint8_t *block, size_t count) {
                    (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
         }
         memcpy(s, state, sizeof s);
-        for (int i = 0; i < 64; i++) {
-            uint32_t choose = (s[4] & s[5]) ^ (~s[4] & s[6]);
-            uint32_t majority = (s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]);
-            uint32_t one = s[7] + (rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25)) + choose +
-                           ROUND[i] + w[i];
-            uint32_t two = (rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22)) + majority;
-            memmove(s + 1, s, 7 * sizeof *s);
-            s[4] += one;
-            s[0] = one + two;
-        }
+        /* The eight variables change places every round: here their indices do, and once the inner
+         * loop is unrolled they are constants, so that nothing moves. */
+        for (int i = 0; i < 64; i += 8)
+            for (int j = 0; j < 8; j++) {
+                uint32_t a = s[(8 - j) % 8], b = s[(9 - j) % 8], c = s[(10 - j) % 8];
+                uint32_t e = s[(12 - j) % 8], f = s[(13 - j) % 8], g = s[(14 - j) % 8];
+                uint32_t one = s[(15 - j) % 8] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
+                               ((e & f) ^ (~e & g)) + ROUND[i + j] + w[i + j];
+                uint32_t two =
+                    (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+                s[(11 - j) % 8] += one;
+                s[(15 - j) % 8] = one + two;
+            }
         for (int i = 0; i < 8; i++) state[i] += s[i];
     }
 }
