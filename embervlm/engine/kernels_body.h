@@ -77,6 +77,7 @@ static inline floats add_floats(floats a, floats b) { return _mm512_add_ps(a, b)
 static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
 #define OFFSET(bits) ((bits) == BITS_8 ? 128 : 8)
 #define TILE 8
+#define FLOAT_TILE 8
 #define TALL 4
 #define WIDE 2
 
@@ -84,6 +85,10 @@ static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
 typedef struct {
     __m256i half[2];
 } weights;
+/* There are sixteen registers. Left to itself, gcc forms many products before it adds the first,
+ * and keeps a row's sums in registers but not a block's, which it moves in and out each time. */
+#define IN_REGISTER(x) __asm__ volatile("" : "+x"(x))
+#define IN_MEMORY(x) __asm__ volatile("" : "+m"(x))
 static inline floats zero_floats(void) {
     return (floats){{_mm256_setzero_ps(), _mm256_setzero_ps()}};
 }
@@ -98,15 +103,36 @@ static inline weights load_8(const uint8_t *w) {
     return (weights){{_mm256_xor_si256(half_of(w, 0), top), _mm256_xor_si256(half_of(w, 1), top)}};
 }
 static inline weights low_4(const uint8_t *w) {
-    __m256i four = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
-    return (weights){{_mm256_sub_epi8(_mm256_and_si256(half_of(w, 0), four), eight),
-                      _mm256_sub_epi8(_mm256_and_si256(half_of(w, 1), four), eight)}};
+    __m256i four = _mm256_set1_epi8(15);
+    return (weights){
+        {_mm256_and_si256(half_of(w, 0), four), _mm256_and_si256(half_of(w, 1), four)}};
 }
 static inline weights high_4(const uint8_t *w) {
-    __m256i four = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
-    return (weights){
-        {_mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(half_of(w, 0), 4), four), eight),
-         _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(half_of(w, 1), 4), four), eight)}};
+    __m256i four = _mm256_set1_epi8(15);
+    return (weights){{_mm256_and_si256(_mm256_srli_epi16(half_of(w, 0), 4), four),
+                      _mm256_and_si256(_mm256_srli_epi16(half_of(w, 1), 4), four)}};
+}
+/* Four-bit weights are summed in pairs of 16 bits: a block is at most 16 * 15 * 127 a half. */
+#define SHORT_SUMS
+static inline sums start_4(int32_t from) {
+    (void)from;
+    return (sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+}
+static inline sums dot_4(sums s, weights w, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    __m256i all = _mm256_set1_epi32(four);
+    for (int i = 0; i < 2; i++) {
+        s.half[i] = _mm256_add_epi16(s.half[i], _mm256_maddubs_epi16(w.half[i], all));
+        IN_REGISTER(s.half[i]);
+    }
+    return s;
+}
+static inline sums end_4(sums s, int32_t from) {
+    __m256i ones = _mm256_set1_epi16(1), start = _mm256_set1_epi32(from);
+    for (int i = 0; i < 2; i++)
+        s.half[i] = _mm256_add_epi32(_mm256_madd_epi16(s.half[i], ones), start);
+    return s;
 }
 static inline sums dot(sums s, weights w, const int8_t *x) {
     int32_t four;
@@ -117,6 +143,7 @@ static inline sums dot(sums s, weights w, const int8_t *x) {
         __m256i pairs =
             _mm256_maddubs_epi16(_mm256_abs_epi8(w.half[i]), _mm256_sign_epi8(all, w.half[i]));
         s.half[i] = _mm256_add_epi32(s.half[i], _mm256_madd_epi16(pairs, ones));
+        IN_REGISTER(s.half[i]);
     }
     return s;
 }
@@ -128,8 +155,10 @@ static inline floats finish(floats y, sums s, const float *scale, float by) {
     return y;
 }
 static inline floats multiply(floats y, const float *w, float x) {
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         y.half[i] = _mm256_fmadd_ps(_mm256_loadu_ps(w + 8 * i), _mm256_set1_ps(x), y.half[i]);
+        IN_REGISTER(y.half[i]);
+    }
     return y;
 }
 static inline floats load_floats(const float *x) {
@@ -151,8 +180,9 @@ static inline void store(float *to, floats y) {
     _mm256_storeu_ps(to, y.half[0]);
     _mm256_storeu_ps(to + 8, y.half[1]);
 }
-#define OFFSET(bits) 0
-#define TILE 2
+#define OFFSET(bits) ((bits) == BITS_8 ? 0 : 8)
+#define TILE 4
+#define FLOAT_TILE 6
 #define TALL 2
 #define WIDE 1
 
@@ -238,6 +268,7 @@ static inline void store(float *to, floats y) {
 }
 #define OFFSET(bits) 0
 #define TILE 2
+#define FLOAT_TILE 2
 #define TALL 2
 #define WIDE 1
 
@@ -300,47 +331,65 @@ static inline floats add_floats(floats a, floats b) {
 static inline void store(float *to, floats y) { memcpy(to, y.at, sizeof y.at); }
 #define OFFSET(bits) 0
 #define TILE 1
+#define FLOAT_TILE 2
 #define TALL 1
 #define WIDE 1
 #endif
 
-/* Looks for the largest size in 16 lanes, so that the compiler may use wide registers. */
-static float largest_of(const float *x, int count) {
-    float lane[16] = {0}, largest = 0;
-    int i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (int j = 0; j < 16; j++) {
-            float size = fabsf(x[i + j]);
-            lane[j] = size > lane[j] ? size : lane[j];
-        }
-    for (; i < count; i++) {
-        float size = fabsf(x[i]);
-        lane[0] = size > lane[0] ? size : lane[0];
+#ifndef SHORT_SUMS
+#define IN_MEMORY(x)
+static inline sums start_4(int32_t from) { return start_sums(from); }
+static inline sums dot_4(sums s, weights w, const int8_t *x) { return dot(s, w, x); }
+static inline sums end_4(sums s, int32_t from) {
+    (void)from;
+    return s;
+}
+#endif
+
+/* The largest size. Sizes are compared as whole numbers: bits in the same order, which a compiler
+ * may compare in any. */
+static inline float largest_of(const float *x, int count) {
+    int32_t largest = 0;
+    for (int i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
     }
-    for (int j = 0; j < 16; j++) largest = lane[j] > largest ? lane[j] : largest;
-    return largest;
+    float size;
+    memcpy(&size, &largest, 4);
+    return size;
+}
+
+/* Rounds `count` values to bytes; returns their sum. */
+static inline __attribute__((always_inline)) int32_t round_to_bytes(const float *x, int count,
+                                                                    int8_t *bytes, float *scale) {
+    float largest = largest_of(x, count), by = largest > 0 ? 127 / largest : 0;
+    int32_t sum = 0;
+    for (int i = 0; i < count; i++) {
+        /* Adding and taking off 1.5 * 2^23 rounds to the nearest whole number. */
+        float whole = x[i] * by + 12582912.0f;
+        bytes[i] = (int8_t)(whole - 12582912.0f);
+    }
+    for (int i = 0; i < count; i++) sum += bytes[i];
+    *scale = largest / 127;
+    return sum;
 }
 
 static void quantise(const float *x, int rows, const ember_matrix *w, ember_rows *out) {
     const int block = w->block, blocks = w->blocks;
     int8_t *bytes = out->bytes;
-    for (int r = 0; r < rows; r++, x += w->inputs) {
-        for (int b = 0; b < blocks; b++, bytes += block) {
+    float *scale = out->scales;
+    int32_t *offset = out->offsets;
+    for (int r = 0; r < rows; r++, x += w->inputs)
+        for (int b = 0; b < blocks; b++, bytes += block, scale++, offset++) {
             const float *part = x + b * block;
             int count = w->inputs - b * block < block ? w->inputs - b * block : block;
-            float largest = largest_of(part, count), by = largest > 0 ? 127 / largest : 0;
-            int32_t sum = 0;
-            for (int i = 0; i < count; i++) {
-                /* Adding and taking off 1.5 * 2^23 rounds to the nearest whole number. */
-                float whole = part[i] * by + 12582912.0f;
-                bytes[i] = (int8_t)(whole - 12582912.0f);
-            }
-            for (int i = 0; i < count; i++) sum += bytes[i];
+            int32_t sum = count == BLOCK ? round_to_bytes(part, BLOCK, bytes, scale)
+                                         : round_to_bytes(part, count, bytes, scale);
             for (int i = count; i < block; i++) bytes[i] = 0;
-            out->scales[(size_t)r * blocks + b] = largest / 127;
-            out->offsets[(size_t)r * blocks + b] = -OFFSET(w->bits) * sum;
+            *offset = -OFFSET(w->bits) * sum;
         }
-    }
 }
 
 /* Adds the bias, keeps within 0..6 if asked, and writes the outputs that there are of a panel. */
@@ -373,8 +422,11 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
     for (int i = 0; i < rows * wide; i++) acc[i] = zero_floats();
     for (int b = 0; b < blocks; b++, at += block_bytes, scale += PANEL, bytes += 4 * groups) {
         sums s[TILE * WIDE];
-        for (int i = 0; i < rows * wide; i++)
-            s[i] = start_sums(x->offsets[(size_t)(row + i / wide) * blocks + b]);
+        IN_MEMORY(acc);
+        for (int i = 0; i < rows * wide; i++) {
+            int32_t from = x->offsets[(size_t)(row + i / wide) * blocks + b];
+            s[i] = bits == BITS_8 ? start_sums(from) : start_4(from);
+        }
         if (bits == BITS_8) {
             for (int g = 0; g < groups; g++) {
                 for (int p = 0; p < wide; p++) {
@@ -384,22 +436,28 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
                 }
             }
         } else {
+#pragma GCC unroll 1
             for (int g = 0; g < groups / 2; g++) {
                 for (int p = 0; p < wide; p++) {
-                    weights low = low_4(at + p * panel_bytes + g * group),
-                            high = high_4(at + p * panel_bytes + g * group);
-                    for (int r = 0; r < rows; r++) {
-                        s[r * wide + p] = dot(s[r * wide + p], low, bytes + r * next + 8 * g);
-                        s[r * wide + p] = dot(s[r * wide + p], high, bytes + r * next + 8 * g + 4);
-                    }
+                    const uint8_t *both = at + p * panel_bytes + g * group;
+                    weights part = low_4(both);
+                    for (int r = 0; r < rows; r++)
+                        s[r * wide + p] = dot_4(s[r * wide + p], part, bytes + r * next + 8 * g);
+                    part = high_4(both);
+                    for (int r = 0; r < rows; r++)
+                        s[r * wide + p] =
+                            dot_4(s[r * wide + p], part, bytes + r * next + 8 * g + 4);
                 }
             }
         }
         for (int r = 0; r < rows; r++) {
             size_t i = (size_t)(row + r) * blocks + b;
-            for (int p = 0; p < wide; p++)
-                acc[r * wide + p] = finish(acc[r * wide + p], s[r * wide + p],
+            for (int p = 0; p < wide; p++) {
+                sums whole = s[r * wide + p];
+                if (bits == BITS_4) whole = end_4(whole, x->offsets[i]);
+                acc[r * wide + p] = finish(acc[r * wide + p], whole,
                                            scale + (size_t)p * blocks * PANEL, x->scales[i]);
+            }
         }
     }
     for (int r = 0; r < rows; r++)
@@ -411,7 +469,7 @@ static inline __attribute__((always_inline)) void tile_float(const ember_matrix 
                                                              int row, int panel, float *y,
                                                              int clamp, const int rows) {
     const float *at = (const float *)w->weights + (size_t)panel * w->inputs * PANEL;
-    floats acc[TILE];
+    floats acc[FLOAT_TILE];
     for (int r = 0; r < rows; r++) acc[r] = zero_floats();
     for (int k = 0; k < w->inputs; k++, at += PANEL)
         for (int r = 0; r < rows; r++)
@@ -438,8 +496,9 @@ static void matmul(const ember_matrix *w, const ember_rows *x, const float *floa
     for (int panel = first; panel < end; panel++) {
         if (w->bits == BITS_FLOAT) {
             int row = 0;
-            for (; row + TILE <= rows; row += TILE)
-                tile_float(w, floats_in, row, panel, y, clamp, TILE);
+            for (; row + FLOAT_TILE <= rows; row += FLOAT_TILE)
+                tile_float(w, floats_in, row, panel, y, clamp, FLOAT_TILE);
+            for (; row + 2 <= rows; row += 2) tile_float(w, floats_in, row, panel, y, clamp, 2);
             for (; row < rows; row++) tile_float(w, floats_in, row, panel, y, clamp, 1);
         } else if (w->bits == BITS_4) {
             ALL_ROWS(TILE, 1, BITS_4, BLOCK / 4);

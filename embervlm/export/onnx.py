@@ -65,8 +65,8 @@ def write_folder(
 ) -> None:
     """Write the graphs, the tokenizer and, last, the description with everybody's checksum.
 
-    Below 32 bits the ranges of the convolutions' activations are taken from the photos of a folder,
-    at most MAX_PHOTOS, or where it is None from the demo photo, its quarters and their mirrors.
+    Below 32 bits the ranges of the convolutions' activations are taken from the photos of a folder and
+    the folders in it, at most MAX_PHOTOS evenly spread, or where it is None from the demo photo, its quarters and their mirrors.
     """
     graphs = build_graphs(checkpoint)
     interface = {name: _interface(graph.graph) for name, graph in graphs.items()}
@@ -120,6 +120,7 @@ def quantise_convolutions(model: onnx.ModelProto, pixels_BCHW: Sequence[Array]) 
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Clip", "Add"],
             per_channel=True,
+            reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=[node.name for node in nodes[pooling:]],
@@ -137,6 +138,7 @@ def quantise_dynamically(model: onnx.ModelProto) -> onnx.ModelProto:
             path,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
+            reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=[n.name for n in model.graph.node if n.name.startswith(_KEPT)],
         )
@@ -237,10 +239,11 @@ class _Photos(quantization.CalibrationDataReader):  # type: ignore[misc]
 def _pixels(photos: str | Path | None, size: int) -> list[Array]:
     """Return the photos to see the ranges of activations on, each (3, size, size)."""
     if photos is not None:
-        paths = [p for p in sorted(Path(photos).glob("*")) if p.suffix.lower() in _SUFFIXES]
+        paths = [p for p in sorted(Path(photos).rglob("*")) if p.suffix.lower() in _SUFFIXES]
         if not paths:
             raise ValueError(f"{photos} holds no photo; give a folder of JPEG, PNG or WebP files.")
-        return [preprocess(load_image(path), size) for path in paths[:MAX_PHOTOS]]
+        apart = -(-len(paths) // MAX_PHOTOS)
+        return [preprocess(load_image(path), size) for path in paths[::apart]]
     image_HWC = load_image(DEMO_PHOTO)
     down, right = image_HWC.shape[0] // 2, image_HWC.shape[1] // 2
     views = [image_HWC]
