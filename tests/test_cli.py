@@ -352,6 +352,21 @@ def test_the_photo_of_the_demo_sends_the_robot_that_dives() -> None:
     assert record["environment"] == "underwater"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+def test_decides_within_256_mb_of_addresses(photo: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))\n"
+        "from embervlm.cli import app\n"
+        "app(sys.argv[1:])\n"
+    )
+    words = ("decide", str(photo), "look at the roof", "--json")
+    said = subprocess.run(
+        [sys.executable, "-c", program, *words], check=True, capture_output=True, text=True
+    )
+    assert json.loads(said.stdout)["robots"]
+
+
 def test_deciding_never_loads_pytorch(tiny_model: Path, photo: Path) -> None:
     program = (
         "import sys, embervlm.cli, embervlm.selector\n"

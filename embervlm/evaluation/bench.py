@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from embervlm.checkpoint import SHIPPED
+from embervlm.engine import kernel_sets, library_path
 
 REQUESTS = (
     "Carry the 12 kg pump up the open stairs to the roof plant room.",
@@ -88,7 +89,11 @@ def run(
                 found = _in_process(name, model, count, photo)
                 found |= _decide(name, model, photo)
                 runs.setdefault((name, model, count), []).append(found)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    kernels = kernel_sets()[0] if library_path() else "none"
+    machine = (
+        f"{processor_name()}, {os.cpu_count()} cores, engine kernels {kernels}, "
+        f"Python {platform.python_version()}"
+    )
     rows = [
         {
             "backend": name,
@@ -103,6 +108,16 @@ def run(
         if name == "native":
             report["floor"] = floor(model)
     return report
+
+
+def processor_name() -> str:
+    """Return what the processor calls itself."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def floor(model: Path | None) -> Result:

@@ -28,6 +28,7 @@ from embervlm.backends import load_backend
 from embervlm.checkpoint import SHIPPED, checked_bytes, digest_of
 from embervlm.data.scenarios import DATA_DIR, SPLITS, load, split_hash
 from embervlm.evaluation.ablations import place_from_photo, without_inputs, without_rules
+from embervlm.evaluation.bench import processor_name
 from embervlm.evaluation.cases import (
     SEED,
     Answered,
@@ -191,7 +192,7 @@ def describe(split: str, model: Path | None) -> dict[str, Any]:
         "rows": {name: len(load(name, split)) for name in ("scenarios", "plans", "photo_requests")},
         "model": _model_hash(model),
         "machine": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "system": platform.platform(),
             "python": platform.python_version(),
@@ -343,12 +344,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

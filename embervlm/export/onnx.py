@@ -10,6 +10,9 @@ stranger the inputs, outputs, labels and the pixels' range. The bits are those o
         convolutions int8 with a scale a channel, their activations' ranges seen on photos
      4  matrices in blocks of 32 (MatMulNBits), w = (q - 8) * scale; convolutions as with 8
 
+Int8 weights keep to -64..63: without VNNI, ONNX Runtime adds pairs of products in 16 bits, which a
+whole byte would overflow (its documentation's reduce_range).
+
 With 8 and 4 the tables of which single rows are read are int8 with a scale a row; the heads stay
 float32, since the calibration was fitted on their logits.
 """
@@ -65,8 +68,9 @@ def write_folder(
 ) -> None:
     """Write the graphs, the tokenizer and, last, the description with everybody's checksum.
 
-    Below 32 bits the ranges of the convolutions' activations are taken from the photos of a folder and
-    the folders in it, at most MAX_PHOTOS evenly spread, or where it is None from the demo photo, its quarters and their mirrors.
+    Below 32 bits the ranges of the convolutions' activations are taken from the photos of a folder
+    and of the folders in it, at most MAX_PHOTOS, evenly spread; or where it is None from the demo
+    photo, its quarters and their mirrors.
     """
     graphs = build_graphs(checkpoint)
     interface = {name: _interface(graph.graph) for name, graph in graphs.items()}
