@@ -276,11 +276,13 @@ def bench(
             sys.stderr.write(line + "\n")
 
         report = run(chosen, counts, photo or demo, rounds, tell)
-        columns = list(report["results"][0])
-        table = Table(*(name.replace("_", " ") for name in columns), title=report["machine"])
+        # A column each: a dozen figures side by side would not fit a terminal.
+        table = Table("", title=report["machine"])
         for row in report["results"]:
-            cells = [row[name] for name in columns]
-            table.add_row(*("-" if cell is None else _figure(cell) for cell in cells))
+            table.add_column(f"{row['backend']}\n{row['model']}", justify="right", overflow="fold")
+        for name in list(report["results"][0])[2:]:
+            cells = [row[name] for row in report["results"]]
+            table.add_row(name, *("-" if cell is None else _figure(cell) for cell in cells))
         _console().print(table)
         if json_out is not None:
             json_out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")

@@ -337,7 +337,7 @@ static inline void store(float *to, floats y) { memcpy(to, y.at, sizeof y.at); }
 #endif
 
 #ifndef SHORT_SUMS
-#define IN_MEMORY(x)
+#define IN_MEMORY(x) (void)(x)
 static inline sums start_4(int32_t from) { return start_sums(from); }
 static inline sums dot_4(sums s, weights w, const int8_t *x) { return dot(s, w, x); }
 static inline sums end_4(sums s, int32_t from) {
@@ -422,7 +422,7 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
     for (int i = 0; i < rows * wide; i++) acc[i] = zero_floats();
     for (int b = 0; b < blocks; b++, at += block_bytes, scale += PANEL, bytes += 4 * groups) {
         sums s[TILE * WIDE];
-        IN_MEMORY(acc);
+        if (rows > 1) IN_MEMORY(acc);
         for (int i = 0; i < rows * wide; i++) {
             int32_t from = x->offsets[(size_t)(row + i / wide) * blocks + b];
             s[i] = bits == BITS_8 ? start_sums(from) : start_4(from);
@@ -436,7 +436,6 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
                 }
             }
         } else {
-#pragma GCC unroll 1
             for (int g = 0; g < groups / 2; g++) {
                 for (int p = 0; p < wide; p++) {
                     const uint8_t *both = at + p * panel_bytes + g * group;
@@ -615,9 +614,23 @@ static void gelu(float *x, size_t count) {
     }
 }
 
+/* The highest value, by whole numbers of the same order, as in `largest_of`. */
+static inline float highest_of(const float *x, int count) {
+    int32_t highest = INT32_MIN;
+    for (int i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits ^= (bits >> 31) & 0x7fffffff;
+        highest = bits > highest ? bits : highest;
+    }
+    highest ^= (highest >> 31) & 0x7fffffff;
+    float value;
+    memcpy(&value, &highest, 4);
+    return value;
+}
+
 static void softmax(float *x, int count) {
-    float largest = x[0];
-    for (int i = 1; i < count; i++) largest = x[i] > largest ? x[i] : largest;
+    float largest = highest_of(x, count);
     for (int i = 0; i < count; i++) x[i] = exponential(x[i] - largest);
     float by = 1 / lane_sum(x, count, 0, 0);
     for (int i = 0; i < count; i++) x[i] *= by;
