@@ -28,6 +28,7 @@ from embervlm.evaluation.metrics import Answer, Truth
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.models.heads import SUBSETS_SR
 from embervlm.models.modeling import EmberNetwork
+from embervlm.models.precision import autocast
 from embervlm.prompts import read_task
 from embervlm.scoring import exact
 from embervlm.tokenizer import Tokenizer
@@ -83,7 +84,7 @@ def fine_tune(
             optimizer.param_groups[0]["lr"] = RATE * min(1.0, step / WARMUP_STEPS)
             batch = order[i : i + BATCH]
             goal_B = torch.tensor([subset_of(truth.robots) for truth in batch])
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 logits_BS = _set_logits(network, tokenizer, [truth.task for truth in batch])
             loss = F.cross_entropy(logits_BS.float(), goal_B)
             optimizer.zero_grad()

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from embervlm.models.configuration import EmberConfig
+from embervlm.models.precision import autocast
 from embervlm.models.text import TextEncoder, from_minilm
 
 MAX_TOKENS = 128
@@ -77,7 +78,7 @@ def fine_tune(
 ) -> Probabilities:
     """Train encoder and a linear layer on the outcomes; return what predicts their chances.
 
-    Binary cross-entropy over the outcomes, AdamW, bfloat16 autocast. The rate warms up and, with
+    Binary cross-entropy over the outcomes, AdamW, bfloat16 where it is fast. The rate warms up and, with
     `decay`, falls to 0 in a straight line. `after_epoch` gets the number of epochs done and the
     predictor as it is then.
     """
@@ -105,7 +106,7 @@ def fine_tune(
             fall = (1 - share) / (1 - WARMUP) if decay else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(share / WARMUP, max(fall, 0.0), 1.0)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 logits_BO = head(encoder([texts[i] for i in rows]))
             loss = F.binary_cross_entropy_with_logits(logits_BO.float(), goal_NO[rows])
             optimizer.zero_grad()
@@ -135,7 +136,7 @@ def _by_length(texts: Sequence[str], run: Callable[[Sequence[str]], Tensor]) -> 
     rows: list[NDArray[np.float64]] = [np.empty(0)] * len(texts)
     for i in range(0, len(order), 64):
         part = order[i : i + 64]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found = run([texts[j] for j in part])
         for j, vector in zip(part, found.numpy().astype(np.float64), strict=True):
             rows[j] = vector

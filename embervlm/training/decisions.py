@@ -42,6 +42,7 @@ from embervlm.data.scenarios import DATA_DIR, is_addition, load
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, Encoded, save_network
+from embervlm.models.precision import autocast
 from embervlm.prompts import Reading, read_task
 from embervlm.scenario import FLAGS
 from embervlm.tokenizer import Tokenizer
@@ -408,7 +409,7 @@ def predict(
     rng = random.Random(0)
     for i in range(0, len(order), 64):
         batch = collate([items[j] for j in order[i : i + 64]], photos, network.config, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = forward(network, batch)
         for name, value in logits.items():
             if name != "roles":
@@ -512,7 +513,7 @@ def train(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * max(factor, 0.01)
             batch = collate(items, photos, network.config, rng, s.drop_view)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 encoded = encode(network, batch)
                 logits = logits_of(network, encoded, batch)
                 loss = loss_of(logits, batch, s)

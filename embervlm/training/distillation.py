@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from embervlm.data.scenarios import FILES, load
 from embervlm.models.configuration import EmberConfig
+from embervlm.models.precision import autocast
 from embervlm.models.text import TextEncoder, from_minilm
 from embervlm.prompts import TASK, read_task
 from embervlm.tokenizer import Tokenizer
@@ -147,7 +148,7 @@ def distil(shared: Path, tokenizer: Tokenizer, minutes: float, seed: int) -> Tex
                 if end > begin and begin in starts:
                     there.append((i, position))
                     here.append((i, starts[begin]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             tokens, mask = pad([encoding.ids for encoding in theirs])
             with torch.no_grad():
                 goal = teacher(tokens, mask).float()

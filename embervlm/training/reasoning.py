@@ -27,6 +27,7 @@ from tqdm import tqdm
 from embervlm.data.scenarios import Row, load
 from embervlm.models.language import next_token_loss
 from embervlm.models.modeling import EmberNetwork, load_network, save_network
+from embervlm.models.precision import autocast
 from embervlm.prompts import (
     END,
     TASK,
@@ -158,7 +159,7 @@ def train(
             for i in rng.sample(range(0, len(chunk), 32), len(chunk) // 32):
                 for group in optimizer.param_groups:
                     group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * max(0.03, 1 - spent)
-                with torch.autocast("cpu", torch.bfloat16):
+                with autocast():
                     loss = pair_loss(network, tokenizer, chunk[i : i + 32], generator)
                 optimizer.zero_grad()
                 loss.backward()

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from embervlm.data.sample import Sample, role_of
 from embervlm.evaluation.counterfactual import with_number
 from embervlm.models.modeling import EmberNetwork, load_network, save_network
+from embervlm.models.precision import autocast
 from embervlm.prompts import Reading, read_task
 from embervlm.quantities import Mention, find_quantities
 from embervlm.tokenizer import Tokenizer
@@ -84,7 +85,7 @@ def mark_states(
         part = pairs[i : i + 64]
         items = [Item(replace(blank, task="x"), reading) for reading, _ in part]
         batch = collate(items, None, network.config, random.Random(0))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             encoded = encode(network, batch)
         for b, (reading, roles) in enumerate(part):
             at = torch.tensor(reading.marks) + network.config.image_tokens
