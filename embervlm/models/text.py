@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from embervlm.models.configuration import EmberConfig
 
@@ -54,6 +55,8 @@ class TextEncoder(nn.Module):
         self.positions = nn.Embedding(config.text_positions, config.text_width)
         self.embed_norm = nn.LayerNorm(config.text_width, eps=1e-12)
         self.dropout = config.dropout
+        # Whether training computes a layer's inside twice instead of keeping it.
+        self.checkpointed = False
         self.layers = nn.ModuleList(
             EncoderLayer(config.text_width, config.text_heads, config.text_hidden, config.dropout)
             for _ in range(config.text_layers)
@@ -79,7 +82,10 @@ class TextEncoder(nn.Module):
             x_BTD = F.dropout(x_BTD, self.dropout)
         mask_B11T = mask_BT[:, None, None, :]
         for layer in self.layers:
-            x_BTD = layer(x_BTD, mask_B11T)
+            if self.checkpointed and self.training:
+                x_BTD = checkpoint(layer, x_BTD, mask_B11T, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, mask_B11T)
         return x_BTD
 
 

@@ -56,7 +56,7 @@ class Settings:
 
     A rate is per step of AdamW; shares are probabilities. Runs that are to be averaged have one
     `start_seed`, for the heads they begin with, and each its own `seed`. `authors_again` is the
-    chance that a request of the first authors is read a second time in an epoch: what held-out
+    share of the first authors' requests that are read a second time in an epoch: what held-out
     requests are like, theirs say best.
     """
 
@@ -153,11 +153,9 @@ class Mixture:
     def epoch(self, rng: random.Random) -> list[Item]:
         """Return the shuffled items of one epoch."""
         s, items = self.settings, []
-        again = [
-            sample
-            for sample in self.requests
-            if not is_addition(sample.id) and rng.random() < s.authors_again
-        ]
+        authored = [sample for sample in self.requests if not is_addition(sample.id)]
+        # As many in every epoch, so that the number of steps is known.
+        again = rng.sample(authored, round(s.authors_again * len(authored)))
         for sample in (*self.requests, *again):
             assert sample.environment is not None
             place = ENVIRONMENTS[sample.environment]

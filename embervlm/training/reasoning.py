@@ -69,12 +69,13 @@ def reasoning_pairs(split: str, tokenizer: Tokenizer) -> list[Pair]:
     for row in (*load("scenarios", split), *load("plans", split)):
         if "reasoning" in row:
             prefix = reasoning_prefix(row["suited"], tokenizer)
-            tokens = encode_marked(write_reasoning(_reasoning(row)), tokenizer)
+            tokens = encode_marked(write_reasoning(reasoning_of(row)), tokenizer)
             pairs.append((row["task"], tokens[:MAX_WRITTEN], len(prefix)))
     return pairs
 
 
-def _reasoning(row: Row) -> Reasoning:
+def reasoning_of(row: Row) -> Reasoning:
+    """Return the authors' reasoning of a request, in lower case as requests are read."""
     lines = {
         key: _uncapitalised(row["reasoning"][key]) for key in ("task", "environment", "decision")
     }

@@ -1,0 +1,175 @@
+"""What one run of a stage is made of: a YAML file, and flags that go before it.
+
+    embervlm train --stage select --recipe recipes/ember/select.yaml --learning-rate 1e-4
+    torchrun --nproc_per_node 4 -m embervlm.training.run --recipe recipes/ember/select.yaml
+
+Every key of the file is a field of `Recipe` and a flag; one that is not known is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+PRECISIONS = ("auto", "bf16", "fp16", "none")
+STAGES = ("align", "instruct", "select", "reason")
+
+
+def _field(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A stage and its settings; the defaults suit `ember-nano` on two cores."""
+
+    stage: str = _field("select", f"one of {', '.join(STAGES)}")
+    model: str = _field("", "network.safetensors to go on with; without it, random weights")
+    tokenizer: str = _field("", "tokenizer.json; without it, that of the model that ships")
+    shared: str = _field("../shared", "folder that holds photos/ and text/")
+    vision: str = _field("", "folder of a vision run (features.npz); without it, words alone")
+    teacher: str = _field("", "instruct: network.safetensors whose answers are imitated")
+    output_dir: str = _field("build/train", "where checkpoints and the network go")
+    epochs: float = _field(1.0, "passes over the data; parts of one are allowed")
+    max_steps: int = _field(-1, "steps of the optimiser at most; -1: as the epochs say")
+    examples: int = _field(0, "examples of an epoch at most; 0: all")
+    batch_size: int = _field(32, "examples a process and a step forward")
+    gradient_accumulation: int = _field(1, "steps forward for one of the optimiser")
+    learning_rate: float = _field(2e-4, "peak rate of what was trained before")
+    head_learning_rate: float = _field(1e-3, "peak rate of heads and image tokens")
+    warmup_steps: int = _field(50, "steps until the peak; from there the rate falls to zero")
+    weight_decay: float = _field(0.02, "pull of the weights towards zero, by AdamW")
+    max_grad_norm: float = _field(1.0, "longer gradients are cut to this length; 0: never")
+    average: float = _field(0.995, "weights are averaged over steps with this memory; 0: not")
+    mixed_precision: str = _field("auto", f"one of {', '.join(PRECISIONS)}; auto: bf16 where fast")
+    gradient_checkpointing: bool = _field(False, "compute twice what would be kept: less memory")
+    dropout: float = _field(0.1, "share of activations that a step leaves out")
+    lora_rank: int = _field(16, "align: rank of what is added to the language layers' matrices")
+    log_steps: int = _field(20, "steps between two lines of the log")
+    eval_steps: int = _field(0, "steps between two looks at validation; 0: once an epoch")
+    save_steps: int = _field(0, "steps between two checkpoints; 0: once an epoch")
+    keep: int = _field(2, "how many checkpoints stay")
+    resume: bool = _field(True, "go on from the newest whole checkpoint in output_dir")
+    seed: int = _field(1, "of all that is drawn")
+    threads: int = _field(2, "of PyTorch, on the processor")
+    report_to: str = _field(
+        "tensorboard", "with commas: tensorboard, wandb, mlflow, codecarbon; none"
+    )
+    push_to_hub: str = _field("", "repository of the Hugging Face hub that gets the network")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have.
+
+        Raises:
+            ValueError: which, and what was expected.
+        """
+        for name, allowed in (("stage", STAGES), ("mixed_precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r}; there are {', '.join(allowed)}.")
+        at_least = {
+            "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0, "weight_decay": 0,
+            "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,
+            "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
+            "lora_rank": 1,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        for name in ("average", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, below 1.")
+        if not self.epochs > 0 and self.max_steps < 1:
+            raise ValueError(f"epochs is {self.epochs}; it must be above 0, or give max_steps.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+        """Build from plain values.
+
+        Raises:
+            ValueError: an unknown key, or a value of another kind than its field.
+        """
+        kinds = get_type_hints(cls)
+        if unknown := set(values) - {f.name for f in fields(cls)}:
+            raise ValueError(
+                f"Unknown keys in {where}: {', '.join(sorted(map(str, unknown)))}; "
+                f"known: {', '.join(f.name for f in fields(cls))}."
+            )
+        return cls(**{name: _of_kind(name, value, kinds[name]) for name, value in values.items()})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            ValueError: it is missing, no YAML, or `from_dict` refuses what it says.
+        """
+        return cls.from_dict(_read(path), str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, as a YAML file holds them."""
+        return asdict(self)
+
+
+def parse(arguments: Sequence[str]) -> Recipe:
+    """Return the recipe that flags name: `--recipe FILE`, then a flag for each field.
+
+    Raises:
+        SystemExit: `--help`, or flags that argparse refuses (code 2).
+        ValueError: the file or a value is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="embervlm train",
+        description="Train one stage: align, instruct, select or reason.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", metavar="FILE", help="YAML; flags go before what it says")
+    kinds = get_type_hints(Recipe)
+    for f in fields(Recipe):
+        flag = f"--{f.name.replace('_', '-')}"
+        text = f"{f.metadata['help']} [{f.default if f.default != '' else 'none'}]".replace(
+            "%", "%%"
+        )
+        if kinds[f.name] is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        else:
+            parser.add_argument(flag, type=kinds[f.name], default=None, help=text)
+    given = vars(parser.parse_args(list(arguments)))
+    file = given.pop("recipe")
+    values = _read(file) if file else {}
+    values |= {name: value for name, value in given.items() if value is not None}
+    return Recipe.from_dict(values, file or "the flags")
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML ({error}).".replace("\n", " ")) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no keys; expected lines such as 'stage: select'.")
+    return values
+
+
+def _of_kind(name: str, value: Any, kind: type | types.UnionType) -> Any:
+    """Return the value, a whole number as float where a float is due."""
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if float in kinds and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ValueError(f"{name} is {value!r}; expected {' or '.join(k.__name__ for k in kinds)}.")
+    return value

@@ -1,0 +1,258 @@
+"""The stages in one table: what each is trained on, what of the network moves, and by which losses.
+
+    align     photos and captions: the photo's view token near its caption, and captions written
+    instruct  questions and answers: the answer's tokens alone; a teacher's distribution beside them
+    select    requests and photos: set, first robot, place, needs, roles of numbers
+    reason    decisions put into words; the reader is held to the same decisions
+
+A stage's module turns a batch into sums, one for each loss, and says in `batch["counts"]` over how
+many targets each goes. The trainer divides by the counts of the whole step, all processes and all
+accumulated batches together, so that eight examples at once are what eight times one are. Only the
+contrast of `align` is different: a caption is held against the others of its own forward pass.
+
+Axes: B batch, T tokens, S states, V vocabulary, D width, K losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embervlm.models.modeling import EmberNetwork, Encoded
+from embervlm.training.decisions import IGNORED, encode, logits_of
+
+# Softening of both sides where a teacher's distribution is imitated (Hinton et al. 2015).
+TEMPERATURE = 2.0
+CONTRAST_TEMPERATURE = 0.07
+
+Batch = dict[str, Tensor]
+Sums = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage: which parameters move, by the beginnings of their names.
+
+    Those of `fresh` learn at the head rate; modules of `low_rank` keep their matrices and get a
+    low-rank addition (LoRA, Hu et al. 2021), which is added up at the end. `rate` multiplies both
+    rates.
+    """
+
+    moves: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    low_rank: tuple[str, ...] = ()
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table; a stage of several phases gives each the same share of its epochs."""
+
+    name: str
+    data: str
+    losses: Mapping[str, float]
+    sums: Callable[[EmberNetwork, Batch, EmberNetwork | None], Sums]
+    counts: Callable[[Batch], dict[str, Tensor]]
+    phases: tuple[Phase, ...]
+
+
+class StageModule(nn.Module):
+    """The network under one stage's losses: a batch in, their sums (K,) out, in the table's order.
+
+    Everything goes through `forward`, so that wrappers (DDP, FSDP, autocast) see it.
+    """
+
+    def __init__(
+        self, network: EmberNetwork, stage: Stage, teacher: EmberNetwork | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.stage = network, stage
+        # In a tuple: the teacher is no part of what is trained, moved or saved.
+        self._teacher = (teacher,)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the sums; what is not in a batch gives zero."""
+        found = self.stage.sums(self.network, batch, self._teacher[0])
+        return torch.stack([found[name].float() for name in self.stage.losses])
+
+
+def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
+    """Return the losses of a decision; `counts` are those of `select_counts`."""
+    logits = logits_of(network, encode(network, batch), batch)
+    return _decision_sums(logits, batch)
+
+
+def select_counts(batch: Batch) -> dict[str, Tensor]:
+    """Return how many targets each loss of a decision has."""
+    needs = batch["has_needs"].sum()
+    return {
+        **{name: (batch[target] != IGNORED).sum() for name, target in _CHOICES.items()},
+        "roles": (batch["roles"] != IGNORED).sum(),
+        **dict.fromkeys(("actions", "flags", "team"), needs),
+    }
+
+
+def align_counts(batch: Batch) -> dict[str, Tensor]:
+    """Return the number of pairs, and of the captions' tokens."""
+    pairs = torch.tensor(len(batch["tokens"]))
+    return {"contrast": pairs, "caption": batch["learnt"][:, 1:].sum()}
+
+
+def instruct_counts(batch: Batch) -> dict[str, Tensor]:
+    """Return the number of the answers' tokens, for both losses."""
+    return dict.fromkeys(("answer", "teacher"), batch["learnt"][:, 1:].sum())
+
+
+def reason_counts(batch: Batch) -> dict[str, Tensor]:
+    """Return the number of the reasons' tokens, and `select_counts`."""
+    return {"words": batch["learnt"][:, 1:].sum(), **select_counts(batch)}
+
+
+_CHOICES = {"subsets": "subset", "primary": "primary", "environment": "environment"}
+_SET_SMOOTHING = 0.03
+
+
+def _decision_sums(logits: Batch, batch: Batch) -> Sums:
+    sums = {}
+    for name, target in _CHOICES.items():
+        sums[name] = F.cross_entropy(
+            logits[name].float(),
+            batch[target],
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=_SET_SMOOTHING if name == "subsets" else 0.0,
+        )
+    sums["roles"] = F.cross_entropy(
+        logits["roles"].float().flatten(0, 1),
+        batch["roles"].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    for name in ("actions", "flags", "team"):
+        apart = F.binary_cross_entropy_with_logits(
+            logits[name].float(), batch[name], reduction="none"
+        )
+        each_B = apart.flatten(1).mean(1) if apart.dim() > 1 else apart
+        sums[name] = (each_B * batch["has_needs"]).sum()
+    return sums
+
+
+def align_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
+    """Return the contrast of photos and captions (CLIP, Radford et al. 2021), and what writing each
+    caption costs, from the photo alone."""
+    read = encode(network, {**batch, "has_photo": torch.zeros_like(batch["has_photo"])})
+    seen_BD = F.normalize(network.image.norm(network.image.view(batch["features"])).float(), dim=-1)
+    read_BD = F.normalize(read.pooled_BD.float(), dim=-1)
+    logits_BB = seen_BD @ read_BD.T / CONTRAST_TEMPERATURE
+    target_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    contrast = (
+        F.cross_entropy(logits_BB, target_B, reduction="sum")
+        + F.cross_entropy(logits_BB.T, target_B, reduction="sum")
+    ) / 2
+    blank = {**batch, "tokens": batch["blank_tokens"], "mask": batch["blank_mask"]}
+    written = _written(network, encode(network, blank), blank, batch["written"])
+    return {"contrast": contrast, "caption": _token_sum(written, batch)}
+
+
+def instruct_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
+    """Return what each token of the answers costs, and how far their distributions are from the
+    teacher's, both softened by `TEMPERATURE`."""
+    log_p_BTV = _written(network, encode(network, batch), batch, batch["written"])
+    sums = {"answer": _token_sum(log_p_BTV, batch), "teacher": log_p_BTV.new_zeros(())}
+    if teacher is not None:
+        with torch.no_grad():
+            goal_BTV = _written(teacher, encode(teacher, batch), batch, batch["written"])
+        apart_BT = F.kl_div(
+            (log_p_BTV / TEMPERATURE).log_softmax(-1),
+            (goal_BTV / TEMPERATURE).log_softmax(-1),
+            reduction="none",
+            log_target=True,
+        ).sum(-1)
+        sums["teacher"] = TEMPERATURE**2 * (apart_BT * batch["learnt"][:, 1:]).sum()
+    return sums
+
+
+def reason_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
+    """Return what the reasoning's tokens cost, and the losses of the decision that it explains: the
+    reader that the words come from must go on to decide so."""
+    encoded = encode(network, batch)
+    logits = logits_of(network, encoded, batch)
+    log_p_BTV = _written(network, encoded, batch, batch["written"])
+    return {"words": _token_sum(log_p_BTV, batch), **_decision_sums(logits, batch)}
+
+
+def _written(network: EmberNetwork, encoded: Encoded, batch: Batch, written_BT: Tensor) -> Tensor:
+    """Return the log-probabilities (B, T - 1, V) of each token behind those before it."""
+    tokens_BT, mask_BT = batch["tokens"], batch["mask"]
+    images_BN = tokens_BT.new_full((len(tokens_BT), network.config.image_tokens), -1)
+    source_BS = torch.cat([images_BN, tokens_BT.masked_fill(~mask_BT, -1)], dim=1)
+    log_p_BTV: Tensor = network.decoder(
+        written_BT[:, :-1],
+        encoded.states_BSD,
+        encoded.mask_BS,
+        source_BS,
+        network.text.embed.weight,
+    )
+    return log_p_BTV
+
+
+def _token_sum(log_p_BTV: Tensor, batch: Batch) -> Tensor:
+    loss_BT = -log_p_BTV.gather(-1, batch["written"][:, 1:].unsqueeze(-1)).squeeze(-1)
+    return (loss_BT * batch["learnt"][:, 1:]).sum()
+
+
+_DECISION = {
+    "subsets": 1.0, "primary": 0.3, "environment": 1.0, "actions": 1.5, "flags": 1.5, "team": 0.5,
+    "roles": 0.3,
+}  # fmt: skip
+_IMAGE = ("image.view.", "image.norm.", "image.scene_table.", "image.no_photo")
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="align",
+            data="photos with captions",
+            losses={"contrast": 0.5, "caption": 0.5},
+            sums=align_sums,
+            counts=align_counts,
+            phases=(Phase(_IMAGE, _IMAGE, low_rank=("text.layers.", "decoder.layers.")),),
+        ),
+        Stage(
+            name="instruct",
+            data="questions and answers, about a photo or without one",
+            losses={"answer": 0.7, "teacher": 0.3},
+            sums=instruct_sums,
+            counts=instruct_counts,
+            phases=(Phase(("text.", "decoder.", *_IMAGE), ("decoder.", *_IMAGE)),),
+        ),
+        Stage(
+            name="select",
+            data="requests, plans, photo requests, photos alone",
+            losses=_DECISION,
+            sums=select_sums,
+            counts=select_counts,
+            phases=(Phase(("text.", "heads.", *_IMAGE), ("heads.", *_IMAGE)),),
+        ),
+        Stage(
+            name="reason",
+            data="requests with their decision's reasons",
+            losses={"words": 1.0, **{name: 0.5 * weight for name, weight in _DECISION.items()}},
+            sums=reason_sums,
+            counts=reason_counts,
+            phases=(
+                Phase(("decoder.", "heads."), ("decoder.",)),
+                Phase(("decoder.", "heads.", "text."), ("decoder.",), rate=0.5),
+            ),
+        ),
+    )
+}
+
+
+def begins_with(name: str, beginnings: Iterable[str]) -> bool:
+    """Return whether a parameter's name begins with one of these."""
+    return name.startswith(tuple(beginnings))
