@@ -41,7 +41,15 @@ from embervlm.selector import Selector
 
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "embervlm" / "engine"
-FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-trapping-math", "-pthread", "-static", f"-I{ENGINE}")
+FLAGS = (
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-pthread",
+    "-static",
+    f"-I{ENGINE}",
+)
 # Requests of each kind whose instructions are counted, besides the first.
 COUNTED = 4
 # name -> compiler with its options, what runs the program

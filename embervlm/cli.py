@@ -55,7 +55,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog='Begin with:  embervlm decide photo.jpg "reach the people on the roof"',
 )
-data_app = typer.Typer(no_args_is_help=True, help="The scenarios that ship with the repository.")
+data_app = typer.Typer(no_args_is_help=True, help="The scenarios, and public sets to train on.")
 fleet_app = typer.Typer(no_args_is_help=True, help="The robots that can be sent.")
 export_app = typer.Typer(no_args_is_help=True, help="Write the model in other forms.")
 app.add_typer(data_app, name="data")
@@ -364,6 +364,69 @@ def check_data(
             sys.stderr.write(_printable(fault) + "\n")
         typer.echo(f"{len(faults)} faults" if faults else "No faults.")
         if faults:
+            raise typer.Exit(1)
+
+
+@data_app.command(
+    name="download",
+    epilog="""[bold]Examples[/bold]
+
+embervlm data download coco vqav2 --minimal
+
+embervlm data download coco --out /data/public --yes
+
+Without a name it says which sets there are. What broke off goes on with the same command.
+Exit code: 0 if all files are here and right, 1 if some are not, 2 if nothing was done.""",
+)
+def download_data(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="The sets.", show_default=False)
+    ] = None,
+    minimal: Annotated[
+        bool, typer.Option("--minimal", help="Only the annotations and the smallest split.")
+    ] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="Only check what is here; opens no connection.")
+    ] = False,
+    retries: Annotated[
+        int, typer.Option("--retries", metavar="N", help="For each file, in a row.", min=0, max=100)
+    ] = 5,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Each set gets a folder in it.")
+    ] = Path("public-data"),
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Files at a time.", min=1, max=32)
+    ] = 4,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Fetch public training sets, after showing their sizes and licences; resumes and verifies."""
+    with user_errors():
+        from contextlib import ExitStack
+
+        from embervlm.data.download import BarReport, LineReport, check, describe, download, plan
+
+        jobs = plan(names or [], out, minimal=minimal)
+        if not check_only:
+            for name in dict.fromkeys(names or []):
+                typer.echo(describe(name, jobs))
+            if not yes:
+                if not sys.stdin.isatty():
+                    raise ValueError("There is no terminal to ask on: give --yes to agree.")
+                if not typer.confirm("Fetch them, and keep to their licences?"):
+                    raise ValueError("Nothing was fetched.")
+        with ExitStack() as bars:
+            on_terminal = sys.stderr.isatty()
+            report = bars.enter_context(BarReport()) if on_terminal else LineReport()
+            try:
+                if check_only:
+                    faults = check(jobs, report)
+                else:
+                    faults = download(jobs, report, retries=retries, workers=workers)
+            except KeyboardInterrupt as stopped:
+                report.say(str(stopped) or "Stopped.")
+                raise typer.Exit(130) from None
+        if faults:
+            sys.stderr.write(f"{faults} of {len(jobs)} files are not here or not right.\n")
             raise typer.Exit(1)
 
 
