@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 MODULES = (
-    "data.example", "data.public", "data.robot_requests", "fleet", "planning",
+    "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "planning",
     "prompts", "quantities", "scoring",
 )  # fmt: skip
 
