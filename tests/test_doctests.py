@@ -5,7 +5,10 @@ import importlib
 
 import pytest
 
-MODULES = ("fleet", "planning", "prompts", "quantities", "scoring")
+MODULES = (
+    "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "planning",
+    "prompts", "quantities", "scoring",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -12,15 +12,14 @@ The learners need the `train` extra; ours is `evaluation.fold_training`. Axes: N
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from embervlm.data.robot_requests import read_single, task_and_robots
 from embervlm.data.scenarios import NEAR_DUPLICATE, group_near_duplicates, task_vectors
 from embervlm.evaluation.metrics import Answer, Truth
-from embervlm.fleet import Fleet
 
 FILE = Path("public/single_robot_selection.json")
 FOLDS = 5
@@ -39,21 +38,11 @@ def load_tasks(shared: Path) -> list[Truth]:
     Raises:
         ValueError: the file is missing, or names a robot that the default fleet lacks.
     """
-    path = shared / FILE
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read; give the folder that holds public/.") from error
-    known = Fleet.default().outcomes
-    tasks: dict[str, Truth] = {}
-    for row in rows:
-        task = row["input"].removeprefix("Task: ").strip()
-        robots = tuple(name.strip() for name in row["output"].split(","))
-        if unknown := set(robots) - set(known):
-            raise ValueError(f"{path}: unknown robots {sorted(unknown)} for {task!r}.")
-        name = f"em-{len(tasks) + 1:03d}"
-        tasks.setdefault(task, Truth(name, task, robots, robots[0]))
-    return list(tasks.values())
+    tasks = []
+    for name, row in read_single(shared / FILE):
+        task, robots = task_and_robots(row)
+        tasks.append(Truth(name, task, robots, robots[0]))
+    return tasks
 
 
 def fold_of_each(truths: Sequence[Truth], folds: int = FOLDS, seed: int = SEED) -> list[int]:
