@@ -9,6 +9,7 @@ Every key of the file is a field of `Recipe` and a flag; one that is not known i
 from __future__ import annotations
 
 import argparse
+import json
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -34,6 +35,10 @@ class Recipe:
     tokenizer: str = _field("", "tokenizer.json; without it, that of the model that ships")
     shared: str = _field("../shared", "folder that holds photos/ and text/")
     vision: str = _field("", "folder of a vision run (features.npz); without it, words alone")
+    data: list[Any] = _field(
+        (), "align, instruct: public sets, each with set, weight and its paths (a flag takes JSON)"
+    )
+    validation_data: list[Any] = _field((), "the same, to look at validation")
     teacher: str = _field("", "instruct: network.safetensors whose answers are imitated")
     output_dir: str = _field("build/train", "where checkpoints and the network go")
     epochs: float = _field(1.0, "passes over the data; parts of one are allowed")
@@ -131,16 +136,14 @@ def parse(arguments: Sequence[str]) -> Recipe:
     parser.add_argument("--recipe", metavar="FILE", help="YAML; flags go before what it says")
     kinds = get_type_hints(Recipe)
     for f in fields(Recipe):
-        flag = f"--{f.name.replace('_', '-')}"
-        text = f"{f.metadata['help']} [{f.default if f.default != '' else 'none'}]".replace(
-            "%", "%%"
-        )
+        kind: dict[str, Any] = {"type": kinds[f.name]}
         if kinds[f.name] is bool:
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=None, help=text
-            )
-        else:
-            parser.add_argument(flag, type=kinds[f.name], default=None, help=text)
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif kinds[f.name] == list[Any]:
+            kind = {"type": json.loads, "metavar": "JSON"}
+        default = "none" if f.default in ("", ()) else f.default
+        text = f"{f.metadata['help']} [{default}]"
+        parser.add_argument(f"--{f.name.replace('_', '-')}", default=None, help=text, **kind)
     given = vars(parser.parse_args(list(arguments)))
     file = given.pop("recipe")
     values = _read(file) if file else {}
@@ -162,6 +165,10 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 def _of_kind(name: str, value: Any, kind: type | types.UnionType) -> Any:
     """Return the value, a whole number as float where a float is due."""
+    if kind == list[Any]:
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise ValueError(f"{name} is {value!r}; expected a list of sets, each with its keys.")
+        return value
     kinds = get_args(kind) or (kind,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

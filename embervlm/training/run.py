@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from embervlm.training.decisions import (
     predict,
     start_network,
 )
+from embervlm.training.public_data import Examples, sources_of
 from embervlm.training.recipe import Recipe, parse
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
 from embervlm.training.stages import STAGES, Phase, StageModule, begins_with
@@ -200,15 +201,44 @@ def _data(
             Reasons(config, tokenizer, recipe.seed),
             Reasons(config, tokenizer, recipe.seed, "validation"),
         )
-    if photos is None:
-        raise ValueError(f"{recipe.stage} needs photos; give vision, the folder of a vision run.")
+    captions = recipe.stage == "align"
+    if recipe.data:
+        return (
+            _examples(recipe, recipe.data, config, tokenizer, recipe.examples),
+            _examples(recipe, recipe.validation_data, config, tokenizer, min(256, recipe.examples))
+            if recipe.validation_data
+            else None,
+        )
+    if photos is None or not captions:
+        or_else = (
+            ", or vision, the folder of a vision run, for our own captions" if captions else ""
+        )
+        raise ValueError(
+            f"{recipe.stage} needs data, a list of public sets (see data/public.py){or_else}."
+        )
     said = captions_of(photos)
     held = said[: max(1, len(said) // 50)]
     kept = [one for one in said if one.photo not in {h.photo for h in held}]
-    captions = recipe.stage == "align"
     return (
         Answers(config, tokenizer, photos, kept, recipe.seed, captions=captions),
         Answers(config, tokenizer, photos, held, recipe.seed, captions=captions),
+    )
+
+
+def _examples(
+    recipe: Recipe,
+    entries: Sequence[Mapping[str, Any]],
+    config: EmberConfig,
+    tokenizer: Tokenizer,
+    count: int,
+) -> Examples:
+    return Examples(
+        config,
+        tokenizer,
+        sources_of(entries),
+        seed=recipe.seed,
+        count=count,
+        captions=recipe.stage == "align",
     )
 
 

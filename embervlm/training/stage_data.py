@@ -159,21 +159,31 @@ class Answers:
         return [self._item(one) for one in _shuffled(self.said, self.seed, epoch)]
 
     def _item(self, said: Said) -> Written:
-        begin, end = self.tokenizer.specials[TASK], self.tokenizer.specials[END]
-        words = self.tokenizer.encode(" " + " ".join(said.answer.split()))[: MAX_WRITTEN - 2]
-        # A caption is read by the contrast, and written from the photo alone.
         read = said.answer if self.captions else said.question
-        item = Item(replace(BLANK, task=read), read_task(read, self.tokenizer, 96), said.photo)
-        return Written(item, (begin, *words, end), 1)
+        found = said_item(self.tokenizer, read, said.answer)
+        return replace(found, item=replace(found.item, photo=said.photo))
 
     def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
         """Return the question's or caption's tensors, those of what is written, and for captions an
         empty request beside each photo."""
         batch = collate([one.item for one in items], self.photos, self.config, rng)
-        if self.captions:
-            blank = read_task(None, self.tokenizer, 96).tokens
-            batch["blank_tokens"], batch["blank_mask"] = pad([blank] * len(items))
-        return {**batch, **_written(items)}
+        return with_written(batch, items, self.tokenizer if self.captions else None)
+
+
+def said_item(tokenizer: Tokenizer, read: str | None, answer: str) -> Written:
+    """Return an item that reads some words, or none, and writes an answer."""
+    begin, end = tokenizer.specials[TASK], tokenizer.specials[END]
+    words = tokenizer.encode(" " + " ".join(answer.split()))[: MAX_WRITTEN - 2]
+    item = Item(replace(BLANK, task=read), read_task(read, tokenizer, 96))
+    return Written(item, (begin, *words, end), 1)
+
+
+def with_written(batch: Batch, items: Sequence[Written], blank: Tokenizer | None) -> Batch:
+    """Return the batch with what is written; given a tokenizer, with an empty request a row."""
+    if blank is not None:
+        empty = read_task(None, blank, 96).tokens
+        batch["blank_tokens"], batch["blank_mask"] = pad([empty] * len(items))
+    return {**batch, **_written(items)}
 
 
 BLANK = Sample("", None, None, None, None, None, None, None, None)

@@ -76,8 +76,25 @@ class StageModule(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sums; what is not in a batch gives zero."""
+        if "pixels" in batch:
+            batch = seen(self.network, batch)
         found = self.stage.sums(self.network, batch, self._teacher[0])
         return torch.stack([found[name].float() for name in self.stage.losses])
+
+
+@torch.no_grad()
+def seen(network: EmberNetwork, batch: Batch) -> Batch:
+    """Return the batch with the features and places of its pictures; vision itself stays."""
+    rows = batch["pixel_rows"]
+    pixels_PCHW = (batch["pixels"].permute(0, 3, 1, 2).float() - 128) / 128
+    features_PC, scene_PE = network.see(pixels_PCHW)
+    return {
+        **batch,
+        "features": batch["features"].index_copy(0, rows, features_PC.float()),
+        "scene": batch["scene"].index_copy(0, rows, scene_PE.float()),
+        "has_photo": batch["has_photo"].index_fill(0, rows, True),
+        "has_view": batch["has_view"].index_fill(0, rows, True),
+    }
 
 
 def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:

@@ -1,0 +1,145 @@
+"""What `align` and `instruct` learn from public sets: a mixture, cut into epochs.
+
+Pictures are decoded when a batch is made, and seen by the network in its forward pass. One that
+cannot be decoded is counted in the report, and its example is left out of the batch.
+
+Axes: B batch, P pictures, S side.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from embervlm.data.example import Example, Report, UnusableError
+from embervlm.data.mixture import Mixture, Source
+from embervlm.data.public import open_set
+from embervlm.imaging import crop_square, load_image
+from embervlm.models.configuration import EmberConfig
+from embervlm.tokenizer import Tokenizer
+from embervlm.training.decisions import collate
+from embervlm.training.stage_data import Written, said_item, with_written
+from embervlm.training.stages import Batch
+
+
+def sources_of(entries: Sequence[Mapping[str, Any]]) -> list[Source]:
+    """Return the sets that a recipe names: each has `set`, maybe `weight`, and what the set takes.
+
+    Raises:
+        ValueError: an entry names no set, or `data.public` refuses it.
+    """
+    found = []
+    for number, entry in enumerate(entries, start=1):
+        given = dict(entry)
+        name, weight = given.pop("set", None), given.pop("weight", 1.0)
+        if not isinstance(name, str) or not isinstance(weight, int | float):
+            raise ValueError(f"Entry {number} of data is {dict(entry)}; it needs 'set: NAME'.")
+        # Opened once and let go, so that what is wrong with it is said before the training.
+        next(open_set(name, **given), None)
+        found.append(Source(f"{name} {number}", float(weight), partial(open_set, name, **given)))
+    return found
+
+
+@dataclass(frozen=True)
+class Seen(Written):
+    """An item with the picture that it speaks of."""
+
+    example: Example | None = None
+
+
+class Examples:
+    """Epochs of `count` examples each, drawn from a mixture one behind the other.
+
+    With `captions` an answer is read by the contrast and written from the picture alone, and an
+    example without a picture is left out; else one exchange of each example is asked and answered.
+    """
+
+    def __init__(
+        self,
+        config: EmberConfig,
+        tokenizer: Tokenizer,
+        sources: Sequence[Source],
+        *,
+        seed: int,
+        count: int,
+        captions: bool,
+    ) -> None:
+        if count < 1:
+            raise ValueError("With data, give examples: how many of them are an epoch.")
+        self.config, self.tokenizer, self.captions = config, tokenizer, captions
+        self.seed, self.count, self.report = seed, count, Report("all sets")
+        self._mixture = Mixture(sources, seed=seed)
+        # Where the mixture stood when each epoch began.
+        self._states = [self._mixture.state_dict()]
+
+    def items(self, epoch: int) -> Sequence[Written]:
+        """Return the examples of an epoch; those before it are drawn first, if they were not."""
+        while len(self._states) <= epoch:
+            self._draw(len(self._states) - 1)
+        return self._draw(epoch)
+
+    def _draw(self, epoch: int) -> list[Seen]:
+        self._mixture.load_state_dict(self._states[epoch])
+        drawn: list[Seen] = []
+        refused = 0
+        for example in self._mixture:
+            if self.captions and example.image is None:
+                self.report.leave_out(UnusableError("no picture", example.id))
+                refused += 1
+                if refused > 100 * self.count:
+                    break
+                continue
+            turn = random.Random(f"{self.seed} {epoch} {len(drawn)}").choice(example.turns)
+            read = turn.answer if self.captions else turn.question
+            drawn.append(
+                Seen(**vars(said_item(self.tokenizer, read, turn.answer)), example=example)
+            )
+            if len(drawn) == self.count:
+                break
+        if len(drawn) < self.count:
+            raise ValueError(
+                f"The sets have {len(drawn):,} examples that this stage can use, fewer than the "
+                f"{self.count:,} of an epoch; lower examples. {self.report.summary()}"
+            )
+        if len(self._states) == epoch + 1:
+            self._states.append(self._mixture.state_dict())
+        return drawn
+
+    def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
+        """Return the tensors of some, the pictures as `pixels` (P, S, S, 3) uint8 and the rows that
+        they belong to."""
+        kept: list[Written] = []
+        pixels, rows = [], []
+        for item in items:
+            assert isinstance(item, Seen)
+            assert item.example is not None
+            try:
+                picture = self._picture(item.example)
+            except ValueError as error:
+                self.report.leave_out(
+                    UnusableError("broken picture", f"{item.example.id}: {error}")
+                )
+                continue
+            if picture is not None:
+                pixels.append(picture)
+                rows.append(len(kept))
+            kept.append(item)
+        if not kept:
+            raise ValueError(f"No picture of a batch could be read. {self.report.summary()}")
+        batch = collate([one.item for one in kept], None, self.config, rng)
+        if rows:
+            batch["pixels"] = torch.from_numpy(np.stack(pixels))
+            batch["pixel_rows"] = torch.tensor(rows)
+        return with_written(batch, kept, self.tokenizer if self.captions else None)
+
+    def _picture(self, example: Example) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        if example.image is None:
+            return None
+        size = self.config.image_size
+        return crop_square(load_image(example.image, shortest_px=4 * size), size)

@@ -1,0 +1,166 @@
+"""A stage from a recipe to a network: stages follow each other, on sets as they are published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from small_run import network_of  # noqa: E402
+
+from embervlm.models.modeling import EmberNetwork, load_network, save_network  # noqa: E402
+from embervlm.tokenizer import Tokenizer  # noqa: E402
+from embervlm.training.recipe import Recipe  # noqa: E402
+from embervlm.training.run import add_low_rank, run, without_low_rank  # noqa: E402
+from embervlm.training.stages import STAGES  # noqa: E402
+
+QUIET = [
+    "--report-to",
+    "none",
+    "--warmup-steps",
+    "0",
+    "--threads",
+    "1",
+    "--mixed-precision",
+    "none",
+    "--log-steps",
+    "1",
+]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Return a folder of eight pictures, one of them broken."""
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((64, 48)).save(folder / f"{i:012d}.jpg")
+    (folder / f"{7:012d}.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    return folder
+
+
+@pytest.fixture
+def captions(images: Path, tmp_path: Path) -> dict[str, Any]:
+    """Return COCO's captions of them, as a recipe names the set."""
+    path = tmp_path / "captions_val2017.json"
+    content = {
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(8)],
+        "annotations": [
+            {"id": i, "image_id": i, "caption": f"a photo of a road number {i}"} for i in range(8)
+        ],
+    }
+    path.write_text(json.dumps(content), "utf-8")
+    return {"set": "coco_captions", "annotations": str(path), "images": str(images)}
+
+
+@pytest.fixture
+def questions(images: Path, tmp_path: Path) -> dict[str, Any]:
+    """Return questions about them in LLaVA-Instruct's layout."""
+    path = tmp_path / "llava_instruct_150k.json"
+    rows = [
+        {
+            "id": f"{i:012d}",
+            "image": f"{i:012d}.jpg",
+            "conversations": [
+                {"from": "human", "value": "<image>\nWhat is to be seen?"},
+                {"from": "gpt", "value": f"Road {i} and nobody on it."},
+            ],
+        }
+        for i in range(6)
+    ]
+    path.write_text(json.dumps(rows), "utf-8")
+    return {"set": "llava_instruct", "conversations": str(path), "images": str(images)}
+
+
+@pytest.fixture
+def start(tokenizer: Tokenizer, tokenizer_file: Path, tmp_path: Path) -> list[str]:
+    """Return the flags that begin with a tiny network."""
+    save_network(network_of(tokenizer), tmp_path / "start.safetensors")
+    return ["--model", str(tmp_path / "start.safetensors"), "--tokenizer", str(tokenizer_file)]
+
+
+def test_align_then_instruct(
+    captions: dict[str, Any],
+    questions: dict[str, Any],
+    start: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    epoch = ["--examples", "8", "--batch-size", "4", "--dropout", "0"]
+    aligned = run(
+        ["--stage", "align", "--data", json.dumps([captions]), "--validation-data",
+         json.dumps([captions]), "--output-dir", str(tmp_path / "align"), *epoch, *start, *QUIET]
+    )  # fmt: skip
+    before, after = load_network(tmp_path / "start.safetensors"), load_network(aligned)
+    same = {
+        name: torch.equal(value, after.state_dict()[name])
+        for name, value in before.state_dict().items()
+    }
+    assert all(same[name] for name in same if name.startswith(("vision.", "heads.", "text.embed.")))
+    assert not same["text.layers.0.qkv.weight"], "the low-rank addition was added up"
+    assert not same["image.view.weight"]
+    answered = run(
+        ["--stage", "instruct", "--data", json.dumps([questions]), "--model", str(aligned),
+         "--teacher", str(aligned), "--output-dir", str(tmp_path / "instruct"), *epoch,
+         *start[2:], *QUIET]
+    )  # fmt: skip
+    told = capsys.readouterr()
+    assert f"{len(same)} tensors loaded, 0 new, 0 left" in told.err
+    assert "'loss_teacher'" in told.out
+    assert not torch.equal(load_network(answered).decoder.norm.weight, after.decoder.norm.weight)
+
+
+def test_reason_has_two_phases_and_goes_on(start: list[str], tmp_path: Path) -> None:
+    short = ["--examples", "8", "--batch-size", "8", "--epochs", "2", "--dropout", "0"]
+    words = ["--stage", "reason", "--output-dir", str(tmp_path / "reason"), *short, *start, *QUIET]
+    found = run(words)
+    assert sorted(path.name for path in found.parent.glob("phase-*")) == ["phase-1", "phase-2"]
+    first = load_network(found.parent / "phase-1" / "network.safetensors")
+    begun, last = load_network(tmp_path / "start.safetensors"), load_network(found)
+    name = "text.layers.0.qkv.weight"
+    assert torch.equal(first.state_dict()[name], begun.state_dict()[name])
+    assert not torch.equal(last.state_dict()[name], begun.state_dict()[name])
+    digest = found.read_bytes()
+    assert run(words).read_bytes() == digest, "a finished run stays as it is"
+
+
+def test_a_low_rank_addition_merges_to_the_same_network(tokenizer: Tokenizer) -> None:
+    network = network_of(tokenizer)
+    phase = STAGES["align"].phases[0]
+    layers = add_low_rank(network, phase, Recipe())
+    assert layers
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    tokens_BT = torch.randint(0, 300, (2, 9))
+    mask_BT = torch.ones(2, 9, dtype=torch.bool)
+    with torch.no_grad():
+        apart = network.text(tokens_BT, mask_BT)
+        for layer in layers:
+            layer.merge()
+        plain: EmberNetwork = without_low_rank(network)
+        torch.testing.assert_close(plain.text(tokens_BT, mask_BT), apart, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--stage", "instruct"], "instruct needs data, a list of public sets"),
+        (["--stage", "align", "--data", '[{"set": "coco"}]'], "There is no set 'coco'"),
+        (["--stage", "align", "--data", '[{"weight": 1}]'], "it needs 'set: NAME'"),
+        (["--stage", "align", "--data", '[{"set": "gqa"}]'], "gqa takes questions, images"),
+        (["--vision", "nowhere"], "vision is nowhere, shared is .*give the folder"),
+        (["--model", "nowhere"], "nowhere cannot be read"),
+    ],
+)
+def test_a_wrong_start_gets_a_sentence(flags: list[str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        run([*flags, "--output-dir", str(tmp_path / "out"), *QUIET])
