@@ -31,7 +31,9 @@ class Recipe:
     """A stage and its settings; the defaults suit `ember-nano` on two cores."""
 
     stage: str = _field("select", f"one of {', '.join(STAGES)}")
-    model: str = _field("", "network.safetensors to go on with; without it, random weights")
+    model: str = _field(
+        "", "network.safetensors or GGUF model to go on with; without it, random weights"
+    )
     tokenizer: str = _field("", "tokenizer.json; without it, that of the model that ships")
     shared: str = _field("../shared", "folder that holds photos/ and text/")
     vision: str = _field("", "folder of a vision run (features.npz); without it, words alone")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from embervlm.checkpoint import load_checkpoint
 from embervlm.models.configuration import EmberConfig
@@ -61,18 +61,37 @@ class Loaded:
         )
 
 
+def read_start(path: Path) -> tuple[EmberConfig, dict[str, Tensor]]:
+    """Return configuration and weights of a run's network, or of a GGUF model, in floats.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if path.suffix == ".gguf":
+        model = load_checkpoint(path)
+        weights = {name: torch.from_numpy(value) for name, value in model.weights.items()}
+        return EmberConfig.from_dict(model.config), weights
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get("config")
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); give the network.safetensors of a run, or a GGUF "
+            "model."
+        ) from error
+    if told is None:
+        raise ValueError(f"{path} has no configuration; it is not a network of this project.")
+    return EmberConfig.from_dict(json.loads(told)), weights
+
+
 def load_start(network: EmberNetwork, path: Path) -> Loaded:
     """Take from a network's file what has the same name and shape.
 
     Raises:
-        ValueError: it is no safetensors file, or nothing in it fits.
+        ValueError: see `read_start`; or nothing in the file fits.
     """
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} is not a network ({error}); give the network.safetensors of a run."
-        ) from error
+    found = read_start(path)[1]
     ours = network.state_dict()
     fits = {k: v for k, v in found.items() if k in ours and ours[k].shape == v.shape}
     if not fits:
@@ -94,6 +113,9 @@ def train(recipe: Recipe) -> Path:
     tokenizer = _tokenizer(recipe.tokenizer)
     photos = _photos(recipe)
     network = _network(recipe, tokenizer)
+    if trainer_writes():
+        out.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(out / "tokenizer.json")
     teacher = _teacher(recipe, network.config)
     data, validation = _data(recipe, network.config, tokenizer, photos)
     for number, phase in enumerate(stage.phases, start=1):
@@ -259,17 +281,7 @@ def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any
 
 def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
     path = Path(recipe.model) if recipe.model else None
-    config = EmberConfig(vocabulary_size=len(tokenizer))
-    if path is not None:
-        try:
-            with safe_open(path, "pt") as file:
-                told = (file.metadata() or {}).get("config")
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}); give the network.safetensors of a run."
-            ) from error
-        if told:
-            config = EmberConfig.from_dict(json.loads(told))
+    config = EmberConfig(vocabulary_size=len(tokenizer)) if path is None else read_start(path)[0]
     config = replace(config, dropout=recipe.dropout)
     if config.vocabulary_size != len(tokenizer):
         raise ValueError(
