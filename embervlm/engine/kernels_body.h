@@ -218,41 +218,46 @@ static inline int8x16_t four_of(const int8_t *x) {
 #if defined(USE_DOT)
 #define TILE 4
 /* Adds the products of group `lane` of four. */
-#define DOT_LANE(load, w, lane)                                                            \
-    for (int p = 0; p < 4; p++) {                                                          \
-        int8x16_t part = load((w) + 16 * p);                                               \
-        for (int r = 0; r < rows; r++)                                                     \
-            s[r].part[p] = vdotq_laneq_s32(s[r].part[p], part, four[r], lane);             \
+#define DOT_LANE(load, w, lane)                                               \
+    for (int p = 0; p < 4; p++) {                                             \
+        int8x16_t part = load((w) + 16 * p);                                  \
+        for (int r = 0; r < rows; r++) {                                      \
+            sum[r][p] = vdotq_laneq_s32(sum[r][p], part, four[r], lane);      \
+            IN_REGISTER(sum[r][p]);                                           \
+        }                                                                     \
     }
-static inline __attribute__((always_inline)) void add_block_8(sums *s, const uint8_t *w,
-                                                              const int8_t *x, size_t next,
-                                                              const int groups, const int rows) {
+static inline __attribute__((always_inline)) void add_block(sums *s, const uint8_t *w,
+                                                            const int8_t *x, size_t next,
+                                                            const ember_bits bits, const int groups,
+                                                            const int rows) {
+    int32x4_t sum[TILE][4];
+    int8x16_t four[TILE];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < 4; p++) sum[r][p] = s[r].part[p];
     int g = 0;
-    for (; g + 4 <= groups; g += 4, w += 4 * 64) {
-        int8x16_t four[TILE];
+#pragma GCC unroll 1
+    for (; g + 4 <= groups; g += 4) {
         for (int r = 0; r < rows; r++) four[r] = vld1q_s8(x + r * next + 4 * g);
-        DOT_LANE(eight, w, 0)
-        DOT_LANE(eight, w + 64, 1)
-        DOT_LANE(eight, w + 128, 2)
-        DOT_LANE(eight, w + 192, 3)
+        if (bits == BITS_4) {
+            DOT_LANE(low, w, 0)
+            DOT_LANE(high, w, 1)
+            DOT_LANE(low, w + 64, 2)
+            DOT_LANE(high, w + 64, 3)
+            w += 2 * 64;
+        } else {
+            DOT_LANE(eight, w, 0)
+            DOT_LANE(eight, w + 64, 1)
+            DOT_LANE(eight, w + 128, 2)
+            DOT_LANE(eight, w + 192, 3)
+            w += 4 * 64;
+        }
     }
     for (; g < groups; g++, w += 64) {
-        int8x16_t four[TILE];
         for (int r = 0; r < rows; r++) four[r] = four_of(x + r * next + 4 * g);
         DOT_LANE(eight, w, 0)
     }
-}
-static inline __attribute__((always_inline)) void add_block_4(sums *s, const uint8_t *w,
-                                                              const int8_t *x, size_t next,
-                                                              const int rows) {
-    for (int g = 0; g < BLOCK / 4; g += 4, w += 2 * 64) {
-        int8x16_t four[TILE];
-        for (int r = 0; r < rows; r++) four[r] = vld1q_s8(x + r * next + 4 * g);
-        DOT_LANE(low, w, 0)
-        DOT_LANE(high, w, 1)
-        DOT_LANE(low, w + 64, 2)
-        DOT_LANE(high, w + 64, 3)
-    }
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < 4; p++) s[r].part[p] = sum[r][p];
 }
 #else
 #define TILE 2
@@ -338,9 +343,7 @@ static inline __attribute__((always_inline)) void add_block_4(sums *s, const uin
                                                               const int rows) {
     for (int first = 0; first < 4; first += PARTS, w += 16 * PARTS) {
         int16x8_t sum[TILE][2 * PARTS];
-        for (int r = 0; r < rows; r++)
-            for (int p = 0; p < 2 * PARTS; p++) sum[r][p] = vdupq_n_s16(0);
-#pragma GCC unroll 1
+#pragma GCC unroll 4
         for (int g = 0; g < 4; g++) {
             int8x16_t one[TILE], two[TILE];
             for (int r = 0; r < rows; r++) {
@@ -352,7 +355,8 @@ static inline __attribute__((always_inline)) void add_block_4(sums *s, const uin
                 for (int r = 0; r < rows; r++)
                     for (int top = 0; top < 2; top++) {
                         int16x8_t *to = &sum[r][2 * p + top];
-                        *to = add_products(add_products(*to, a, one[r], top), b, two[r], top);
+                        *to = g ? add_products(*to, a, one[r], top) : products(a, one[r], top);
+                        *to = add_products(*to, b, two[r], top);
                         IN_REGISTER(*to);
                     }
             }
@@ -363,15 +367,26 @@ static inline __attribute__((always_inline)) void add_block_4(sums *s, const uin
                                                    add_pairs_16(sum[r][2 * p], sum[r][2 * p + 1]));
     }
 }
+static inline __attribute__((always_inline)) void add_block(sums *s, const uint8_t *w,
+                                                            const int8_t *x, size_t next,
+                                                            const ember_bits bits, const int groups,
+                                                            const int rows) {
+    if (bits == BITS_4)
+        add_block_4(s, w, x, next, rows);
+    else
+        add_block_8(s, w, x, next, groups, rows);
+}
 #endif
 static inline floats finish(floats y, sums s, const float *scale, float by) {
+    float32x4_t all = vdupq_n_f32(by);
     for (int i = 0; i < 4; i++)
         y.part[i] = vmlaq_f32(y.part[i], vcvtq_f32_s32(s.part[i]),
-                              vmulq_n_f32(vld1q_f32(scale + 4 * i), by));
+                              vmulq_f32(vld1q_f32(scale + 4 * i), all));
     return y;
 }
 static inline floats multiply(floats y, const float *w, float x) {
-    for (int i = 0; i < 4; i++) y.part[i] = vmlaq_n_f32(y.part[i], vld1q_f32(w + 4 * i), x);
+    float32x4_t all = vdupq_n_f32(x);
+    for (int i = 0; i < 4; i++) y.part[i] = vmlaq_f32(y.part[i], vld1q_f32(w + 4 * i), all);
     return y;
 }
 static inline floats load_floats(const float *x) {
@@ -558,10 +573,7 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
             s[i] = bits == BITS_8 ? start_sums(from) : start_4(from);
         }
 #if defined(OWN_BLOCKS)
-        if (bits == BITS_8)
-            add_block_8(s, at, bytes, next, groups, rows);
-        else
-            add_block_4(s, at, bytes, next, rows);
+        add_block(s, at, bytes, next, bits, groups, rows);
 #else
         if (bits == BITS_8) {
             for (int g = 0; g < groups; g++) {
