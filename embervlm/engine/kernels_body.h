@@ -509,7 +509,7 @@ static inline floats multiply(floats y, const float *w, float x) {
 }
 static inline floats load_floats(const float *x) {
     floats y;
-    memcpy(y.at, x, sizeof y.at);
+    for (int i = 0; i < PANEL; i++) y.at[i] = x[i];
     return y;
 }
 static inline floats multiply_floats(floats y, floats a, floats b) {
