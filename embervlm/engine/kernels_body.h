@@ -42,7 +42,8 @@ typedef struct {
 
 /* `dot` adds 4 products for 16 outputs: `w` holds (16 x 4) weights, `x` four signed bytes. Where
  * the instruction wants unsigned weights their offset stays in, and the sums start at what takes it
- * off. */
+ * off. A set with OWN_BLOCKS has instead `add_block`, which adds a block's products for some rows.
+ */
 static inline floats zero_floats(void);
 static inline sums start_sums(int32_t from);
 
@@ -221,18 +222,18 @@ static inline int8x16_t four_of(const int8_t *x) {
 #if defined(USE_DOT)
 #define TILE 4
 /* Adds the products of group `lane` of four. */
-#define DOT_LANE(load, w, lane)                                               \
-    for (int p = 0; p < 4; p++) {                                             \
-        int8x16_t part = load((w) + 16 * p);                                  \
-        for (int r = 0; r < rows; r++) {                                      \
-            sum[r][p] = vdotq_laneq_s32(sum[r][p], part, four[r], lane);      \
-            IN_REGISTER(sum[r][p]);                                           \
-        }                                                                     \
+#define DOT_LANE(load, w, lane)                                          \
+    for (int p = 0; p < 4; p++) {                                        \
+        int8x16_t part = load((w) + 16 * p);                             \
+        for (int r = 0; r < rows; r++) {                                 \
+            sum[r][p] = vdotq_laneq_s32(sum[r][p], part, four[r], lane); \
+            IN_REGISTER(sum[r][p]);                                      \
+        }                                                                \
     }
-static inline __attribute__((always_inline)) void add_block(sums *s, const uint8_t *w,
-                                                            const int8_t *x, size_t next,
-                                                            const ember_bits bits, const int groups,
-                                                            const int rows) {
+static inline
+    __attribute__((always_inline)) void add_block(sums *s, const uint8_t *w, const int8_t *x,
+                                                  size_t next, const ember_bits bits,
+                                                  const int groups, const int rows) {
     int32x4_t sum[TILE][4];
     int8x16_t four[TILE];
     for (int r = 0; r < rows; r++)
@@ -331,13 +332,13 @@ static inline __attribute__((always_inline)) void add_block_8(sums *s, const uin
         for (int r = 0; g < groups && r < rows; r++) {
             int8x16_t one = four_of(x + r * next + 4 * g);
             for (int p = 0; p < 2 * PARTS; p++)
-                sum[r][p] = vpadalq_s16(sum[r][p],
-                                        products(eight(w + 64 * g + 16 * (p / 2)), one, p % 2));
+                sum[r][p] =
+                    vpadalq_s16(sum[r][p], products(eight(w + 64 * g + 16 * (p / 2)), one, p % 2));
         }
         for (int r = 0; r < rows; r++)
             for (int p = 0; p < PARTS; p++)
-                s[r].part[first + p] = vaddq_s32(s[r].part[first + p],
-                                                 add_pairs_32(sum[r][2 * p], sum[r][2 * p + 1]));
+                s[r].part[first + p] =
+                    vaddq_s32(s[r].part[first + p], add_pairs_32(sum[r][2 * p], sum[r][2 * p + 1]));
     }
 }
 /* Sums of 16 bits: a lane adds one product a group, at most 8 * 15 * 127, and two lanes fit too. */
@@ -380,23 +381,31 @@ static inline __attribute__((always_inline)) void add_block(sums *s, const uint8
         add_block_8(s, w, x, next, groups, rows);
 }
 #endif
+/* y + a * b, rounded once where the processor can: that is what the sets for x86 do. */
+static inline float32x4_t add_product(float32x4_t y, float32x4_t a, float32x4_t b) {
+#if defined(__ARM_FEATURE_FMA)
+    return vfmaq_f32(y, a, b);
+#else
+    return vmlaq_f32(y, a, b);
+#endif
+}
 static inline floats finish(floats y, sums s, const float *scale, float by) {
     float32x4_t all = vdupq_n_f32(by);
     for (int i = 0; i < 4; i++)
-        y.part[i] = vmlaq_f32(y.part[i], vcvtq_f32_s32(s.part[i]),
-                              vmulq_f32(vld1q_f32(scale + 4 * i), all));
+        y.part[i] = add_product(y.part[i], vcvtq_f32_s32(s.part[i]),
+                                vmulq_f32(vld1q_f32(scale + 4 * i), all));
     return y;
 }
 static inline floats multiply(floats y, const float *w, float x) {
     float32x4_t all = vdupq_n_f32(x);
-    for (int i = 0; i < 4; i++) y.part[i] = vmlaq_f32(y.part[i], vld1q_f32(w + 4 * i), all);
+    for (int i = 0; i < 4; i++) y.part[i] = add_product(y.part[i], vld1q_f32(w + 4 * i), all);
     return y;
 }
 static inline floats load_floats(const float *x) {
     return (floats){{vld1q_f32(x), vld1q_f32(x + 4), vld1q_f32(x + 8), vld1q_f32(x + 12)}};
 }
 static inline floats multiply_floats(floats y, floats a, floats b) {
-    for (int i = 0; i < 4; i++) y.part[i] = vmlaq_f32(y.part[i], a.part[i], b.part[i]);
+    for (int i = 0; i < 4; i++) y.part[i] = add_product(y.part[i], a.part[i], b.part[i]);
     return y;
 }
 static inline floats clamp_6(floats y) {
@@ -412,8 +421,13 @@ static inline void store(float *to, floats y) {
     for (int i = 0; i < 4; i++) vst1q_f32(to + 4 * i, y.part[i]);
 }
 #define OFFSET(bits) ((bits) == BITS_8 ? 0 : 8)
+#if defined(__aarch64__)
+#define FLOAT_TILE 4
+#define TALL 4
+#else
 #define FLOAT_TILE 2
 #define TALL 2
+#endif
 #define WIDE 1
 
 #else
