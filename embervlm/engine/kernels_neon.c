@@ -1,7 +1,8 @@
 #if defined(__ARM_NEON)
 #define SET neon
 #define SET_NAME "neon"
-#define USE_NEON
+#include "kernels_neon.h"
+
 #include "kernels_body.h"
 #else
 typedef int nothing_here;

@@ -3,6 +3,8 @@
 #define SET neon_dot
 #define SET_NAME "neon-dot"
 #define USE_DOT
+#include "kernels_neon.h"
+
 #include "kernels_body.h"
 #else
 typedef int nothing_here;
