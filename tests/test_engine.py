@@ -344,6 +344,18 @@ def test_digests_are_right_by_instruction_and_without(tmp_path: Path, flags: lis
         assert said.stdout.decode().strip() == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_every_kernel_set_forms_plain_sums(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    folder, program = root / "embervlm" / "engine", tmp_path / "products"
+    sources = [*map(str, folder.glob("kernels*.c")), str(root / "tests" / "engine" / "products.c")]
+    flags = ["-std=c11", "-O2", "-ffp-contract=off", f"-I{folder}"]
+    subprocess.run(["cc", *flags, *sources, "-o", str(program), "-lm"], check=True)
+    said = subprocess.run([str(program)], capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout
+    assert said.stdout.split() == kernel_sets()
+
+
 def test_one_flipped_bit_anywhere_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     sound = files["q8_0"].read_bytes()
     assert rehashed(sound) == sound
