@@ -70,8 +70,8 @@ class PrefixConfig:
     """Sizes of a network whose decoder reads a photo as tokens among the words (`ember_37m.py`).
 
     The defaults are `ember-37m`, EmberVLM's documented sizes: RepViT-M0.9 at 224 pixels a side and
-    GPT-2's shape as in TinyLLM's 30 M model. `image_tokens` is a square number, the side of the
-    grid that the photo's features are averaged to; `hidden` widths are those inside a feed-forward.
+    GPT-2's shape as in TinyLLM's 30 M model. `image_tokens` is how many places of a square grid
+    the photo's features are averaged to: 1, 4, 9 and so on, up to 49 of 224 pixels.
     """
 
     vocabulary_size: int = 50257 + len(SPECIAL_TOKENS)
