@@ -1,5 +1,8 @@
-"""The sizes of a model. One frozen dataclass; the file that ships beside the weights holds the same
-keys."""
+"""The sizes of a model. One frozen dataclass for each architecture; the file that ships beside the
+weights holds the same keys.
+
+    PRESETS["ember-37m"].text_width                      # 384
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,78 @@ class EmberConfig:
         Raises:
             ValueError: a key is unknown.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(
-                f"Unknown configuration keys {sorted(unknown)}; known: {sorted(known)}."
-            )
+        _check_keys(values, cls)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""
         return asdict(self)
+
+
+# What is added to GPT-2's vocabulary: EmberVLM's five marks, from token 50257 on.
+SPECIAL_TOKENS = (
+    "<|reasoning_start|>", "<|reasoning_end|>", "<|robot_selection|>", "<|action_plan|>",
+    "<|image|>",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    """Sizes of a network whose decoder reads a photo as tokens among the words (`ember_37m.py`).
+
+    The defaults are `ember-37m`, EmberVLM's documented sizes: RepViT-M0.9 at 224 pixels a side and
+    GPT-2's shape as in TinyLLM's 30 M model. `image_tokens` is how many places of a square grid
+    the photo's features are averaged to: 1, 4, 9 and so on, up to 49 of 224 pixels.
+    """
+
+    vocabulary_size: int = 50257 + len(SPECIAL_TOKENS)
+    text_layers: int = 6
+    text_width: int = 384
+    text_heads: int = 6
+    text_hidden: int = 1536
+    text_positions: int = 1024
+    image_size: int = 224
+    image_widths: tuple[int, ...] = (48, 96, 192, 384)
+    image_depths: tuple[int, ...] = (2, 2, 14, 2)
+    image_tokens: int = 49
+    dropout: float = 0.1
+
+    @property
+    def published_vocabulary(self) -> int:
+        """How many tokens come from the published vocabulary; the special ones stand behind."""
+        return self.vocabulary_size - len(SPECIAL_TOKENS)
+
+    @property
+    def image_token(self) -> int:
+        """The number of `<|image|>`."""
+        return self.published_vocabulary + SPECIAL_TOKENS.index("<|image|>")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PrefixConfig:
+        """Build a configuration from a mapping.
+
+        Raises:
+            ValueError: a key is unknown.
+        """
+        _check_keys(values, cls)
+        sizes = dict(values)
+        for name in ("image_widths", "image_depths"):  # JSON's lists
+            if name in sizes:
+                sizes[name] = tuple(sizes[name])
+        return cls(**sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain JSON values."""
+        return asdict(self)
+
+
+PRESETS: dict[str, EmberConfig | PrefixConfig] = {
+    "ember-nano": EmberConfig(),
+    "ember-37m": PrefixConfig(),
+}
+
+
+def _check_keys(values: Mapping[str, Any], cls: type[EmberConfig | PrefixConfig]) -> None:
+    known = {field.name for field in fields(cls)}
+    if unknown := set(values) - known:
+        raise ValueError(f"Unknown configuration keys {sorted(unknown)}; known: {sorted(known)}.")

@@ -1,0 +1,41 @@
+"""The presets as networks: build one by its name, and count what it holds.
+
+count_parameters("ember-37m")["total"]               # 37,155,105
+"""
+
+from __future__ import annotations
+
+import torch
+
+from embervlm.models.configuration import PRESETS, EmberConfig
+from embervlm.models.ember_37m import Ember37M
+from embervlm.models.modeling import EmberNetwork
+
+
+def build(preset: str) -> EmberNetwork | Ember37M:
+    """Return the network of a preset with random weights.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    config = PRESETS[preset]
+    return EmberNetwork(config) if isinstance(config, EmberConfig) else Ember37M(config)
+
+
+def count_parameters(preset: str) -> dict[str, int]:
+    """Return the number of parameters of each part and, under "total", of all; a tied table once.
+
+    No memory is taken for the weights. `ember_37m.py` says how the sum of `ember-37m` is composed.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    with torch.device("meta"):
+        network = build(preset)
+    counts = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in network.named_children()
+    }
+    return counts | {"total": sum(counts.values())}
