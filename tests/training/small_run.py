@@ -100,6 +100,8 @@ def data_of(stage: str, config: EmberConfig, tokenizer: Tokenizer, count: int = 
 
 def trainer_of(recipe: Recipe, tokenizer: Tokenizer, **more: Any) -> EmberTrainer:
     """Return the trainer of a stage's last phase."""
+    # Threads cost such small matrices more than they bring.
+    torch.set_num_threads(recipe.threads)
     stage, network = STAGES[recipe.stage], network_of(tokenizer)
     return EmberTrainer(
         StageModule(network, stage),
@@ -127,7 +129,6 @@ def main() -> None:
     folder, tokenizer = Path(sys.argv[1]), Tokenizer.from_file(Path(sys.argv[2]))
     given = dict(word.split("=") for word in sys.argv[3:])
     recipe = recipe_of(folder, **{name: int(value) for name, value in given.items()})
-    torch.set_num_threads(1)
     trainer = trainer_of(recipe, tokenizer)
     found = checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
