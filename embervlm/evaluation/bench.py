@@ -16,8 +16,9 @@ round, so that a busy moment of the machine falls on all of them:
     joules       energy of the processor per warm answer, where the system tells (RAPL), else null
     file_bytes   bytes of the model on disk
 
-Beside the rows stands, for the engine, what the memory allows: the bytes that are read for a token
-(decoder, token embeddings) over the rate at which one thread reads a buffer of that size.
+Beside the rows stands, for the engine, what reading alone takes: the bytes that are read for a
+token (decoder, token embeddings) over the rate at which one thread reads a buffer of that size,
+which may lie in a cache; and, as `memory_floor_ms`, over the rate of a buffer that lies in none.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ REQUESTS = (
 )
 REPEATS = 4
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# More than any cache holds.
+_NO_CACHE_BYTES = 1 << 28
 _ENERGY = Path("/sys/class/powercap")
 # `embervlm decide`, as its script calls it; the process then says what it used at most.
 _DECIDE = """
@@ -121,7 +124,7 @@ def processor_name() -> str:
 
 
 def floor(model: Path | None) -> Result:
-    """Return what reading memory alone takes for one token of the engine's decoder."""
+    """Return what reading alone takes for one token of the engine's decoder."""
     from gguf import GGUFReader
 
     from embervlm.engine import bandwidth
@@ -133,11 +136,13 @@ def floor(model: Path | None) -> Result:
         if tensor.name.startswith(("decoder.", "text.embed."))
         and not any(part in tensor.name for part in ("positions", "cross_kv"))
     )
-    rate = bandwidth(token_bytes)
+    rate, memory_rate = bandwidth(token_bytes), bandwidth(_NO_CACHE_BYTES)
     return {
         "token_bytes": token_bytes,
         "gigabytes_per_s": round(rate / 1e9, 1),
         "token_floor_ms": round(1000 * token_bytes / rate, 4),
+        "memory_gigabytes_per_s": round(memory_rate / 1e9, 1),
+        "memory_floor_ms": round(1000 * token_bytes / memory_rate, 4),
     }
 
 
