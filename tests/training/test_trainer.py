@@ -125,7 +125,7 @@ def test_over_fits_eight_examples(
 def test_a_run_that_is_killed_ends_with_the_same_weights(
     tokenizer_file: Path, tmp_path: Path
 ) -> None:
-    settings = ["save_steps=1", "epochs=2"]
+    settings = ["save_steps=1", f"epochs={max(2, KILLS)}"]
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         words = [sys.executable, str(PROGRAM), str(folder), str(tokenizer_file), *settings]
@@ -145,6 +145,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(
                 break
             time.sleep(0.01)
         time.sleep(drawn.uniform(0, 0.3))
+        assert process.poll() is None, "the run was over before it was killed often enough"
         process.kill()
         process.wait()
         kills += 1
