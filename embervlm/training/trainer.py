@@ -6,8 +6,8 @@
   any moment goes on from the last whole one, to the same weights as if it had not been killed;
 - a loss that is no number ends the run with a sentence.
 
-`transformers.Trainer` brings the rest: DDP and FSDP under torchrun or accelerate, accumulation,
-mixed precision, clipping, reports, the hub.
+`transformers.Trainer` brings the rest: DDP under torchrun or accelerate, accumulation, mixed
+precision, clipping, reports. FSDP has not been run: the average is kept of whole parameters.
 
 Axes: K losses.
 """
