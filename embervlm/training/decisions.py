@@ -349,7 +349,7 @@ def contrast_loss(
     2021)."""
     rows = rng.sample(sorted(photos.captions), size)
     readings = [read_task(rng.choice(photos.captions[row]), tokenizer, 48) for row in rows]
-    items = [Item(_BLANK, reading) for reading in readings]
+    items = [Item(BLANK, reading) for reading in readings]
     batch = collate(items, None, network.config, rng)
     encoded = encode(network, batch)
     seen = F.normalize(network.image.norm(network.image.view(photos.features_PC[rows])), dim=-1)
@@ -359,7 +359,7 @@ def contrast_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-_BLANK = Sample("", None, None, None, None, None, None, None, None)
+BLANK = Sample("", None, None, None, None, None, None, None, None)
 
 
 def batches(items: Sequence[Item], size: int, rng: random.Random) -> Iterator[list[Item]]:

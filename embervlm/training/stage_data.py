@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from embervlm.data.sample import Sample, from_plan, from_scenario
+from embervlm.data.sample import from_plan, from_scenario
 from embervlm.data.scenarios import load
 from embervlm.models.configuration import EmberConfig
 from embervlm.prompts import (
@@ -30,6 +30,7 @@ from embervlm.prompts import (
 )
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import (
+    BLANK,
     Item,
     Mixture,
     Photos,
@@ -184,9 +185,6 @@ def with_written(batch: Batch, items: Sequence[Written], blank: Tokenizer | None
         empty = read_task(None, blank, 96).tokens
         batch["blank_tokens"], batch["blank_mask"] = pad([empty] * len(items))
     return {**batch, **_written(items)}
-
-
-BLANK = Sample("", None, None, None, None, None, None, None, None)
 
 
 def captions_of(photos: Photos) -> list[Said]:
