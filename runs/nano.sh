@@ -3,84 +3,69 @@
 #
 #   bash runs/nano.sh ../shared build/nano
 #
-# Run it again to go on: a finished stage is skipped, vision and decisions go on after their last epoch.
-# Measured on one shared core a stage: vision 22 minutes, decisions 50 a seed, roles 4, reasoning 15. The stages were run
-# one by one with these commands (docs/LOG.md); the script in one piece never.
-# Needs: pip install -e '.[train]'. Every stage leaves its result in the second folder.
+# Run it again to go on: a finished step is skipped, training goes on from its last checkpoint.
+# Needs: pip install -e '.[train]'. Every step leaves its result in the second folder. The recipes are in recipes/nano.
+# SEEDS="1 2 3": that many runs of the decision, averaged; each takes as long as all the rest together.
 set -euo pipefail
 
 shared=${1:-../shared}
 out=${2:-build/nano}
-python=${PYTHON:-python}
-seeds=${SEEDS:-"1 2"}
+bin=${BIN:-.venv/bin}
+seeds=${SEEDS:-1}
 threads=${THREADS:-2}
 export OMP_NUM_THREADS=$threads
 mkdir -p "$out"
 
 log() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" | tee -a "$out/nano.log"; }
-log "start: $($python --version), $(uname -m), $(nproc) cores, commit $(git rev-parse --short HEAD 2>/dev/null || echo none)"
+# step NAME MADE WORDS...: say what comes; true where MADE is not there yet.
+step() { if [ -e "$out/$1" ]; then return 1; fi; log "${*:2}"; }
+train() { "$bin/embervlm" train --threads "$threads" --shared "$shared" --tokenizer "$out/tokenizer.json" "$@"; }
+log "start: $("$bin/python" --version), $(uname -m), $(nproc) cores, commit $(git rev-parse --short HEAD 2>/dev/null || echo none)"
 
-if [ ! -f "$out/tokenizer.json" ]; then
-  log "1 tokenizer"
-  $python -m embervlm.training.tokenizer --shared "$shared" --out "$out/tokenizer.json"
-fi
+step tokenizer.json "1 tokenizer" &&
+  "$bin/python" -m embervlm.training.tokenizer --shared "$shared" --out "$out/tokenizer.json"
 
-if [ ! -f "$out/vision/features.npz" ]; then
-  log "2 vision: MobileNetV2 fine-tuned on places"
-  $python -m embervlm.training.vision --shared "$shared" --out "$out/vision" --epochs 7 --threads "$threads"
-fi
+step vision/report.json "2 vision: MobileNetV2 fine-tuned on places" &&
+  "$bin/python" -m embervlm.training.vision --shared "$shared" --out "$out/vision" --epochs 7 --threads "$threads"
 
-if [ ! -f "$out/encoder.safetensors" ]; then
-  log "3 text encoder: MiniLM's body, our vocabulary"
-  $python -m embervlm.training.distillation --shared "$shared" --tokenizer "$out/tokenizer.json" \
-    --out "$out/encoder.safetensors" --minutes "${DISTIL_MINUTES:-0}" --threads "$threads"
-fi
+step start/network.safetensors "3 start: MiniLM's body in our vocabulary, the eye of step 2" &&
+  "$bin/python" -m embervlm.training.start --tokenizer "$out/tokenizer.json" --vision "$out/vision" \
+    --out "$out/start/network.safetensors"
+
+step pruned/network.safetensors "4 pruning: 960 of 1,536 hidden units" &&
+  "$bin/python" -m embervlm.training.pruning --tokenizer "$out/tokenizer.json" \
+    --model "$out/start/network.safetensors" --out "$out/pruned/network.safetensors"
+
+step align/network.safetensors "5 align: photos and captions" &&
+  train --recipe recipes/nano/align.yaml --vision "$out/vision" --model "$out/pruned/network.safetensors" \
+    --output-dir "$out/align"
 
 for seed in $seeds; do
-  if [ ! -f "$out/decisions-$seed/done" ]; then
-    log "4 decisions, seed $seed"
-    $python -m embervlm.training.decisions --shared "$shared" --vision "$out/vision" \
-      --encoder "$out/encoder.safetensors" --tokenizer "$out/tokenizer.json" \
-      --out "$out/decisions-$seed" --seed "$seed" --threads "$threads"
-    touch "$out/decisions-$seed/done"
-  fi
+  step "select-$seed/network.safetensors" "6 select, seed $seed" &&
+    train --recipe recipes/nano/select.yaml --vision "$out/vision" --model "$out/align/network.safetensors" \
+      --output-dir "$out/select-$seed" --seed "$seed"
 done
 
-if [ ! -f "$out/average/network.safetensors" ]; then
-  log "5 average of the seeds"
-  $python -m embervlm.training.averaging --shared "$shared" --vision "$out/vision" \
-    --tokenizer "$out/tokenizer.json" --out "$out/average" --threads "$threads" \
-    "$out"/decisions-*/network.safetensors
-fi
+step average/network.safetensors "7 average of the seeds" &&
+  "$bin/python" -m embervlm.training.averaging --shared "$shared" --vision "$out/vision" \
+    --tokenizer "$out/tokenizer.json" --out "$out/average" --threads "$threads" "$out"/select-*/network.safetensors
 
-if [ ! -f "$out/compressed/done" ]; then
-  log "6 compression: 960 of 1,536 hidden units, four-bit weights, taught by the average"
-  $python -m embervlm.training.compression --shared "$shared" --vision "$out/vision" \
-    --tokenizer "$out/tokenizer.json" --model "$out/average/network.safetensors" \
-    --out "$out/compressed" --threads "$threads"
-  touch "$out/compressed/done"
-fi
+step compress/network.safetensors "8 compress: four-bit weights, taught by step 7" &&
+  train --recipe recipes/nano/compress.yaml --vision "$out/vision" --model "$out/average/network.safetensors" \
+    --teacher "$out/average/network.safetensors" --output-dir "$out/compress"
 
-if [ ! -f "$out/ngrams/network.safetensors" ]; then
-  log "7 n-grams beside the reader"
-  $python -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
-    --model "$out/compressed/network.safetensors" --out "$out/ngrams" --threads "$threads"
-fi
+step ngrams/network.safetensors "9 n-grams beside the reader" &&
+  "$bin/python" -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
+    --model "$out/compress/network.safetensors" --out "$out/ngrams" --threads "$threads"
 
-if [ ! -f "$out/roles/network.safetensors" ]; then
-  log "8 roles of numbers, with numbers re-drawn"
-  $python -m embervlm.training.roles --tokenizer "$out/tokenizer.json" \
-    --model "$out/ngrams/network.safetensors" --out "$out/roles" --threads "$threads"
-fi
+step words/network.safetensors "10 words: the decoder repeats what was read" &&
+  train --recipe recipes/nano/words.yaml --model "$out/ngrams/network.safetensors" --output-dir "$out/words"
 
-if [ ! -f "$out/reasoning/network.safetensors" ]; then
-  log "9 reasoning decoder"
-  $python -m embervlm.training.reasoning --shared "$shared" --tokenizer "$out/tokenizer.json" \
-    --model "$out/roles/network.safetensors" --out "$out/reasoning" --threads "$threads"
-fi
+step reason/network.safetensors "11 reason: decisions put into words" &&
+  train --recipe recipes/nano/reason.yaml --model "$out/words/network.safetensors" --output-dir "$out/reason"
 
-log "10 export and calibrate"
-$python -m embervlm.export.gguf --network "$out/reasoning/network.safetensors" \
+log "12 export and calibrate"
+"$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
-$python -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
+"$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
 log "done: $out/ember-nano.gguf; copy it to embervlm/weights if 'embervlm eval --split validation --model $out/ember-nano.gguf' is better"

@@ -1,7 +1,8 @@
-"""Conversations about a picture, and labels put as one: LLaVA-Instruct-150K and Incidents1M."""
+"""Conversations: LLaVA-Instruct-150K, Incidents1M's labels put as one, and lines to be repeated."""
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,39 @@ def _labels(row: Any, key: str) -> tuple[list[str], list[str]]:
             raise UnusableError("label neither 0 nor 1", row)
         found[1 - int(state)].append(str(label))
     return found
+
+
+def lines(texts: str | Path, *, report: Report, part: Part = WHOLE) -> Iterator[Example]:
+    """Yield one example a line of a text file, `.txt` or `.txt.xz`: it is read, then repeated.
+
+    A decoder learns the language so, and to look back at what was read. Lines shorter than
+    `LINE_LENGTHS` say, or longer, are counted and left out.
+
+    Raises:
+        ValueError: the file cannot be read as text, or see `example.py`.
+    """
+
+    path = Path(texts)
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; give a text file, .txt or .txt.xz.")
+
+    def make(numbered: tuple[int, str]) -> Example:
+        number, line = numbered
+        said = " ".join(line.split())
+        if not LINE_LENGTHS[0] <= len(said) <= LINE_LENGTHS[1]:
+            raise UnusableError("line too short or too long", f"line {number}")
+        return Example(f"{path.name}-{number}", report.source, None, (Turn(said, said),))
+
+    return examples_of(enumerate(_read_lines(path), start=1), make, report=report, part=part)
+
+
+LINE_LENGTHS = (20, 160)
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    opened = lzma.open if path.suffix == ".xz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError, lzma.LZMAError) as error:
+        raise ValueError(f"{path} cannot be read as text ({error}); check the path.") from error

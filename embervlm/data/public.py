@@ -35,6 +35,7 @@ SETS: dict[str, Callable[..., Iterator[Example]]] = {
     "refcocog": questions.refcoco,
     "llava_instruct": instructions.llava_instruct,
     "incidents1m": instructions.incidents,
+    "lines": instructions.lines,
     "single_robot": robot_requests.single_robot,
     "multi_robot": robot_requests.multi_robot,
     "scenarios": robot_requests.scenarios,

@@ -110,7 +110,7 @@ def scenarios(
     *,
     report: Report,
     part: Part = WHOLE,
-    split: str | None = None,
+    split: str = "train",
 ) -> Iterator[Example]:
     """Yield our own requests and plans, and with `photos` the requests that a photo settles.
 
@@ -120,7 +120,7 @@ def scenarios(
             environment, of one photo of it, chosen by a hash, from the same split.
         report: counts what is left out.
         part: what of it to read.
-        split: train, validation or test; None for all.
+        split: train, validation or test: what is not named is not learnt from by mistake.
 
     Raises:
         ValueError: see `scenarios.load`, `photos.load_photos` and `example.py`.

@@ -16,7 +16,7 @@ class EmberConfig:
     """Sizes of the network; widths are numbers of channels, lengths are numbers of tokens.
 
     The text encoder has MiniLM's shape (6 layers, 384 wide, 12 heads), which is also TinyLLM's
-    width, with 960 of its 1,536 hidden units (`training/compression.py`); the decoder that writes
+    width, with 960 of its 1,536 hidden units (`training/pruning.py`); the decoder that writes
     the reasoning is smaller, for it only has to put a decision into words. The defaults are what
     ships, `ember-nano`.
     """

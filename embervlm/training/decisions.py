@@ -1,34 +1,22 @@
-"""Teach the network to decide: set, first robot, place, needs, and what each stated number is for.
+"""What a decision is learnt from: requests, other photos beside them in each epoch, and batches.
 
-All layers of the reader are trained; the photo side enters through features that
-`training/vision.py` computed once (its own layers are fine-tuned there). Each epoch pairs requests
-with other photos.
+`Mixture` draws an epoch, `collate` makes tensors of it, `held_out_items` and `accuracy` look
+at validation. A photo enters through features that `training/vision.py` computed once.
 
-    python -m embervlm.training.decisions --vision DIR --encoder E.safetensors --tokenizer T.json
-    --out DIR
-
-Axes: B batch, T tokens, M mentions, S subsets, E environments, C image channels.
+Axes: B batch, T tokens, M mentions, S subsets, P photos, E environments, C image channels.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import random
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from embervlm.data.photos import load_captions, load_photos
 from embervlm.data.sample import (
@@ -41,33 +29,26 @@ from embervlm.data.sample import (
 from embervlm.data.scenarios import DATA_DIR, is_addition, load
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
-from embervlm.models.modeling import EmberNetwork, Encoded, save_network
+from embervlm.models.modeling import EmberNetwork, Encoded
 from embervlm.models.precision import autocast
 from embervlm.prompts import Reading, read_task
 from embervlm.scenario import FLAGS
 from embervlm.tokenizer import Tokenizer
+from embervlm.training.redrawing import mentions_of, redrawn
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one run of this stage is made of.
+    """How an epoch is drawn; shares are probabilities.
 
-    A rate is per step of AdamW; shares are probabilities. Runs that are to be averaged have one
-    `start_seed`, for the heads they begin with, and each its own `seed`. `authors_again` is the
-    share of the first authors' requests that are read a second time in an epoch: what held-out
-    requests are like, theirs say best.
+    `authors_again` is the share of the first authors' requests that are read a second time in an
+    epoch: what held-out requests are like, theirs say best. `redraw` is the share of the requests
+    with numbers that come once more with other numbers, for the roles alone.
     """
 
-    epochs: int = 6
-    batch: int = 32
-    rate: float = 2e-4
-    head_rate: float = 1e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.06
     seed: int = 1
-    start_seed: int = 0
     max_tokens: int = 128
     # photos
     attach_photo: float = 0.25
@@ -77,17 +58,9 @@ class Settings:
     photos_alone: int = 400
     # words
     authors_again: float = 0.5
+    redraw: float = 0.25
     drop_digits: float = 0.3
     typo: float = 0.15
-    # losses
-    set_smoothing: float = 0.03
-    primary_weight: float = 0.3
-    environment_weight: float = 1.0
-    needs_weight: float = 0.5
-    roles_weight: float = 0.3
-    contrast_weight: float = 0.1
-    # averaging of weights over steps
-    ema: float = 0.995
 
 
 @dataclass(frozen=True)
@@ -125,12 +98,13 @@ class Photos:
 @dataclass(frozen=True)
 class Item:
     """A sample ready for a batch: its reading, and the photo row or simulated scene that goes with
-    it."""
+    it. `roles` are those of its numbers, where they are known without its limits."""
 
     sample: Sample
     reading: Reading
     photo: int | None = None
     scene: str | None = None
+    roles: tuple[int, ...] | None = None
 
 
 def base_samples(split: str) -> list[Sample]:
@@ -147,6 +121,7 @@ class Mixture:
     def __init__(self, settings: Settings, tokenizer: Tokenizer, photos: Photos | None) -> None:
         self.settings, self.tokenizer, self.photos = settings, tokenizer, photos
         self.requests = base_samples("train")
+        self.with_numbers = [sample for sample in self.requests if mentions_of(sample)]
         self.photo_rows = load("photo_requests", "train")
         self.digits = {tokenizer.encode(f"{space}{d}")[0] for d in range(10) for space in ("", " ")}
 
@@ -173,8 +148,18 @@ class Mixture:
                 from_photo_request(row, place, None), task=None, actions=None, flags=None, limits={}
             )
             items.append(self._item(sample, *self._photo(place, rng, always=True), rng))
+        count = round(s.redraw * len(self.with_numbers))
+        items += [self._redrawn(sample, rng) for sample in rng.sample(self.with_numbers, count)]
         rng.shuffle(items)
         return items
+
+    def _redrawn(self, sample: Sample, rng: random.Random) -> Item:
+        known = sample.task or "", [role for _, role in mentions_of(sample)]
+        task, roles = redrawn(sample, rng) or known
+        reading = read_task(task, self.tokenizer, self.settings.max_tokens)
+        # A long request loses words, and with them numbers.
+        kept = tuple(roles) if len(roles) == len(reading.marks) else None
+        return Item(replace(BLANK, task=task), reading, roles=kept)
 
     def _photo(
         self, place: str, rng: random.Random, *, always: bool = False
@@ -239,6 +224,17 @@ def simulated_scene(place: str, rng: random.Random) -> list[float]:
     return shares
 
 
+def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return tokens (B, T) padded with 0 and their mask (B, T), True where there is a token."""
+    longest = max(len(row) for row in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return tokens, mask
+
+
 def collate(
     items: Sequence[Item],
     photos: Photos | None,
@@ -291,7 +287,9 @@ def collate(
             batch["has_needs"][i] = 1.0
         for m, (mark, mention) in enumerate(zip(reading.marks, reading.mentions, strict=True)):
             batch["marks"][i, m] = mark
-            if sample.limits is not None:
+            if item.roles is not None:
+                batch["roles"][i, m] = item.roles[m]
+            elif sample.limits is not None:
                 batch["roles"][i, m] = role_of(mention, sample.limits)
     return batch
 
@@ -314,62 +312,7 @@ def logits_of(
     return {**network.heads(encoded.pooled_BD), "roles": network.roles(encoded, batch["marks"])}
 
 
-def loss_of(logits: dict[str, Tensor], batch: dict[str, Tensor], s: Settings) -> Tensor:
-    """Return the weighted sum of the losses of a batch."""
-
-    def choice(name: str, target: str, smoothing: float = 0.0) -> Tensor:
-        return F.cross_entropy(
-            logits[name].float(), batch[target], ignore_index=IGNORED, label_smoothing=smoothing
-        )
-
-    def several(name: str) -> Tensor:
-        loss = F.binary_cross_entropy_with_logits(
-            logits[name].float(), batch[name], reduction="none"
-        )
-        loss = loss.flatten(1).mean(1) if loss.dim() > 1 else loss
-        return (loss * batch["has_needs"]).sum() / batch["has_needs"].sum().clamp(min=1)
-
-    total = choice("subsets", "subset", s.set_smoothing)
-    total = total + s.primary_weight * choice("primary", "primary")
-    total = total + s.environment_weight * choice("environment", "environment")
-    needs = 3 * several("actions") + 3 * several("flags") + several("team")
-    total = total + s.needs_weight * needs
-    if (batch["roles"] != IGNORED).any():
-        roles = F.cross_entropy(
-            logits["roles"].float().flatten(0, 1), batch["roles"].flatten(), ignore_index=IGNORED
-        )
-        total = total + s.roles_weight * roles
-    return total
-
-
-def contrast_loss(
-    network: EmberNetwork, photos: Photos, tokenizer: Tokenizer, rng: random.Random, size: int = 24
-) -> Tensor:
-    """Return the symmetric InfoNCE loss of `size` captioned photos and their captions (CLIP,
-    2021)."""
-    rows = rng.sample(sorted(photos.captions), size)
-    readings = [read_task(rng.choice(photos.captions[row]), tokenizer, 48) for row in rows]
-    items = [Item(BLANK, reading) for reading in readings]
-    batch = collate(items, None, network.config, rng)
-    encoded = encode(network, batch)
-    seen = F.normalize(network.image.norm(network.image.view(photos.features_PC[rows])), dim=-1)
-    read = F.normalize(encoded.pooled_BD.float(), dim=-1)
-    logits = seen.float() @ read.T / 0.07
-    target = torch.arange(size)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
 BLANK = Sample("", None, None, None, None, None, None, None, None)
-
-
-def batches(items: Sequence[Item], size: int, rng: random.Random) -> Iterator[list[Item]]:
-    """Yield batches of similar lengths, in random order."""
-    chunks = []
-    for i in range(0, len(items), size * 32):
-        chunk = sorted(items[i : i + size * 32], key=lambda item: len(item.reading.tokens))
-        chunks += [chunk[j : j + size] for j in range(0, len(chunk), size)]
-    rng.shuffle(chunks)
-    yield from chunks
 
 
 def held_out_items(
@@ -432,159 +375,3 @@ def accuracy(logits: dict[str, Tensor], items: Sequence[Item]) -> dict[str, floa
         "none_precision": (none_right / (best == 0).sum().clamp(min=1)).item(),
         "environment": (logits["environment"].argmax(-1) == place).float().mean().item(),
     }
-
-
-def start_network(encoder: Path | None, config: EmberConfig, vision: Path | None) -> EmberNetwork:
-    """Return a network with the distilled encoder's and the vision run's weights loaded."""
-    network = EmberNetwork(config)
-    if encoder is not None:
-        network.text.load_state_dict(load_file(encoder))
-    if vision is not None and (vision / "vision.safetensors").is_file():
-        weights = load_file(vision / "vision.safetensors")
-        for part, module in (
-            ("vision.", network.vision),
-            ("scene.", network.image.scene),
-        ):
-            found = {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
-            module.load_state_dict(found)
-    torch.nn.init.normal_(network.image.scene_table.weight, std=0.3)
-    torch.nn.init.normal_(network.image.no_photo, std=0.3)
-    return network
-
-
-# What a teacher adds to the loss: batch, what the reader made of it, logits -> loss.
-ExtraLoss = Callable[[dict[str, Tensor], Encoded, dict[str, Tensor]], Tensor]
-
-
-def train(
-    network: EmberNetwork,
-    mixture: Mixture,
-    settings: Settings,
-    out: Path,
-    photos: Photos | None,
-    *,
-    extra_loss: ExtraLoss | None = None,
-) -> EmberNetwork:
-    """Train, writing the averaged weights and a log line after each epoch; resume if `out` holds a
-    run."""
-    s = settings
-    rng = random.Random(s.seed)
-    torch.manual_seed(s.seed)
-    for part in (network.vision, network.image.scene, network.decoder, network.ngrams):
-        part.requires_grad_(False)
-    fresh = [*network.heads.parameters(), *network.image.parameters()]
-    fresh_ids = {id(p) for p in fresh}
-    rest = [p for p in network.text.parameters() if id(p) not in fresh_ids]
-    groups = [
-        {"params": rest, "lr": s.rate},
-        {"params": [p for p in fresh if p.requires_grad], "lr": s.head_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay, fused=True)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
-    average = {name: p.detach().clone() for name, p in trained.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    state_file = out / "resume.pt"
-    begin_epoch, step = 0, 0
-    if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = state["average"]
-        begin_epoch, step = state["epoch"], state["step"]
-    validation = held_out_items("validation", mixture.tokenizer, photos, s.max_tokens)
-    total_steps = s.epochs * math.ceil(len(mixture.epoch(random.Random(0))) / s.batch)
-    begun = time.monotonic()
-    for epoch in range(begin_epoch, s.epochs):
-        rng.seed(f"{s.seed} {epoch}")
-        network.train()
-        losses = []
-        bar = tqdm(
-            list(batches(mixture.epoch(rng), s.batch, rng)),
-            desc=f"epoch {epoch + 1}",
-            mininterval=15,
-        )
-        for items in bar:
-            step += 1
-            share = step / total_steps
-            factor = min(share / s.warmup, max(0.0, (1 - share) / (1 - s.warmup)))
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * max(factor, 0.01)
-            batch = collate(items, photos, network.config, rng, s.drop_view)
-            with autocast():
-                encoded = encode(network, batch)
-                logits = logits_of(network, encoded, batch)
-                loss = loss_of(logits, batch, s)
-                if extra_loss is not None:
-                    loss = loss + extra_loss(batch, encoded, logits)
-                if photos and photos.captions and s.contrast_weight and step % 4 == 0:
-                    loss = loss + 4 * s.contrast_weight * contrast_loss(
-                        network, photos, mixture.tokenizer, rng
-                    )
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-            optimizer.step()
-            keep = min(s.ema, step / (step + 10))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.values()), list(trained.values()), 1 - keep)
-            losses.append(loss.item())
-        held = {name: p.detach().clone() for name, p in trained.items()}
-        network.load_state_dict(average, strict=False)
-        scores = {
-            name: {
-                k: round(v, 4) for k, v in accuracy(predict(network, items, photos), items).items()
-            }
-            for name, items in validation.items()
-            if items
-        }
-        save_network(network, out / "network.safetensors")
-        network.load_state_dict(held, strict=False)
-        torch.save(
-            {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "epoch": epoch + 1,
-                "step": step,
-            },
-            state_file,
-        )
-        line: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "loss": round(sum(losses) / len(losses), 4),
-            "minutes": round((time.monotonic() - begun) / 60, 2),
-            **scores,
-        }
-        with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-        tqdm.write(json.dumps(line))
-    network.load_state_dict(average, strict=False)
-    return network
-
-
-def main() -> None:
-    """Read the flags and train."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--vision", type=Path, help="folder of a vision run; none: no photos")
-    parser.add_argument("--shared", type=Path, help="folder that holds photos/")
-    parser.add_argument("--encoder", type=Path, help="distilled encoder; none: random start")
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    for name, value in asdict(Settings()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    options = vars(parser.parse_args())
-    torch.set_num_threads(options["threads"])
-    settings = Settings(**{name: options[name] for name in asdict(Settings())})
-    tokenizer = Tokenizer.from_file(options["tokenizer"])
-    photos = Photos.load(options["vision"], options["shared"]) if options["vision"] else None
-    torch.manual_seed(settings.start_seed)
-    network = start_network(
-        options["encoder"], EmberConfig.uncompressed(len(tokenizer)), options["vision"]
-    )
-    train(network, Mixture(settings, tokenizer, photos), settings, options["out"], photos)
-
-
-if __name__ == "__main__":
-    main()

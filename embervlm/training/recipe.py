@@ -2,6 +2,7 @@
 
     embervlm train --stage select --recipe recipes/ember/select.yaml --learning-rate 1e-4
     torchrun --nproc_per_node 4 -m embervlm.training.run --recipe recipes/ember/select.yaml
+    embervlm train --stage all --recipe recipes/ember/*.yaml --output-dir build/ember
 
 Every key of the file is a field of `Recipe` and a flag; one that is not known is an error.
 """
@@ -19,7 +20,10 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 PRECISIONS = ("auto", "bf16", "fp16", "none")
+ROUNDINGS = ("none", "q4_0")
 STAGES = ("align", "instruct", "select", "reason")
+# What a run leaves in its folder, and the next one goes on with.
+NETWORK = "network.safetensors"
 
 
 def _field(default: Any, meaning: str) -> Any:
@@ -30,18 +34,23 @@ def _field(default: Any, meaning: str) -> Any:
 class Recipe:
     """A stage and its settings; the defaults suit `ember-nano` on two cores."""
 
-    stage: str = _field("select", f"one of {', '.join(STAGES)}")
+    stage: str = _field("select", f"one of {', '.join(STAGES)}; all: see --recipe")
     model: str = _field(
         "", "network.safetensors or GGUF model to go on with; without it, random weights"
     )
-    tokenizer: str = _field("", "tokenizer.json; without it, that of the model that ships")
+    tokenizer: str = _field("", "tokenizer.json; without it, that of the model")
     shared: str = _field("../shared", "folder that holds photos/ and text/")
     vision: str = _field("", "folder of a vision run (features.npz); without it, words alone")
     data: list[Any] = _field(
         (), "align, instruct: public sets, each with set, weight and its paths (a flag takes JSON)"
     )
     validation_data: list[Any] = _field((), "the same, to look at validation")
-    teacher: str = _field("", "instruct: network.safetensors whose answers are imitated")
+    teacher: str = _field(
+        "", "instruct, select: network.safetensors or GGUF model that is imitated"
+    )
+    freeze: str = _field("", "parts that stay though the stage would move them: text., heads.")
+    rounding: str = _field("none", f"{' or '.join(ROUNDINGS)}: what moves is trained in four bits")
+    redraw: float = _field(0.25, "select: share of requests read again with other numbers")
     output_dir: str = _field("build/train", "where checkpoints and the network go")
     epochs: float = _field(1.0, "passes over the data; parts of one are allowed")
     max_steps: int = _field(-1, "steps of the optimiser at most; -1: as the epochs say")
@@ -76,7 +85,10 @@ class Recipe:
         Raises:
             ValueError: which, and what was expected.
         """
-        for name, allowed in (("stage", STAGES), ("mixed_precision", PRECISIONS)):
+        choices = (
+            ("stage", STAGES), ("mixed_precision", PRECISIONS), ("rounding", ROUNDINGS)
+        )  # fmt: skip
+        for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}; there are {', '.join(allowed)}.")
         at_least = {
@@ -91,6 +103,8 @@ class Recipe:
         for name in ("average", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, below 1.")
+        if not 0 <= self.redraw <= 1:
+            raise ValueError(f"redraw is {self.redraw}; it must be from 0 to 1.")
         if not self.epochs > 0 and self.max_steps < 1:
             raise ValueError(f"epochs is {self.epochs}; it must be above 0, or give max_steps.")
 
@@ -123,19 +137,55 @@ class Recipe:
         return asdict(self)
 
 
-def parse(arguments: Sequence[str]) -> Recipe:
-    """Return the recipe that flags name: `--recipe FILE`, then a flag for each field.
+def parse(arguments: Sequence[str]) -> list[Recipe]:
+    """Return the recipes that flags name: `--recipe FILE ...`, then a flag for each field.
+
+    With `--stage all` there is one for each file, in the order of STAGES, each with the network
+    before it as `model` and a folder of its own in `output_dir`; else there is one.
 
     Raises:
         SystemExit: `--help`, or flags that argparse refuses (code 2).
-        ValueError: the file or a value is wrong.
+        ValueError: a file or a value is wrong.
     """
+    given = vars(_parser().parse_args(list(arguments)))
+    files = given.pop("recipe") or []
+    values = {name: value for name, value in given.items() if value is not None}
+    if values.get("stage") == "all":
+        return _one_after_the_other(files, values)
+    if len(files) > 1:
+        raise ValueError(f"{len(files)} recipes were given; more than one need --stage all.")
+    found = _read(files[0]) if files else {}
+    return [Recipe.from_dict(found | values, files[0] if files else "the flags")]
+
+
+def _one_after_the_other(files: Sequence[str], values: dict[str, Any]) -> list[Recipe]:
+    if not files:
+        raise ValueError("--stage all needs --recipe with a file for each stage to be run.")
+    del values["stage"]
+    read = {file: Recipe.from_dict(_read(file), file) for file in files}
+    stages = [recipe.stage for recipe in read.values()]
+    if twice := sorted({stage for stage in stages if stages.count(stage) > 1}):
+        raise ValueError(f"Two recipes are for {', '.join(twice)}; give one for each stage.")
+    found: list[Recipe] = []
+    for file in sorted(files, key=lambda file: STAGES.index(read[file].stage)):
+        own = _read(file) | values
+        if "output_dir" in values:
+            own["output_dir"] = f"{values['output_dir']}/{read[file].stage}"
+        if found:
+            own["model"] = f"{found[-1].output_dir}/{NETWORK}"
+        found.append(Recipe.from_dict(own, file))
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="embervlm train",
-        description="Train one stage: align, instruct, select or reason.",
+        description=f"Train a stage: {', '.join(STAGES)}; or all that have a recipe.",
         allow_abbrev=False,
     )
-    parser.add_argument("--recipe", metavar="FILE", help="YAML; flags go before what it says")
+    parser.add_argument(
+        "--recipe", metavar="FILE", nargs="+", help="YAML; flags go before what it says"
+    )
     kinds = get_type_hints(Recipe)
     for f in fields(Recipe):
         kind: dict[str, Any] = {"type": kinds[f.name]}
@@ -146,11 +196,7 @@ def parse(arguments: Sequence[str]) -> Recipe:
         default = "none" if f.default in ("", ()) else f.default
         text = f"{f.metadata['help']} [{default}]"
         parser.add_argument(f"--{f.name.replace('_', '-')}", default=None, help=text, **kind)
-    given = vars(parser.parse_args(list(arguments)))
-    file = given.pop("recipe")
-    values = _read(file) if file else {}
-    values |= {name: value for name, value in given.items() if value is not None}
-    return Recipe.from_dict(values, file or "the flags")
+    return parser
 
 
 def _read(path: str | Path) -> dict[str, Any]:

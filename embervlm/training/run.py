@@ -25,19 +25,14 @@ from embervlm.checkpoint import load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
-from embervlm.training.decisions import (
-    Photos,
-    Settings,
-    accuracy,
-    held_out_items,
-    predict,
-    start_network,
-)
+from embervlm.training.decisions import Photos, Settings, accuracy, held_out_items, predict
 from embervlm.training.public_data import Examples, sources_of
-from embervlm.training.recipe import Recipe, parse
+from embervlm.training.recipe import NETWORK, Recipe, parse
+from embervlm.training.rounding import keep_rounded, round_parts
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
 from embervlm.training.stages import STAGES, Phase, StageModule, begins_with
-from embervlm.training.trainer import NETWORK, EmberTrainer, checkpoints
+from embervlm.training.start import new_network, with_vision
+from embervlm.training.trainer import EmberTrainer, checkpoints
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,8 @@ def train(recipe: Recipe) -> Path:
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     stage, out = STAGES[recipe.stage], Path(recipe.output_dir)
-    tokenizer = _tokenizer(recipe.tokenizer)
+    phases = [_without(phase, recipe) for phase in stage.phases]
+    tokenizer = _tokenizer(recipe)
     photos = _photos(recipe)
     network = _network(recipe, tokenizer)
     if trainer_writes():
@@ -118,13 +114,15 @@ def train(recipe: Recipe) -> Path:
         tokenizer.save(out / "tokenizer.json")
     teacher = _teacher(recipe, network.config)
     data, validation = _data(recipe, network.config, tokenizer, photos)
-    for number, phase in enumerate(stage.phases, start=1):
-        folder = out / f"phase-{number}" if len(stage.phases) > 1 else out
+    for number, phase in enumerate(phases, start=1):
+        folder = out / f"phase-{number}" if len(phases) > 1 else out
         finished = folder / NETWORK
-        if recipe.resume and len(stage.phases) > 1 and finished.is_file():
+        if recipe.resume and len(phases) > 1 and finished.is_file():
             load_start(network, finished)
             continue
         added = add_low_rank(network, phase, recipe) if phase.low_rank else []
+        if recipe.rounding != "none":
+            round_parts(network, phase.moves)
         trainer = EmberTrainer(
             StageModule(network, stage, teacher),
             phase,
@@ -132,12 +130,13 @@ def train(recipe: Recipe) -> Path:
             data,
             validation,
             folder=folder,
-            epochs=recipe.epochs / len(stage.phases),
+            epochs=recipe.epochs / len(phases),
             measure=_measure(recipe, tokenizer, photos),
         )
         found = checkpoints(folder) if recipe.resume else []
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
         trainer.finish()
+        keep_rounded(network)
         for layer in added:
             layer.merge()
         if trainer.args.should_save:
@@ -145,7 +144,7 @@ def train(recipe: Recipe) -> Path:
         trainer.accelerator.wait_for_everyone()
         if added:
             network = without_low_rank(network)
-    if trainer_writes() and len(stage.phases) > 1:
+    if trainer_writes() and len(phases) > 1:
         _save(network, out / NETWORK)
     if recipe.push_to_hub and trainer_writes():
         push(out, recipe.push_to_hub)
@@ -209,10 +208,31 @@ def without_low_rank(network: EmberNetwork) -> EmberNetwork:
     return plain
 
 
+def _without(phase: Phase, recipe: Recipe) -> Phase:
+    """Return the phase without the parts that the recipe freezes.
+
+    Raises:
+        ValueError: nothing is left, or the recipe asks to round what gets low-rank additions.
+    """
+    frozen = tuple(part.strip() for part in recipe.freeze.split(",") if part.strip())
+    moves, fresh, low_rank = (
+        tuple(part for part in parts if not begins_with(part, frozen))
+        for parts in (phase.moves, phase.fresh, phase.low_rank)
+    )
+    if not moves and not low_rank:
+        raise ValueError(f"freeze is {recipe.freeze}; nothing of {recipe.stage} is left to train.")
+    if low_rank and recipe.rounding != "none":
+        raise ValueError(
+            f"rounding is {recipe.rounding}, but {recipe.stage} adds to matrices that stay as they "
+            "are; round in a later stage."
+        )
+    return replace(phase, moves=moves, fresh=fresh, low_rank=low_rank)
+
+
 def _data(
     recipe: Recipe, config: EmberConfig, tokenizer: Tokenizer, photos: Photos | None
 ) -> tuple[Epochs, Epochs | None]:
-    settings = Settings(seed=recipe.seed)
+    settings = Settings(seed=recipe.seed, redraw=recipe.redraw)
     if recipe.stage == "select":
         return (
             Decisions(config, tokenizer, photos, settings),
@@ -288,7 +308,9 @@ def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
             f"{path} has {config.vocabulary_size} tokens, the tokenizer {len(tokenizer)}; they "
             "must be of one run."
         )
-    network = start_network(None, config, Path(recipe.vision) if recipe.vision else None)
+    network = new_network(config)
+    if recipe.vision and (Path(recipe.vision) / "vision.safetensors").is_file():
+        with_vision(network, Path(recipe.vision))
     if path is not None:
         sys.stderr.write(f"{path}: {load_start(network, path).summary()}\n")
     network.text.checkpointed = recipe.gradient_checkpointing
@@ -298,19 +320,27 @@ def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
 def _teacher(recipe: Recipe, config: EmberConfig) -> EmberNetwork | None:
     if not recipe.teacher:
         return None
-    from embervlm.models.modeling import load_network
-
-    teacher = load_network(Path(recipe.teacher)).eval().requires_grad_(False)
-    if teacher.config.vocabulary_size != config.vocabulary_size:
+    path = Path(recipe.teacher)
+    theirs = read_start(path)[0]
+    if theirs.vocabulary_size != config.vocabulary_size:
         raise ValueError(
-            f"The teacher has {teacher.config.vocabulary_size} tokens, the network "
+            f"The teacher has {theirs.vocabulary_size} tokens, the network "
             f"{config.vocabulary_size}: only one with the same vocabulary can be imitated so."
         )
-    return teacher
+    teacher = EmberNetwork(theirs)
+    load_start(teacher, path)
+    return teacher.eval().requires_grad_(False)
 
 
-def _tokenizer(path: str) -> Tokenizer:
-    return Tokenizer.from_file(Path(path)) if path else load_checkpoint().tokenizer
+def _tokenizer(recipe: Recipe) -> Tokenizer:
+    """Return the recipe's tokenizer, or the one that belongs to its model."""
+    if recipe.tokenizer:
+        return Tokenizer.from_file(Path(recipe.tokenizer))
+    model = Path(recipe.model)
+    if model.suffix == ".gguf" and model.is_file():
+        return load_checkpoint(model).tokenizer
+    beside = model.parent / "tokenizer.json"
+    return Tokenizer.from_file(beside) if beside.is_file() else load_checkpoint().tokenizer
 
 
 def _photos(recipe: Recipe) -> Photos | None:
@@ -331,17 +361,20 @@ def _save(network: EmberNetwork, path: Path) -> None:
 
 
 def run(arguments: Sequence[str]) -> Path:
-    """Train as the flags say, with the recipe written beside the run; return the network's path.
+    """Train as the flags say, with each recipe written beside its run; return the last network.
 
     Raises:
         ValueError: see `recipe.parse` and `train`.
     """
-    recipe = parse(arguments)
-    if trainer_writes():
-        out = Path(recipe.output_dir)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n", "utf-8")
-    return train(recipe)
+    path = Path()
+    for recipe in parse(arguments):
+        if trainer_writes():
+            out = Path(recipe.output_dir)
+            out.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(recipe.to_dict(), indent=2) + "\n"
+            (out / "recipe.json").write_text(text, "utf-8")
+        path = train(recipe)
+    return path
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ from typing import Protocol, TypeVar
 import torch
 
 from embervlm.data.sample import from_plan, from_scenario
-from embervlm.data.scenarios import load
+from embervlm.data.scenarios import Row, load
 from embervlm.models.configuration import EmberConfig
 from embervlm.prompts import (
     END,
     TASK,
+    Reasoning,
     encode_marked,
     read_task,
     reasoning_prefix,
@@ -37,9 +38,8 @@ from embervlm.training.decisions import (
     Settings,
     collate,
     held_out_items,
+    pad,
 )
-from embervlm.training.distillation import pad
-from embervlm.training.reasoning import reasoning_of
 from embervlm.training.stages import Batch, Stage
 
 MAX_WRITTEN = 120
@@ -126,6 +126,19 @@ class Reasons:
         """Return the request's tensors, and those of what is written."""
         batch = collate([one.item for one in items], None, self.config, rng)
         return {**batch, **_written(items)}
+
+
+def reasoning_of(row: Row) -> Reasoning:
+    """Return the authors' reasoning of a request, in lower case as requests are read."""
+    lines = {
+        key: _uncapitalised(row["reasoning"][key]) for key in ("task", "environment", "decision")
+    }
+    return Reasoning(tuple(row["suited"]), **lines)
+
+
+def _uncapitalised(line: str) -> str:
+    """Return the line as it would stand inside a sentence: requests are read in lower case too."""
+    return line[:1].lower() + line[1:] if line[1:2].islower() else line
 
 
 @dataclass(frozen=True)

@@ -98,18 +98,66 @@ def seen(network: EmberNetwork, batch: Batch) -> Batch:
 
 
 def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
-    """Return the losses of a decision; `counts` are those of `select_counts`."""
-    logits = logits_of(network, encode(network, batch), batch)
-    return _decision_sums(logits, batch)
+    """Return the losses of a decision, and how far its logits and states are from a teacher's.
+
+    The teacher has learnt to decide too: its chances are goals as they are (Hinton et al. 2015),
+    and each word's state is held to its own, relative to the size of that ("TinyBERT", Jiao et al.
+    2020).
+    """
+    encoded = encode(network, batch)
+    logits = logits_of(network, encoded, batch)
+    zero = logits["subsets"].new_zeros(())
+    sums = {**_decision_sums(logits, batch), "teacher": zero, "states": zero}
+    if teacher is not None:
+        with torch.no_grad():
+            theirs = encode(teacher, batch)
+            goals = logits_of(teacher, theirs, batch)
+        sums["teacher"] = _apart(logits, goals)
+        words = slice(network.config.image_tokens, None)
+        states_BTD = encoded.states_BSD[:, words].float()
+        goal_BTD = theirs.states_BSD[:, words].float()
+        apart_BT = (states_BTD - goal_BTD).square().mean(-1) / goal_BTD.square().mean(-1)
+        sums["states"] = (apart_BT * batch["mask"]).sum()
+    return sums
+
+
+def _apart(logits: Batch, goals: Batch) -> Tensor:
+    """Return how far decisions are from others, summed over a batch."""
+    choices = [
+        F.kl_div(
+            logits[name].float().log_softmax(-1),
+            goals[name].float().log_softmax(-1),
+            reduction="sum",
+            log_target=True,
+        )
+        for name in _CHOICES
+    ]
+    several = [
+        F.binary_cross_entropy_with_logits(
+            logits[name].float(), goals[name].float().sigmoid(), reduction="none"
+        )
+        for name in _SEVERAL
+    ]
+    return torch.stack(
+        choices + [each.reshape(len(each), -1).mean(1).sum() for each in several]
+    ).sum()
 
 
 def select_counts(batch: Batch) -> dict[str, Tensor]:
     """Return how many targets each loss of a decision has."""
+    return {
+        **_decision_counts(batch),
+        "teacher": torch.tensor(len(batch["tokens"])),
+        "states": batch["mask"].sum(),
+    }
+
+
+def _decision_counts(batch: Batch) -> dict[str, Tensor]:
     needs = batch["has_needs"].sum()
     return {
         **{name: (batch[target] != IGNORED).sum() for name, target in _CHOICES.items()},
         "roles": (batch["roles"] != IGNORED).sum(),
-        **dict.fromkeys(("actions", "flags", "team"), needs),
+        **dict.fromkeys(_SEVERAL, needs),
     }
 
 
@@ -125,11 +173,12 @@ def instruct_counts(batch: Batch) -> dict[str, Tensor]:
 
 
 def reason_counts(batch: Batch) -> dict[str, Tensor]:
-    """Return the number of the reasons' tokens, and `select_counts`."""
-    return {"words": batch["learnt"][:, 1:].sum(), **select_counts(batch)}
+    """Return the number of the reasons' tokens, and the targets of the decisions."""
+    return {"words": batch["learnt"][:, 1:].sum(), **_decision_counts(batch)}
 
 
 _CHOICES = {"subsets": "subset", "primary": "primary", "environment": "environment"}
+_SEVERAL = ("actions", "flags", "team")
 _SET_SMOOTHING = 0.03
 
 
@@ -149,7 +198,7 @@ def _decision_sums(logits: Batch, batch: Batch) -> Sums:
         ignore_index=IGNORED,
         reduction="sum",
     )
-    for name in ("actions", "flags", "team"):
+    for name in _SEVERAL:
         apart = F.binary_cross_entropy_with_logits(
             logits[name].float(), batch[name], reduction="none"
         )
@@ -250,7 +299,7 @@ STAGES = {
         Stage(
             name="select",
             data="requests, plans, photo requests, photos alone",
-            losses=_DECISION,
+            losses={**_DECISION, "teacher": 1.0, "states": 2.0},
             sums=select_sums,
             counts=select_counts,
             phases=(Phase(("text.", "heads.", *_IMAGE), ("heads.", *_IMAGE)),),

@@ -30,10 +30,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.training.recipe import Recipe
+from embervlm.training.rounding import as_rounded
 from embervlm.training.stage_data import Collator, EpochBatches, Epochs, Placed
 from embervlm.training.stages import Phase, StageModule, begins_with
 
-NETWORK = "network.safetensors"
 AVERAGE = "average.safetensors"
 BEST = "best.safetensors"
 
@@ -193,7 +193,7 @@ class EmberTrainer(Trainer):
         record = folder / "best.json"
         before = json.loads(record.read_text("utf-8")) if record.is_file() else {"exact": -1.0}
         if exact > before["exact"]:
-            save_network(self.module.network, folder / BEST)
+            save_network(as_rounded(self.module.network), folder / BEST)
             record.write_text(
                 json.dumps({"exact": exact, "step": self.state.global_step}) + "\n", "utf-8"
             )

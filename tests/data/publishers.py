@@ -684,6 +684,18 @@ def multi_robot(home: Path) -> Published:
     )
 
 
+def lines(home: Path) -> Published:
+    path = home / "captions.txt"
+    said = ["A boat lies in the  harbour.", "No.", "word " * 50, "Two men carry a ladder."]
+    path.write_text("\n".join(said), "utf-8")
+    first, last = "A boat lies in the harbour.", said[3]
+    return Published(
+        {"texts": path},
+        {"captions.txt-1": [(first, first)], "captions.txt-4": [(last, last)]},
+        {"line too short or too long": 2},
+    )
+
+
 PUBLISHERS: dict[str, Callable[[Path], Published]] = {
     "coco_captions": coco_captions,
     "flickr30k": flickr30k,
@@ -700,6 +712,7 @@ PUBLISHERS: dict[str, Callable[[Path], Published]] = {
     "refcocog": refcoco,
     "llava_instruct": llava_instruct,
     "incidents1m": incidents1m,
+    "lines": lines,
     "single_robot": single_robot,
     "multi_robot": multi_robot,
 }

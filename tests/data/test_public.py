@@ -17,7 +17,9 @@ from embervlm.imaging import load_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "public"
 NEEDS_IMAGES = [name for name in PUBLISHERS if "images" in takes(name)]
-JSON_SETS = [name for name in PUBLISHERS if name not in ("flickr30k", "cc3m", "laion_coco")]
+JSON_SETS = [
+    name for name in PUBLISHERS if name not in ("flickr30k", "cc3m", "laion_coco", "lines")
+]
 
 
 @pytest.fixture(params=PUBLISHERS)

@@ -13,9 +13,11 @@ from embervlm.data.photos import load_photos
 from embervlm.data.public import open_set
 from embervlm.data.scenarios import DATA_DIR, load
 
+SPLITS = ("train", "validation", "test")
+
 
 def test_every_request_and_plan_of_a_split_is_asked_once() -> None:
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         examples = list(open_set("scenarios", split=split))
         rows = [*load("scenarios", split), *load("plans", split)]
         assert [e.id for e in examples] == [row["id"] for row in rows]
@@ -28,7 +30,11 @@ def test_every_request_and_plan_of_a_split_is_asked_once() -> None:
 
 
 def test_a_step_stands_below_all_that_it_waits_for() -> None:
-    answers = {e.id: e.turns[0].answer.split("\n") for e in open_set("scenarios")}
+    answers = {
+        e.id: e.turns[0].answer.split("\n")
+        for split in SPLITS
+        for e in open_set("scenarios", split=split)
+    }
     for row in load("plans"):
         lines = answers[row["id"]]
         assert len(lines) == len(row["plan"])
@@ -48,7 +54,8 @@ def test_a_photo_is_of_the_place_and_of_the_split(tmp_path: Path) -> None:
         (tmp_path / file).write_bytes(b"")
     (tmp_path / next(iter(table))).write_bytes(jpeg())
     report = Report("scenarios")
-    shown = [e for e in open_set("scenarios", report=report, photos=str(tmp_path)) if e.image]
+    given = {"report": report, "photos": str(tmp_path)}
+    shown = [e for split in SPLITS for e in open_set("scenarios", split=split, **given) if e.image]
     used = defaultdict(set)
     for example in shown:
         assert isinstance(example.image, Path)
@@ -58,6 +65,10 @@ def test_a_photo_is_of_the_place_and_of_the_split(tmp_path: Path) -> None:
     assert all(len(splits) == 1 for splits in used.values())
     asked = sum(len(row["by_environment"]) for row in load("photo_requests"))
     assert len(shown) + report.left_out.total() == asked
+
+
+def test_what_names_no_split_is_of_the_training_split() -> None:
+    assert {example.split for example in open_set("scenarios")} == {"train"}
 
 
 def test_an_unknown_split_is_refused() -> None:

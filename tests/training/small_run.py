@@ -19,11 +19,11 @@ from embervlm.models.modeling import EmberNetwork
 from embervlm.prompts import read_task
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import Item, Photos, collate
-from embervlm.training.recipe import Recipe
+from embervlm.training.recipe import NETWORK, Recipe
 from embervlm.training.run import _save
 from embervlm.training.stage_data import Answers, Epochs, Reasons, Said, Written
 from embervlm.training.stages import STAGES, Batch, StageModule
-from embervlm.training.trainer import NETWORK, EmberTrainer, checkpoints
+from embervlm.training.trainer import EmberTrainer, checkpoints
 
 COUNT = 24
 

@@ -1,9 +1,8 @@
-"""The decision stage: it learns, it trains what it should, and a stopped run goes on."""
+"""What a decision is learnt from: the draws, and the tensors that are made of them."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -24,10 +23,9 @@ from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.decisions import (  # noqa: E402
     IGNORED,
     Item,
+    Mixture,
     Settings,
     collate,
-    forward,
-    loss_of,
     simulated_scene,
     with_typo,
     without_digits,
@@ -55,42 +53,6 @@ def network(tokenizer: Tokenizer) -> EmberNetwork:
 def _items(tokenizer: Tokenizer, count: int) -> list[Item]:
     rows = load("scenarios", "train")[:count]
     return [Item(from_scenario(row), read_task(row["task"], tokenizer, 380)) for row in rows]
-
-
-def test_a_tiny_network_over_fits_eight_requests(
-    network: EmberNetwork, tokenizer: Tokenizer
-) -> None:
-    items = _items(tokenizer, 8)
-    batch = collate(items, None, network.config, random.Random(0))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(150):
-        loss = loss_of(forward(network, batch), batch, Settings(set_smoothing=0.0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    logits = forward(network, batch)
-    assert torch.equal(logits["subsets"].argmax(-1), batch["subset"])
-    assert torch.equal(logits["environment"].argmax(-1), batch["environment"])
-
-
-def test_every_part_that_decides_gets_a_gradient(
-    network: EmberNetwork, tokenizer: Tokenizer
-) -> None:
-    items = [
-        Item(item.sample, item.reading, scene="rough" if i % 2 else None)
-        for i, item in enumerate(_items(tokenizer, 12))
-    ]
-    batch = collate(items, None, network.config, random.Random(0))
-    batch["features"].normal_()
-    batch["has_view"] |= batch["has_photo"]
-    loss_of(forward(network, batch), batch, Settings()).backward()
-    frozen = ("vision.", "decoder.", "image.scene.", "ngrams.")
-    without = [
-        name
-        for name, parameter in network.named_parameters()
-        if not name.startswith(frozen) and (parameter.grad is None or not parameter.grad.any())
-    ]
-    assert without == []
 
 
 def test_a_photo_that_goes_along_does_not_give_the_place_away(
@@ -137,16 +99,13 @@ def test_dropped_digits_leave_the_marks_in_place(tokenizer: Tokenizer) -> None:
     assert not digits & set(bare.tokens)
 
 
-def test_a_stopped_run_goes_on_where_it_stopped(
-    network: EmberNetwork, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    from embervlm.training import decisions
-
-    class ThreeRequests(decisions.Mixture):
-        def epoch(self, rng: random.Random) -> list[Item]:
-            return _items(self.tokenizer, 3)
-
-    mixture = ThreeRequests(Settings(), tokenizer, None)
-    decisions.train(network, mixture, Settings(epochs=1, max_tokens=380), tmp_path, None)
-    decisions.train(network, mixture, Settings(epochs=2, max_tokens=380), tmp_path, None)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+def test_redrawn_requests_teach_their_roles_alone(tokenizer: Tokenizer) -> None:
+    mixture = Mixture(Settings(redraw=1.0, max_tokens=400), tokenizer, None)
+    items = [item for item in mixture.epoch(random.Random(0)) if item.roles is not None]
+    assert len(items) > 0.95 * len(mixture.with_numbers)
+    batch = collate(items[:16], None, EmberConfig(vocabulary_size=len(tokenizer)), random.Random(0))
+    assert (batch["roles"] != IGNORED).any(1).all()
+    assert (batch["subset"] == IGNORED).all()
+    assert not batch["has_needs"].any()
+    less = Mixture(Settings(redraw=0.0), tokenizer, None).epoch(random.Random(0))
+    assert all(item.roles is None for item in less)

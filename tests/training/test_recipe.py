@@ -14,20 +14,43 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_ship_are_sound(path: Path) -> None:
-    assert Recipe.from_yaml(path).stage == path.stem
+    stage = {"compress": "select", "words": "instruct"}.get(path.stem, path.stem)
+    assert Recipe.from_yaml(path).stage == stage
 
 
 def test_flags_go_before_the_file(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("stage: align\nlearning_rate: 1e-3\nbatch_size: 7\n", "utf-8")
-    found = parse(["--recipe", str(file), "--batch-size", "9", "--no-resume"])
+    (found,) = parse(["--recipe", str(file), "--batch-size", "9", "--no-resume"])
     assert (found.stage, found.learning_rate, found.batch_size) == ("align", 1e-3, 9)
     assert not found.resume
+
+
+def test_all_goes_from_stage_to_stage_in_order(tmp_path: Path) -> None:
+    files = []
+    for stage in ("select", "align"):
+        files.append(str(tmp_path / f"{stage}.yaml"))
+        Path(files[-1]).write_text(f"stage: {stage}\nmodel: m\noutput_dir: {stage}\n", "utf-8")
+    align, select = parse(["--stage", "all", "--recipe", *files, "--epochs", "2"])
+    assert (align.stage, align.model, align.epochs) == ("align", "m", 2)
+    assert (select.stage, select.model) == ("select", "align/network.safetensors")
+    _, select = parse(["--stage", "all", "--recipe", *files, "--output-dir", "out"])
+    assert (select.output_dir, select.model) == ("out/select", "out/align/network.safetensors")
+    twice = tmp_path / "again.yaml"
+    twice.write_text("stage: align\n", "utf-8")
+    with pytest.raises(ValueError, match="Two recipes are for align"):
+        parse(["--stage", "all", "--recipe", *files, str(twice)])
+    with pytest.raises(ValueError, match="more than one need --stage all"):
+        parse(["--recipe", *files])
+    with pytest.raises(ValueError, match="--stage all needs --recipe"):
+        parse(["--stage", "all"])
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
+        ("rounding: q8", "rounding is 'q8'; there are none, q4_0"),
+        ("redraw: 1.5", "redraw is 1.5; it must be from 0 to 1"),
         ("stage: selct", "stage is 'selct'; there are align"),
         ("learning_rat: 1", "Unknown keys in .*learning_rat; known: stage"),
         ("batch_size: 0", "batch_size is 0; it must be 1 or more"),

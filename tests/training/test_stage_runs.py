@@ -18,6 +18,7 @@ from small_run import network_of  # noqa: E402
 from embervlm.models.modeling import EmberNetwork, load_network, save_network  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.recipe import Recipe  # noqa: E402
+from embervlm.training.rounding import round_q4_0  # noqa: E402
 from embervlm.training.run import add_low_rank, run, without_low_rank  # noqa: E402
 from embervlm.training.stages import STAGES  # noqa: E402
 
@@ -132,6 +133,41 @@ def test_reason_has_two_phases_and_goes_on(start: list[str], tmp_path: Path) -> 
     assert run(words).read_bytes() == digest, "a finished run stays as it is"
 
 
+def test_select_in_four_bits_is_taught_and_keeps_what_is_frozen(
+    start: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--examples", "16", "--batch-size", "8", "--dropout", "0", "--teacher", start[1]]
+    found = run(
+        ["--stage", "select", "--rounding", "q4_0", "--freeze", "heads.", *short, *start, *QUIET,
+         "--output-dir", str(tmp_path / "select")]
+    )  # fmt: skip
+    begun, ended = load_network(tmp_path / "start.safetensors"), load_network(found)
+    weight = ended.text.layers[0].up.weight
+    torch.testing.assert_close(round_q4_0(weight), weight)
+    assert not torch.equal(weight, begun.text.layers[0].up.weight)
+    assert torch.equal(ended.heads.roles.weight, begun.heads.roles.weight)
+    best = load_network(found.parent / "best.safetensors").text.layers[0].up.weight
+    torch.testing.assert_close(round_q4_0(best), best)
+    assert "'loss_teacher'" in capsys.readouterr().out
+
+
+def test_all_stages_follow_each_other(
+    captions: dict[str, Any], questions: dict[str, Any], start: list[str], tmp_path: Path
+) -> None:
+    data = {"align": [captions], "instruct": [questions], "select": [], "reason": []}
+    recipes = []
+    for stage, sets in data.items():
+        recipes.append(tmp_path / f"{stage}.yaml")
+        recipes[-1].write_text(json.dumps({"stage": stage, "data": sets}), "utf-8")
+    found = run(
+        ["--stage", "all", "--recipe", *map(str, recipes), "--output-dir", str(tmp_path / "all"),
+         "--examples", "8", "--batch-size", "8", "--dropout", "0", *start, *QUIET]
+    )  # fmt: skip
+    assert found == tmp_path / "all" / "reason" / "network.safetensors"
+    told = json.loads((found.parent / "recipe.json").read_text("utf-8"))
+    assert told["model"] == str(tmp_path / "all" / "select" / "network.safetensors")
+
+
 def test_a_low_rank_addition_merges_to_the_same_network(tokenizer: Tokenizer) -> None:
     network = network_of(tokenizer)
     phase = STAGES["align"].phases[0]
@@ -157,6 +193,8 @@ def test_a_low_rank_addition_merges_to_the_same_network(tokenizer: Tokenizer) ->
         (["--stage", "align", "--data", '[{"set": "coco"}]'], "There is no set 'coco'"),
         (["--stage", "align", "--data", '[{"weight": 1}]'], "it needs 'set: NAME'"),
         (["--stage", "align", "--data", '[{"set": "gqa"}]'], "gqa takes questions, images"),
+        (["--freeze", "text., heads., image."], "nothing of select is left to train"),
+        (["--stage", "align", "--rounding", "q4_0"], "round in a later stage"),
         (["--vision", "nowhere"], "vision is nowhere, shared is .*give the folder"),
         (["--model", "nowhere"], "nowhere cannot be read"),
     ],

@@ -9,13 +9,14 @@ gguf = pytest.importorskip("gguf")
 
 from embervlm.models.configuration import EmberConfig  # noqa: E402
 from embervlm.models.modeling import EmberNetwork  # noqa: E402
-from embervlm.training.compression import (  # noqa: E402
+from embervlm.training.decisions import encode  # noqa: E402
+from embervlm.training.pruning import prune  # noqa: E402
+from embervlm.training.rounding import (  # noqa: E402
+    as_rounded,
     keep_rounded,
-    prune,
     round_q4_0,
     round_weights,
 )
-from embervlm.training.decisions import encode  # noqa: E402
 
 
 def test_rounds_as_the_file_does() -> None:
@@ -43,6 +44,12 @@ def test_the_reader_learns_through_the_rounding_and_ends_rounded() -> None:
     network.text(tokens, tokens >= 0).sum().backward()
     hidden = network.text.layers[0].up.parametrizations.weight.original
     assert hidden.grad is not None and hidden.grad.any()
+    copy = as_rounded(network)
+    assert set(copy.state_dict()) == names
+    assert torch.equal(copy.text.layers[0].up.weight, weight)
+    assert hidden.data_ptr() == (
+        network.text.layers[0].up.parametrizations.weight.original.data_ptr()
+    ), "the network itself stays as it is"
     keep_rounded(network.text)
     assert set(network.state_dict()) == names
     again = round_q4_0(network.text.layers[0].up.weight)

@@ -1,0 +1,43 @@
+"""Draw the numbers of a request anew, so that a number's size does not say its role.
+
+In what people write, 420 m is nearly always a distance, so a network trained on that reads "420 m
+to the floor of the cistern" as one. Here the numbers are drawn over their whole range while their
+roles stay; what else the request asks for may be another job then, so nothing else is learnt of it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from embervlm.data.sample import Sample, role_of
+from embervlm.evaluation.counterfactual import with_number
+from embervlm.quantities import Mention, find_quantities
+
+# From where to where numbers are drawn, evenly over their logarithms.
+RANGES = {
+    "mass_kg": (0.5, 1500.0),
+    "length_m": (0.1, 2500.0),
+    "speed_kmh": (3.0, 130.0),
+    "hours": (0.1, 30.0),
+}
+
+
+def mentions_of(sample: Sample) -> list[tuple[Mention, int]]:
+    """Return the quantities of a request with their roles."""
+    assert sample.limits is not None
+    found = find_quantities(sample.task or "")
+    return [(mention, role_of(mention, sample.limits)) for mention in found]
+
+
+def redrawn(sample: Sample, rng: random.Random) -> tuple[str, list[int]] | None:
+    """Return the request with every number drawn anew, and the roles; None: a number was lost."""
+    task, told = sample.task or "", mentions_of(sample)
+    for mention, _ in reversed(told):
+        low, high = RANGES[mention.kind]
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+        task = with_number(task, mention, value)
+    kinds = [mention.kind for mention in find_quantities(task)]
+    if kinds != [mention.kind for mention, _ in told]:
+        return None
+    return task, [role for _, role in told]
