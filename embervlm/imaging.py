@@ -27,6 +27,7 @@ MAX_SIDE_PX = 8192
 
 # How many times the network's side a camera's photo is decoded at: its filter averages the rest.
 KEPT_SIDES = 4
+_JPEG_QUALITY = 90
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -128,6 +129,26 @@ def crop_square(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
     )
     return np.asarray(square)
+
+
+def encode_jpeg(image_HWC: NDArray[np.uint8], longest_px: int) -> bytes:
+    """Return a JPEG file of the image, its longer side at most `longest_px`; nothing is enlarged.
+
+    What the file that it came from noted beside the pixels (place, camera, name) is not in it.
+
+    Raises:
+        ValueError: `longest_px` is not positive.
+    """
+    if longest_px < 1:
+        raise ValueError(f"cannot scale an image to {longest_px} px")
+    image = Image.fromarray(image_HWC)
+    if max(image.size) > longest_px:
+        share = longest_px / max(image.size)
+        width, height = (max(1, round(side * share)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
 
 
 def _read_file(path: str | Path, name: str) -> bytes:

@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from embervlm.data import captions, instructions, questions, robot_requests
+from embervlm.data import captions, instructions, questions, robot_requests, teacher_answers
 from embervlm.data.example import WHOLE, Example, Part, Report
 
 SETS: dict[str, Callable[..., Iterator[Example]]] = {
@@ -39,6 +39,7 @@ SETS: dict[str, Callable[..., Iterator[Example]]] = {
     "single_robot": robot_requests.single_robot,
     "multi_robot": robot_requests.multi_robot,
     "scenarios": robot_requests.scenarios,
+    "teacher_answers": teacher_answers.teacher_answers,
 }
 
 _OURS = ("report", "part")

@@ -8,7 +8,8 @@ is asked for by range (RFC 9110, section 14) on the condition that the file is s
 sends it from the start. The part is only written at its end, so that it may be cut at any byte.
 
 Only https is spoken and followed, at most `MAX_REDIRECTS` times; http only within this machine, for
-tests. No other module of embervlm opens a connection to a network.
+tests. Only `training/openai_teacher.py` opens a connection to a network too, to the teacher that
+the user names.
 """
 
 import datetime
@@ -43,7 +44,7 @@ MAX_FILE_BYTES = 40_000_000_000
 # What a download leaves free on the disk.
 RESERVED_BYTES = 50_000_000
 _CHUNK_BYTES = 1 << 18
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class DownloadError(Exception):
@@ -183,7 +184,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             chunk = response.read1(_CHUNK_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise _TryAgainError(f"the line was cut ({_reason(error)})") from error
+            raise _TryAgainError(f"the line was cut ({reason_of(error)})") from error
         if not chunk:
             return
         yield chunk
@@ -219,7 +220,7 @@ def _open(url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
             if error.code == 416:
                 raise _TryAgainError("the server has no such range", restart=True) from error
             if error.code in (408, 425, 429) or error.code >= 500:
-                pause_s = _retry_after_s(error.headers.get("Retry-After", ""))
+                pause_s = retry_after_s(error.headers.get("Retry-After", ""))
                 reason = f"the server answered {error.code}"
                 raise _TryAgainError(reason, pause_s=pause_s) from error
             raise DownloadError(
@@ -230,7 +231,7 @@ def _open(url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         cause = getattr(error, "reason", error)
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise DownloadError(f"{url}: {cause.verify_message}.") from error
-        raise _TryAgainError(f"no connection ({_reason(cause)})") from error
+        raise _TryAgainError(f"no connection ({reason_of(cause)})") from error
     except ValueError as error:
         raise DownloadError(f"{url}: the server's answer is malformed ({error}).") from error
     if response.status not in ((200, 206) if "Range" in headers else (200,)):
@@ -256,12 +257,12 @@ def _check_address(url: str, *, came_from: str) -> None:
         DownloadError: another scheme or host.
     """
     to, origin = urlsplit(url), urlsplit(came_from)
-    within = all(a.scheme == "http" and a.hostname in _LOCAL_HOSTS for a in (to, origin))
+    within = all(a.scheme == "http" and a.hostname in LOCAL_HOSTS for a in (to, origin))
     if to.scheme != "https" and not within:
         raise DownloadError(f"{came_from} leads to {url}, which is not https; it is not followed.")
 
 
-def _retry_after_s(value: str) -> float | None:
+def retry_after_s(value: str) -> float | None:
     """Read a Retry-After header (seconds, or a date), or None if it says nothing clear."""
     if re.fullmatch(r"\d{1,18}", value.strip()):
         return float(value)
@@ -274,7 +275,8 @@ def _retry_after_s(value: str) -> float | None:
     return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
-def _reason(error: object) -> str:
+def reason_of(error: object) -> str:
+    """Return in few words what an error of the system or of a connection is."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 

@@ -48,6 +48,9 @@ class Recipe:
     teacher: str = _field(
         "", "instruct, select: network.safetensors or GGUF model that is imitated"
     )
+    teacher_scores: str = _field(
+        "", "select: robots.jsonl of 'embervlm distill', whose scores are a soft target too"
+    )
     freeze: str = _field("", "parts that stay though the stage would move them: text., heads.")
     rounding: str = _field("none", f"{' or '.join(ROUNDINGS)}: what moves is trained in four bits")
     redraw: float = _field(0.25, "select: share of requests read again with other numbers")
@@ -91,6 +94,8 @@ class Recipe:
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}; there are {', '.join(allowed)}.")
+        if self.teacher_scores and self.stage != "select":
+            raise ValueError(f"teacher_scores are for the stage select, and stage is {self.stage}.")
         at_least = {
             "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,

@@ -32,6 +32,7 @@ from embervlm.training.rounding import keep_rounded, round_parts
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
 from embervlm.training.stages import STAGES, Phase, StageModule, begins_with
 from embervlm.training.start import new_network, with_vision
+from embervlm.training.teacher_scores import read_scores
 from embervlm.training.trainer import EmberTrainer, checkpoints
 
 
@@ -234,8 +235,9 @@ def _data(
 ) -> tuple[Epochs, Epochs | None]:
     settings = Settings(seed=recipe.seed, redraw=recipe.redraw)
     if recipe.stage == "select":
+        scores = read_scores(recipe.teacher_scores) if recipe.teacher_scores else None
         return (
-            Decisions(config, tokenizer, photos, settings),
+            Decisions(config, tokenizer, photos, settings, scores=scores),
             Decisions(config, tokenizer, photos, settings, "validation"),
         )
     if recipe.stage == "reason":

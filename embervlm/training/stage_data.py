@@ -41,6 +41,7 @@ from embervlm.training.decisions import (
     pad,
 )
 from embervlm.training.stages import Batch, Stage
+from embervlm.training.teacher_scores import Scores, score_batch
 
 MAX_WRITTEN = 120
 Place = tuple[int, int]
@@ -71,7 +72,10 @@ class Written:
 
 
 class Decisions:
-    """`select`: what `decisions.Mixture` draws; or a fixed list, to look at validation."""
+    """`select`: what `decisions.Mixture` draws; or a fixed list, to look at validation.
+
+    `scores` are a teacher's of the requests that are drawn (`teacher_scores.py`).
+    """
 
     def __init__(
         self,
@@ -80,10 +84,12 @@ class Decisions:
         photos: Photos | None,
         settings: Settings,
         held_out: str | None = None,
+        scores: Scores | None = None,
     ) -> None:
         self.config, self.tokenizer, self.photos, self.settings = (
             config, tokenizer, photos, settings,
         )  # fmt: skip
+        self.scores = scores
         self._mixture = None if held_out else Mixture(settings, tokenizer, photos)
         if held_out:
             found = held_out_items(held_out, tokenizer, photos, settings.max_tokens)
@@ -96,9 +102,12 @@ class Decisions:
         return [Written(item) for item in self._mixture.epoch(_rng(self.settings.seed, epoch))]
 
     def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
-        """Return the tensors of `decisions.collate`."""
+        """Return the tensors of `decisions.collate`, and a teacher's scores where it has some."""
         drop = self.settings.drop_view if self._mixture else 0.0
-        return collate([one.item for one in items], self.photos, self.config, rng, drop)
+        batch = collate([one.item for one in items], self.photos, self.config, rng, drop)
+        if self.scores is not None:
+            batch |= score_batch([one.item.sample for one in items], self.scores)
+        return batch
 
 
 class Reasons:

@@ -2,7 +2,8 @@
 
     align     photos and captions: the photo's view token near its caption, and captions written
     instruct  questions and answers: the answer's tokens alone; a teacher's distribution beside them
-    select    requests and photos: set, first robot, place, needs, roles of numbers
+    select    requests and photos: set, first robot, place, needs, roles of numbers; a teacher's
+              scores beside them
     reason    decisions put into words; the reader is held to the same decisions
 
 A stage's module turns a batch into sums, one for each loss, and says in `batch["counts"]` over how
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from embervlm.models.modeling import EmberNetwork, Encoded
 from embervlm.training.decisions import IGNORED, encode, logits_of
+from embervlm.training.teacher_scores import score_count, score_sum
 
 # Softening of both sides where a teacher's distribution is imitated (Hinton et al. 2015).
 TEMPERATURE = 2.0
@@ -98,7 +100,8 @@ def seen(network: EmberNetwork, batch: Batch) -> Batch:
 
 
 def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
-    """Return the losses of a decision, and how far its logits and states are from a teacher's.
+    """Return the losses of a decision, and how far its logits and states are from a teacher's;
+    and from a larger teacher's scores (`teacher_scores`).
 
     The teacher has learnt to decide too: its chances are goals as they are (Hinton et al. 2015),
     and each word's state is held to its own, relative to the size of that ("TinyBERT", Jiao et al.
@@ -108,6 +111,7 @@ def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
     logits = logits_of(network, encoded, batch)
     zero = logits["subsets"].new_zeros(())
     sums = {**_decision_sums(logits, batch), "teacher": zero, "states": zero}
+    sums["scores"] = score_sum(logits, batch)
     if teacher is not None:
         with torch.no_grad():
             theirs = encode(teacher, batch)
@@ -149,6 +153,7 @@ def select_counts(batch: Batch) -> dict[str, Tensor]:
         **_decision_counts(batch),
         "teacher": torch.tensor(len(batch["tokens"])),
         "states": batch["mask"].sum(),
+        "scores": score_count(batch),
     }
 
 
@@ -299,7 +304,7 @@ STAGES = {
         Stage(
             name="select",
             data="requests, plans, photo requests, photos alone",
-            losses={**_DECISION, "teacher": 1.0, "states": 2.0},
+            losses={**_DECISION, "teacher": 1.0, "states": 2.0, "scores": 1.0},
             sums=select_sums,
             counts=select_counts,
             phases=(Phase(("text.", "heads.", *_IMAGE), ("heads.", *_IMAGE)),),
