@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -46,29 +47,27 @@ class LocalTeacher:
         place = name.removeprefix("local:")
         gpu = torch.cuda.is_available()
         device = ("cuda" if gpu else "cpu") if settings.device == "auto" else settings.device
-        self._processor: Any
-        self._tokenizer: Any
-        model: Any
         try:
-            config = AutoConfig.from_pretrained(place)
-            self.sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-            self._processor = (AutoProcessor if self.sees else AutoTokenizer).from_pretrained(place)
-            self._tokenizer = self._processor.tokenizer if self.sees else self._processor
-            if settings.logits:
-                self._vocabulary = self._tokenizer.get_vocab()
-                check_same_vocabulary(self._vocabulary, read_vocabulary(settings.student))
-            kind = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-            # Half precision is slow or missing on the processor.
-            model = kind.from_pretrained(place, dtype="auto" if device != "cpu" else torch.float32)
-        except OSError as error:
-            where = "folder" if Path(place).is_dir() else "name, or its files are not here"
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
             raise ValueError(
-                f"{name} cannot be loaded ({str(error).splitlines()[0][:200]}); check the {where}."
+                f"--device {device} cannot be used ({str(error).splitlines()[0][:100]}); give cpu, "
+                "cuda or auto."
             ) from error
+        config = _load(AutoConfig, place)
+        self.sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        self._processor = _load(AutoProcessor if self.sees else AutoTokenizer, place)
+        self._tokenizer = self._processor.tokenizer if self.sees else self._processor
+        self._vocabulary: dict[str, int] = {}
+        if settings.logits:
+            self._vocabulary = self._tokenizer.get_vocab()
+            check_same_vocabulary(self._vocabulary, read_vocabulary(settings.student))
+        kind = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
+        # Half precision is slow or missing on the processor.
+        model = _load(kind, place, dtype=torch.float32 if device == "cpu" else "auto")
         self._model: Any = model.to(device).eval()
-        self._most_tokens = getattr(
-            config.get_text_config(), "max_position_embeddings", settings.max_tokens + (1 << 30)
-        )
+        # None for models without a table of positions.
+        self._most_tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
         self._one_at_a_time = threading.Lock()
 
     @property
@@ -120,7 +119,7 @@ class LocalTeacher:
 
     def _answer(self, inputs: Mapping[str, Any], seed: int) -> Reply:
         given, limit = inputs["input_ids"].shape[1], self._options.max_tokens
-        if given + limit > self._most_tokens:
+        if self._most_tokens is not None and given + limit > self._most_tokens:
             raise NoAnswerError(
                 f"the prompt has {given:,} tokens, and with {limit:,} for the answer the model "
                 f"takes {self._most_tokens:,}",
@@ -162,3 +161,17 @@ class LocalTeacher:
         for mark in sorted(marks, key=len, reverse=True):
             words = words.replace(mark, " ")
         return words
+
+
+def _load(kind: Any, place: str, **more: Any) -> Any:
+    """Return what transformers makes of a folder or name.
+
+    Raises:
+        ValueError: it cannot, or its libraries are missing.
+    """
+    try:
+        return kind.from_pretrained(place, **more)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        what = "the folder" if Path(place).is_dir() else "the name, and that its files are here"
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"local:{place} cannot be loaded ({reason}); check {what}.") from error

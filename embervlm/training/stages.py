@@ -304,7 +304,7 @@ STAGES = {
         Stage(
             name="select",
             data="requests, plans, photo requests, photos alone",
-            losses={**_DECISION, "teacher": 1.0, "states": 2.0, "scores": 1.0},
+            losses={**_DECISION, "teacher": 1.0, "states": 2.0, "scores": 0.5},
             sums=select_sums,
             counts=select_counts,
             phases=(Phase(("text.", "heads.", *_IMAGE), ("heads.", *_IMAGE)),),

@@ -3,12 +3,14 @@
 Let p(S) be the network's softmax over the 32 subsets, m_r = sum of p(S) over the S with robot r,
 and m_0 = p(empty) for No Robot. With the teacher's scores t of 0 to 1 for these six outcomes,
 
-    set    mean over the six of KL(Bernoulli(t) || Bernoulli(m))
+    set    sum over the six of KL(Bernoulli(t) || Bernoulli(m))
     first  KL(t / sum of t || softmax over the six for the first robot)
 
 and a request's loss is set + 0.3 first. Both are 0 where the network thinks as the teacher does;
-the gradient is that of cross-entropy with soft targets. Marginals rather than a target for each
-subset: scores say nothing of which robots go together, and so the pairs are learnt from labels.
+the gradient is that of cross-entropy with soft targets, and of the size that a label's has: were
+the robots independent, the sum over them would be the divergence of the whole sets. Marginals
+rather than a target for each set: scores say nothing of which robots go together, so that is learnt
+from labels.
 
 Axes: B batch, O outcomes (five robots and No Robot), S subsets.
 """
@@ -100,7 +102,7 @@ def score_sum(logits: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tens
     first_BO = torch.special.xlogy(share_BO, share_BO) - share_BO * logits[
         "primary"
     ].float().log_softmax(-1)
-    loss_B = apart_BO.mean(1) + FIRST_WEIGHT * first_BO.sum(1)
+    loss_B = apart_BO.sum(1) + FIRST_WEIGHT * first_BO.sum(1)
     return (loss_B * batch["has_scores"]).sum()
 
 

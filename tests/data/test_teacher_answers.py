@@ -12,9 +12,8 @@ from embervlm.data.example import Report
 from embervlm.data.public import open_set
 from embervlm.data.teacher_answers import AnswerFile, TeacherAnswer, read_answers
 
-ANSWER = TeacherAnswer(
-    key="a1", ask="answers", id="7", teacher="local:t", question="wo?", image=None, answer="da\n\u2028 ä"
-)  # fmt: skip
+WORDS = "da\n\u2028 ä"
+ANSWER = TeacherAnswer("a1", "answers", "7", "local:t", question="wo?", image=None, answer=WORDS)
 
 
 def test_a_line_is_read_back_as_it_was() -> None:
@@ -44,7 +43,7 @@ def test_a_torn_last_line_is_dropped_and_the_rest_goes_on(kept: int, tmp_path: P
     path.write_bytes(whole + whole[:kept])
     assert list(read_answers(path)) == [ANSWER]
     with AnswerFile(path) as file:
-        assert file.known == {"a1": ANSWER.answer}
+        assert file.known == {"a1": WORDS}
         file.add(replace(ANSWER, key="b2"))
     assert [one.key for one in read_answers(path)] == ["a1", "b2"]
 

@@ -10,15 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from teacher_server import Endpoint, serve
 
-pytest.importorskip("torch")
-
-from teacher_server import Endpoint, serve  # noqa: E402
-
-from embervlm.imaging import encode_jpeg, load_image  # noqa: E402
-from embervlm.training.openai_teacher import KEY_VARIABLE  # noqa: E402
-from embervlm.training.teacher_prompts import Prompt  # noqa: E402
-from embervlm.training.teachers import (  # noqa: E402
+from embervlm.imaging import encode_jpeg, load_image
+from embervlm.training.openai_teacher import KEY_VARIABLE
+from embervlm.training.teacher_prompts import Prompt
+from embervlm.training.teachers import (
     NoAnswerError,
     Reply,
     Teacher,

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
-from embervlm.data.example import Example, Report, Turn  # noqa: E402
-from embervlm.data.mixture import Source  # noqa: E402
-from embervlm.data.scenarios import DATA_DIR, FILES, load  # noqa: E402
-from embervlm.fleet import ENVIRONMENTS, Fleet  # noqa: E402
-from embervlm.training.teacher_prompts import (  # noqa: E402
+from embervlm.data.example import Example, Report, Turn
+from embervlm.data.mixture import Source
+from embervlm.data.scenarios import DATA_DIR, FILES, load
+from embervlm.fleet import ENVIRONMENTS, Fleet
+from embervlm.training.teacher_prompts import (
     REASONING,
     RobotScores,
     answer_prompt,
@@ -23,7 +21,7 @@ from embervlm.training.teacher_prompts import (  # noqa: E402
     robots_prompt,
     write_robot_scores,
 )
-from embervlm.training.teacher_questions import robot_questions, set_questions  # noqa: E402
+from embervlm.training.teacher_questions import robot_questions, set_questions
 
 FLEET = Fleet.default()
 SCORES = RobotScores(
