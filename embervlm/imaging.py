@@ -144,7 +144,8 @@ def encode_jpeg(image_HWC: NDArray[np.uint8], longest_px: int) -> bytes:
     image = Image.fromarray(image_HWC)
     if max(image.size) > longest_px:
         share = longest_px / max(image.size)
-        width, height = (max(1, round(side * share)) for side in image.size)
+        # Never so narrow that load_image would refuse it.
+        width, height = (max(MIN_SIDE_PX, round(side * share)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_JPEG_QUALITY)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embervlm.imaging import MAX_FILE_BYTES, crop_square, load_image, preprocess
+from embervlm.imaging import MAX_FILE_BYTES, crop_square, encode_jpeg, load_image, preprocess
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -256,6 +256,21 @@ def test_a_camera_s_photo_is_decoded_small_and_looks_the_same(orientation: int) 
     for too_small in (encode(rough.resize((1270, 1270)), "JPEG"), encode(rough, "PNG")):
         whole = load_image(too_small, shortest_px=640)
         assert whole.shape == load_image(too_small).shape
+
+
+def test_a_photo_is_written_smaller_and_without_what_the_camera_noted() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "at my home"
+    rough = Image.fromarray(noise(9, 12)).resize((400, 300), Image.Resampling.BICUBIC)
+    image = load_image(encode(rough, "JPEG", quality=95, exif=exif))
+    small, same = encode_jpeg(image, 100), encode_jpeg(image, 400)
+    assert load_image(small).shape == (75, 100, 3)
+    assert encode_jpeg(image, 9999) == same
+    assert np.abs(load_image(same).astype(int) - image).mean() < 3
+    assert b"home" not in small + same
+    assert load_image(encode_jpeg(np.zeros((4, 4000, 3), np.uint8), 1000)).shape == (4, 1000, 3)
+    with pytest.raises(ValueError, match="to 0 px"):
+        encode_jpeg(image, 0)
 
 
 def test_a_huge_black_and_white_png_costs_no_memory_and_gets_a_sentence(tmp_path: Path) -> None:

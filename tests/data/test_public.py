@@ -32,7 +32,7 @@ def read(name: str, given: dict[str, Any], part: Part | None = None) -> list[Exa
 
 
 def test_the_tests_know_every_set() -> None:
-    assert {*PUBLISHERS, "scenarios"} == set(SETS)
+    assert {*PUBLISHERS, "scenarios", "teacher_answers"} == set(SETS)
 
 
 def test_reads_what_the_publisher_ships_and_counts_the_rest(
