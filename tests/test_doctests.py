@@ -7,7 +7,7 @@ import pytest
 
 MODULES = (
     "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "planning",
-    "prompts", "quantities", "scoring",
+    "prompts", "quantities", "scoring", "training.teacher_prompts",
 )  # fmt: skip
 
 
