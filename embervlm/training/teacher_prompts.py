@@ -104,7 +104,7 @@ def describe_robot(robot: Robot) -> str:
     """Return what the fleet file says of a robot, in one line.
 
     >>> describe_robot(Fleet.default()["Underwater Robot"]).partition(" Limits: ")[2]
-    'min depth 0.5 m, max depth 300 m. Speed: 4 km/h.'
+    'max depth 300 m, min depth 0.5 m. Speed: 4 km/h.'
     """
     limits = [
         f"{key.rpartition('_')[0].replace('_', ' ')} {robot.limits[key]:g} {unit}"
