@@ -38,6 +38,9 @@ CALIBRATION_BYTES = 1024
 # Smaller tensors (biases, norms) stay floats.
 SMALLEST_QUANTISED = 4096
 
+# Lies beside a `network.safetensors`, where a GGUF file has a text.
+CALIBRATION = "calibration.json"
+
 _DIGEST_KEY = b"embervlm.sha256"
 _CALIBRATION_KEY = b"embervlm.calibration"
 
@@ -121,15 +124,38 @@ def quantise(
 def update_calibration(path: str | Path, values: Mapping[str, float]) -> None:
     """Replace these numbers of a model file's calibration and its digest; the weights stay.
 
+    Of the `network.safetensors` of a run the calibration is a file beside it.
+
     Raises:
         ValueError: the file holds no sound model.
     """
     path = Path(path)
+    if path.suffix == ".safetensors":
+        found = json.dumps({**read_calibration(path), **values}, indent=2) + "\n"
+        unfinished = path.with_name(f"{CALIBRATION}.unfinished")
+        unfinished.write_text(found, "utf-8")
+        unfinished.replace(path.with_name(CALIBRATION))
+        return
     content = checked_bytes(path)
     begin, end = _text_at(content, _CALIBRATION_KEY)
     calibration = {**json.loads(content[begin:end]), **values}
     content[begin:end] = padded_calibration(calibration)
     write_with_digest(path, content)
+
+
+def read_calibration(network: Path) -> dict[str, float]:
+    """Return the numbers in the calibration file beside a run's network; without one, none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = network.with_name(CALIBRATION)
+    if not path.is_file():
+        return {}
+    try:
+        return {name: float(value) for name, value in json.loads(path.read_text("utf-8")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no calibration ({error}); calibrate again.") from error
 
 
 def padded_calibration(values: Mapping[str, float]) -> bytes:

@@ -71,7 +71,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="M.gguf",
-        help="A model file, for onnx also a folder; without it, the one that ships.",
+        help="A model file, for onnx also a folder, for pytorch also network.safetensors; without "
+        "it, the one that ships.",
     ),
 ]
 GgufOption = Annotated[

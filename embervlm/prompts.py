@@ -13,8 +13,9 @@ numbers, so it cannot be false.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from embervlm.quantities import Mention, find_quantities
 from embervlm.scenario import Needs
@@ -96,6 +97,14 @@ def read_task(task: str | None, tokenizer: Tokenizer, max_tokens: int) -> Readin
     if rest := task[at:].strip():
         tokens += tokenizer.encode((" " if at == 0 or task[at].isspace() else "") + rest.lower())
     tokens.append(tokenizer.specials[END])
+    return shortened(tokens, mentions, marks, max_tokens)
+
+
+def shortened(
+    tokens: list[int], mentions: list[Mention], marks: list[int], max_tokens: int
+) -> Reading:
+    """Return a reading of at most `max_tokens`: a longer one keeps its two ends, and the quantities
+    whose mark is in them."""
     if (surplus := len(tokens) - max_tokens) > 0:
         cut = max_tokens * 2 // 3
         tokens = tokens[:cut] + tokens[cut + surplus :]
@@ -166,7 +175,18 @@ def describe_needs(needs: Needs) -> str:
     return "; ".join(part for part in parts if part) or "nothing in particular"
 
 
-def encode_marked(text: str, tokenizer: Tokenizer) -> list[int]:
+class Encoder(Protocol):
+    """What turns plain text into tokens, and has marks that are one token each."""
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """The tokens of the marks."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text, none of them a mark's."""
+
+
+def encode_marked(text: str, tokenizer: Encoder) -> list[int]:
     """Return the tokens of a text with section marks; what stands between marks is plain text."""
     tokens = []
     for part in _MARK.split(text):

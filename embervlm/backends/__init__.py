@@ -18,7 +18,8 @@ def load_backend(
 
     Args:
         name: one of BACKENDS.
-        path: a model file; for onnx also a folder that `embervlm export onnx` wrote.
+        path: a model file; for onnx also a folder that `embervlm export onnx` wrote, for pytorch
+            also the `network.safetensors` of a run.
         threads: how many native and onnx use; for the others say OMP_NUM_THREADS.
 
     Raises:
@@ -34,13 +35,13 @@ def load_backend(
         return ReferenceBackend.load(path)
     if name == "pytorch":
         try:
-            from embervlm.backends.pytorch import PyTorchBackend
+            from embervlm.backends.pytorch import load_pytorch
         except ModuleNotFoundError as error:
             raise ValueError(
                 "The pytorch backend needs PyTorch: pip install 'embervlm[train]', "
                 "or choose --backend native."
             ) from error
-        return PyTorchBackend.load(path)
+        return load_pytorch(path)
     if name == "onnx":
         try:
             from embervlm.backends.onnx import OnnxBackend

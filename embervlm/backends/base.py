@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
+from embervlm.prompts import Encoder
 from embervlm.quantities import Mention
 from embervlm.scenario import FLAGS, QUANTITIES
-from embervlm.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
 
@@ -66,7 +66,7 @@ class Backend(Protocol):
         """The side of the square photo that `propose` expects, in pixels."""
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Encoder:
         """What turns words into the network's tokens."""
 
     @property

@@ -1,4 +1,5 @@
-"""The network in PyTorch, loaded from the same model folder as every other backend."""
+"""The network in PyTorch, loaded from the same model file as every other backend, or as it was
+trained: `network.safetensors` with its `tokenizer.json` beside it, of either family."""
 
 from __future__ import annotations
 
@@ -8,13 +9,37 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal
 from embervlm.backends.decoding import Grammar
-from embervlm.checkpoint import Checkpoint, load_checkpoint
+from embervlm.checkpoint import Checkpoint, load_checkpoint, read_calibration
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
+from embervlm.tokenizer import Tokenizer
+
+
+def load_pytorch(path: str | Path | None = None) -> Backend:
+    """Load a model file, or the `network.safetensors` of a run; None is the model that ships.
+
+    Raises:
+        ValueError: a file is missing or damaged, or is no model of this project.
+    """
+    if path is None or Path(path).suffix != ".safetensors":
+        return PyTorchBackend.load(path)
+    from embervlm.backends.pytorch_prefix import PrefixBackend
+    from embervlm.models.gpt2_tokenizer import Gpt2Tokenizer
+    from embervlm.models.modeling import EmberNetwork
+    from embervlm.models.presets import load
+
+    path = Path(path)
+    network, tokenizer_file = load(path), path.with_name("tokenizer.json")
+    calibration = read_calibration(path)
+    if not isinstance(network, EmberNetwork):
+        return PrefixBackend(network, Gpt2Tokenizer.from_file(tokenizer_file), calibration)
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    return PyTorchBackend(Checkpoint(network.config.to_dict(), calibration, tokenizer, weights))
 
 
 class PyTorchBackend:

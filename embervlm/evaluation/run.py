@@ -8,6 +8,7 @@ reason.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -331,7 +332,9 @@ _MODULES = {"scikit-learn": "sklearn"}
 
 
 def _model_hash(model: Path | None) -> str:
-    """Return the SHA-256 that a model file names, and has."""
+    """Return the SHA-256 that a model file names, and has; of a run's network that of the file."""
+    if model is not None and model.suffix == ".safetensors":
+        return hashlib.sha256(model.read_bytes()).hexdigest()
     return digest_of(checked_bytes(model or SHIPPED))
 
 

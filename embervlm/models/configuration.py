@@ -6,9 +6,11 @@ weights holds the same keys.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class EmberConfig:
     the reasoning is smaller, for it only has to put a decision into words. The defaults are what
     ships, `ember-nano`.
     """
+
+    family: ClassVar[str] = "ember-nano"
 
     vocabulary_size: int = 8192
     text_layers: int = 6
@@ -74,6 +78,8 @@ class PrefixConfig:
     the photo's features are averaged to: 1, 4, 9 and so on, up to 49 of 224 pixels.
     """
 
+    family: ClassVar[str] = "ember-37m"
+
     vocabulary_size: int = 50257 + len(SPECIAL_TOKENS)
     text_layers: int = 6
     text_width: int = 384
@@ -119,6 +125,33 @@ PRESETS: dict[str, EmberConfig | PrefixConfig] = {
     "ember-nano": EmberConfig(),
     "ember-37m": PrefixConfig(),
 }
+
+
+def to_metadata(config: EmberConfig | PrefixConfig) -> dict[str, str]:
+    """Return what a file of weights says of its network; `from_metadata` reads it back.
+
+    All under one key: safetensors writes several in an order that differs from run to run, and the
+    same weights should give the same bytes.
+    """
+    return {"config": json.dumps({"family": config.family, **config.to_dict()})}
+
+
+def from_metadata(
+    metadata: Mapping[str, str] | None, path: str | Path
+) -> EmberConfig | PrefixConfig:
+    """Return the configuration in a file's metadata; one that names no family is `ember-nano`.
+
+    Raises:
+        ValueError: there is none, it is of an unknown family, or it has an unknown key; `path` is
+            named.
+    """
+    if not metadata or "config" not in metadata:
+        raise ValueError(f"{path} has no configuration; it is not a network of this project.")
+    values = json.loads(metadata["config"])
+    family = values.pop("family", EmberConfig.family)
+    if family not in PRESETS:
+        raise ValueError(f"{path} is of the family {family!r}; there are {', '.join(PRESETS)}.")
+    return type(PRESETS[family]).from_dict(values)
 
 
 def _check_keys(values: Mapping[str, Any], cls: type[EmberConfig | PrefixConfig]) -> None:

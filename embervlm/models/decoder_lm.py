@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from embervlm.models.configuration import PrefixConfig
 from embervlm.models.published import LoadReport, Published, fill
@@ -145,6 +146,8 @@ class DecoderLM(nn.Module):
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__()
         self.config = config
+        # Whether training computes a layer's inside twice instead of keeping it.
+        self.checkpointed = False
         self.transformer = Transformer(config)
 
     def forward(
@@ -183,7 +186,11 @@ class DecoderLM(nn.Module):
         allowed_B1TS = _allowed(mask_BS, T)[:, None]
         layers = []
         for i, layer in enumerate(self.transformer.h):
-            x_BTD, present = layer(x_BTD, allowed_B1TS, cache.layers[i] if cache else None)
+            past = cache.layers[i] if cache else None
+            if self.checkpointed and self.training:
+                x_BTD, present = checkpoint(layer, x_BTD, allowed_B1TS, past, use_reentrant=False)
+            else:
+                x_BTD, present = layer(x_BTD, allowed_B1TS, past)
             layers.append(present)
         return self.transformer.ln_f(x_BTD), Cache(mask_BS, tuple(layers))
 

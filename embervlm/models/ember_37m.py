@@ -116,6 +116,14 @@ class Ember37M(nn.Module):
         The mean, (B, D), leaves out padding and image tokens.
         """
         states_BTD, _ = self.decoder(tokens_BT, mask_BT=mask_BT, image_BND=image_BND)
+        return self.read(states_BTD, tokens_BT, mask_BT)
+
+    def read(self, states_BTD: Tensor, tokens_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `encode` does, of the decoder's states; `mask_BT` is True at the request.
+
+        What is written behind the request is left out by the mask; the decoder is causal, so the
+        request's states know nothing of it.
+        """
         states_BTD = self.reader(states_BTD, mask_BT[:, None, None, :])
         is_word_BT = mask_BT & (tokens_BT != self.config.image_token)
         weight_BT1 = is_word_BT[:, :, None].to(states_BTD.dtype)

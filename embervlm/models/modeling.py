@@ -10,10 +10,10 @@ Axes: B batch, T tokens, N image tokens, D width, C image channels, E environmen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from embervlm.fleet import ENVIRONMENTS
-from embervlm.models.configuration import EmberConfig
+from embervlm.models.configuration import EmberConfig, from_metadata, to_metadata
 from embervlm.models.heads import SUBSETS, DecisionHeads, NgramScores
 from embervlm.models.language import ReasoningDecoder
 from embervlm.models.text import TextEncoder
@@ -129,30 +129,42 @@ class EmberNetwork(nn.Module):
         return logits
 
 
-def save_network(network: EmberNetwork, path: Path) -> None:
-    """Write the weights, with the configuration beside them, through a temporary file."""
+def save_network(network: nn.Module, path: Path) -> None:
+    """Write the weights of a network of any family, with its configuration, through a temporary
+    file."""
+    config: Any = network.config
     unfinished = path.with_suffix(".unfinished")
     save_file(
         {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
         unfinished,
-        {"config": json.dumps(network.config.to_dict())},
+        to_metadata(config),
     )
     unfinished.replace(path)
 
 
 def load_network(path: Path) -> EmberNetwork:
-    """Read what `save_network` wrote.
+    """Read what `save_network` wrote of `ember-nano`; `presets.load` reads both families.
 
     Raises:
-        ValueError: the file holds no configuration, or another one than its weights have.
+        ValueError: the file holds no configuration, one of another family, or another one than its
+            weights have.
     """
     with safe_open(path, "pt") as file:
-        config = (file.metadata() or {}).get("config")
-    if config is None:
-        raise ValueError(f"{path} has no configuration; it is not a network of this project.")
-    network = EmberNetwork(EmberConfig.from_dict(json.loads(config)))
+        config = from_metadata(file.metadata(), path)
+    if not isinstance(config, EmberConfig):
+        raise ValueError(f"{path} is of the family {config.family}; this needs ember-nano.")
+    network = EmberNetwork(config)
+    fill_from(network, path)
+    return network
+
+
+def fill_from(network: nn.Module, path: Path) -> None:
+    """Load all weights of a file.
+
+    Raises:
+        ValueError: the file holds others than the network has.
+    """
     try:
         network.load_state_dict(load_file(path))
     except RuntimeError as error:
         raise ValueError(f"{path} holds other weights than its configuration says.") from error
-    return network

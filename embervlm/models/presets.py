@@ -5,11 +5,14 @@ count_parameters("ember-37m")["total"]               # 37,155,105
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from embervlm.models.configuration import PRESETS, EmberConfig
+import torch
+from safetensors import SafetensorError, safe_open
+
+from embervlm.models.configuration import PRESETS, EmberConfig, PrefixConfig, from_metadata
 from embervlm.models.ember_37m import Ember37M
-from embervlm.models.modeling import EmberNetwork
+from embervlm.models.modeling import EmberNetwork, fill_from
 
 
 def build(preset: str) -> EmberNetwork | Ember37M:
@@ -20,8 +23,30 @@ def build(preset: str) -> EmberNetwork | Ember37M:
     """
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
-    config = PRESETS[preset]
+    return network_of(PRESETS[preset])
+
+
+def network_of(config: EmberConfig | PrefixConfig) -> EmberNetwork | Ember37M:
+    """Return a network of these sizes with random weights."""
     return EmberNetwork(config) if isinstance(config, EmberConfig) else Ember37M(config)
+
+
+def load(path: Path) -> EmberNetwork | Ember37M:
+    """Read a network of either family, as `modeling.save_network` wrote it.
+
+    Raises:
+        ValueError: the file cannot be read, or is no network of this project.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            config = from_metadata(file.metadata(), path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); give the network.safetensors of a run."
+        ) from error
+    network = network_of(config)
+    fill_from(network, path)
+    return network
 
 
 def count_parameters(preset: str) -> dict[str, int]:

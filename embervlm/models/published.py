@@ -77,16 +77,27 @@ def load_published(name_or_path: str | Path) -> Published:
         ValueError: there is no such directory or download, a file is missing, damaged or no
             safetensors, or the index and its files disagree; the message says what to do.
     """
-    folder, source = Path(name_or_path), str(name_or_path)
-    if not folder.is_dir():
-        if not _HUB_NAME.fullmatch(source):
-            raise ValueError(
-                f"{source!r} is neither a directory nor a hub name (owner/model); "
-                f"{GIVE_A_DIRECTORY}."
-            )
-        folder = _download(source)
-        source = f"{source}@{folder.name}"
+    folder, source = published_folder(name_or_path, DOWNLOADED)
     return Published(source, _read_json(folder / CONFIG), _read_tensors(folder))
+
+
+def published_folder(name_or_path: str | Path, wanted: Sequence[str]) -> tuple[Path, str]:
+    """Return the directory of a checkpoint, and where it is from (see `Published.source`).
+
+    Of a hub name only the files that `wanted` names are downloaded, as patterns.
+
+    Raises:
+        ValueError: there is no such directory or download.
+    """
+    folder, source = Path(name_or_path), str(name_or_path)
+    if folder.is_dir():
+        return folder, source
+    if not _HUB_NAME.fullmatch(source):
+        raise ValueError(
+            f"{source!r} is neither a directory nor a hub name (owner/model); {GIVE_A_DIRECTORY}."
+        )
+    folder = _download(source, wanted)
+    return folder, f"{source}@{folder.name}"
 
 
 def fill(
@@ -131,7 +142,7 @@ def fill(
     return LoadReport(source, tuple(tensors), tuple(new), tuple(dropped))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, wanted: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -140,7 +151,7 @@ def _download(name: str) -> Path:
             f"installed; install it or {GIVE_A_DIRECTORY}."
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except (OSError, ValueError) as error:  # all of huggingface_hub's: offline, unknown, closed
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -245,7 +245,6 @@ def collate(
     """Turn items into tensors; absent targets are IGNORED or masked by a weight of 0."""
     B = len(items)
     T = max(len(item.reading.tokens) for item in items)
-    M = max(1, *(len(item.reading.marks) for item in items))
     batch: dict[str, Tensor] = {
         "tokens": torch.zeros(B, T, dtype=torch.int64),
         "mask": torch.zeros(B, T, dtype=torch.bool),
@@ -253,6 +252,27 @@ def collate(
         "scene": torch.zeros(B, len(ENVIRONMENTS)),
         "has_photo": torch.zeros(B, dtype=torch.bool),
         "has_view": torch.zeros(B, dtype=torch.bool),
+    }
+    for i, item in enumerate(items):
+        reading = item.reading
+        batch["tokens"][i, : len(reading.tokens)] = torch.tensor(reading.tokens)
+        batch["mask"][i, : len(reading.tokens)] = True
+        if item.photo is not None:
+            assert photos is not None
+            batch["features"][i] = photos.features_PC[item.photo]
+            batch["scene"][i] = photos.scenes_PE[item.photo]
+            batch["has_view"][i] = rng.random() >= drop_view
+        elif item.scene is not None:
+            batch["scene"][i] = torch.tensor(simulated_scene(item.scene, rng))
+        batch["has_photo"][i] = item.photo is not None or item.scene is not None
+    return {**batch, **targets_of(items, batch["has_photo"].tolist())}
+
+
+def targets_of(items: Sequence[Item], has_photo: Sequence[bool]) -> dict[str, Tensor]:
+    """Return what is to be said of items; absent targets are IGNORED or masked by a weight of 0."""
+    B = len(items)
+    M = max(1, *(len(item.reading.marks) for item in items))
+    batch: dict[str, Tensor] = {
         "marks": torch.zeros(B, M, dtype=torch.int64),
         "roles": torch.full((B, M), IGNORED),
         "subset": torch.full((B,), IGNORED),
@@ -265,18 +285,8 @@ def collate(
     }
     for i, item in enumerate(items):
         sample, reading = item.sample, item.reading
-        batch["tokens"][i, : len(reading.tokens)] = torch.tensor(reading.tokens)
-        batch["mask"][i, : len(reading.tokens)] = True
-        if item.photo is not None:
-            assert photos is not None
-            batch["features"][i] = photos.features_PC[item.photo]
-            batch["scene"][i] = photos.scenes_PE[item.photo]
-            batch["has_view"][i] = rng.random() >= drop_view
-        elif item.scene is not None:
-            batch["scene"][i] = torch.tensor(simulated_scene(item.scene, rng))
-        batch["has_photo"][i] = item.photo is not None or item.scene is not None
         # A photo that merely goes along must not spare the reader to find the place in the words.
-        known_place = batch["has_photo"][i] and sample.photo_environment is None
+        known_place = has_photo[i] and sample.photo_environment is None
         for key in ("subset", "primary", *(() if known_place else ("environment",))):
             if (value := getattr(sample, key)) is not None:
                 batch[key][i] = value

@@ -12,7 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import collate
 from embervlm.training.stage_data import Written, said_item, with_written
 from embervlm.training.stages import Batch
+from embervlm.training.vision import Pixels
 
 
 def sources_of(entries: Sequence[Mapping[str, Any]]) -> list[Source]:
@@ -53,26 +54,66 @@ class Seen(Written):
     example: Example | None = None
 
 
+class Form(Protocol):
+    """How a family of networks reads and writes what an example says."""
+
+    @property
+    def captions(self) -> bool:
+        """Whether answers are captions: an example needs a picture, and questions are left out."""
+
+    @property
+    def image_size(self) -> int:
+        """The side of a picture, in pixels."""
+
+    def item(self, question: str | None, answer: str, *, has_picture: bool) -> Written:
+        """Return the item of one exchange; a caption has no question."""
+
+    def batch(
+        self, items: Sequence[Written], pictures: Sequence[Pixels | None], rng: random.Random
+    ) -> Batch:
+        """Return the tensors of some items with their pictures."""
+
+
+@dataclass(frozen=True)
+class EmberForm:
+    """The form of `ember-nano`: a caption is read by the contrast and written from the picture
+    alone; the pictures are `pixels` (P, S, S, 3) uint8, of the rows `pixel_rows`."""
+
+    config: EmberConfig
+    tokenizer: Tokenizer
+    captions: bool
+
+    @property
+    def image_size(self) -> int:
+        """The side of a picture, in pixels."""
+        return self.config.image_size
+
+    def item(self, question: str | None, answer: str, *, has_picture: bool) -> Written:
+        """Return an item; see `Form.item`."""
+        return said_item(self.tokenizer, answer if self.captions else question, answer)
+
+    def batch(
+        self, items: Sequence[Written], pictures: Sequence[Pixels | None], rng: random.Random
+    ) -> Batch:
+        """Return the tensors of some; see `Form.batch`."""
+        batch = collate([one.item for one in items], None, self.config, rng)
+        seen = [(i, picture) for i, picture in enumerate(pictures) if picture is not None]
+        if seen:
+            batch["pixels"] = torch.from_numpy(np.stack([picture for _, picture in seen]))
+            batch["pixel_rows"] = torch.tensor([i for i, _ in seen])
+        return with_written(batch, items, self.tokenizer if self.captions else None)
+
+
 class Examples:
     """Epochs of `count` examples each, drawn from a mixture one behind the other.
 
-    With `captions` an answer is read by the contrast and written from the picture alone, and an
-    example without a picture is left out; else one exchange of each example is asked and answered.
+    Of each example one exchange is asked and answered, or one caption taken.
     """
 
-    def __init__(
-        self,
-        config: EmberConfig,
-        tokenizer: Tokenizer,
-        sources: Sequence[Source],
-        *,
-        seed: int,
-        count: int,
-        captions: bool,
-    ) -> None:
+    def __init__(self, form: Form, sources: Sequence[Source], *, seed: int, count: int) -> None:
         if count < 1:
             raise ValueError("With data, give examples: how many of them are an epoch.")
-        self.config, self.tokenizer, self.captions = config, tokenizer, captions
+        self.form = form
         self.seed, self.count, self.report = seed, count, Report("all sets")
         self._mixture = Mixture(sources, seed=seed)
         # Where the mixture stood when each epoch began.
@@ -89,17 +130,19 @@ class Examples:
         drawn: list[Seen] = []
         refused = 0
         for example in self._mixture:
-            if self.captions and example.image is None:
+            if self.form.captions and example.image is None:
                 self.report.leave_out(UnusableError("no picture", example.id))
                 refused += 1
                 if refused > 100 * self.count:
                     break
                 continue
             turn = random.Random(f"{self.seed} {epoch} {len(drawn)}").choice(example.turns)
-            read = turn.answer if self.captions else turn.question
-            drawn.append(
-                Seen(**vars(said_item(self.tokenizer, read, turn.answer)), example=example)
+            item = self.form.item(
+                None if self.form.captions else turn.question,
+                turn.answer,
+                has_picture=example.image is not None,
             )
+            drawn.append(Seen(**vars(item), example=example))
             if len(drawn) == self.count:
                 break
         if len(drawn) < self.count:
@@ -112,10 +155,9 @@ class Examples:
         return drawn
 
     def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
-        """Return the tensors of some, the pictures as `pixels` (P, S, S, 3) uint8 and the rows that
-        they belong to."""
+        """Return the tensors of those whose picture can be read."""
         kept: list[Written] = []
-        pixels, rows = [], []
+        pictures: list[Pixels | None] = []
         for item in items:
             assert isinstance(item, Seen)
             assert item.example is not None
@@ -126,20 +168,14 @@ class Examples:
                     UnusableError("broken picture", f"{item.example.id}: {error}")
                 )
                 continue
-            if picture is not None:
-                pixels.append(picture)
-                rows.append(len(kept))
+            pictures.append(picture)
             kept.append(item)
         if not kept:
             raise ValueError(f"No picture of a batch could be read. {self.report.summary()}")
-        batch = collate([one.item for one in kept], None, self.config, rng)
-        if rows:
-            batch["pixels"] = torch.from_numpy(np.stack(pixels))
-            batch["pixel_rows"] = torch.tensor(rows)
-        return with_written(batch, kept, self.tokenizer if self.captions else None)
+        return self.form.batch(kept, pictures, rng)
 
-    def _picture(self, example: Example) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    def _picture(self, example: Example) -> Pixels | None:
         if example.image is None:
             return None
-        size = self.config.image_size
+        size = self.form.image_size
         return crop_square(load_image(example.image, shortest_px=4 * size), size)

@@ -19,6 +19,8 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from embervlm.models.configuration import PRESETS
+
 PRECISIONS = ("auto", "bf16", "fp16", "none")
 ROUNDINGS = ("none", "q4_0")
 STAGES = ("align", "instruct", "select", "reason")
@@ -35,8 +37,12 @@ class Recipe:
     """A stage and its settings; the defaults suit `ember-nano` on two cores."""
 
     stage: str = _field("select", f"one of {', '.join(STAGES)}; all: see --recipe")
+    preset: str = _field("ember-nano", f"one of {', '.join(PRESETS)}; a model brings its own")
     model: str = _field(
         "", "network.safetensors or GGUF model to go on with; without it, random weights"
+    )
+    published: str = _field(
+        "", "ember-37m: vision and language weights to begin with, folders or hub names, a comma"
     )
     tokenizer: str = _field("", "tokenizer.json; without it, that of the model")
     shared: str = _field("../shared", "folder that holds photos/ and text/")
@@ -89,7 +95,8 @@ class Recipe:
             ValueError: which, and what was expected.
         """
         choices = (
-            ("stage", STAGES), ("mixed_precision", PRECISIONS), ("rounding", ROUNDINGS)
+            ("preset", PRESETS), ("stage", STAGES), ("mixed_precision", PRECISIONS),
+            ("rounding", ROUNDINGS),
         )  # fmt: skip
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:

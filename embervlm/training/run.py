@@ -12,21 +12,22 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from embervlm.checkpoint import load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
+from embervlm.training.carry_over import load_start, read_config
 from embervlm.training.decisions import Photos, Settings, accuracy, held_out_items, predict
-from embervlm.training.public_data import Examples, sources_of
+from embervlm.training.family import Family, Prepared
+from embervlm.training.low_rank import add_low_rank, without_low_rank
+from embervlm.training.public_data import EmberForm, Examples, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, parse
 from embervlm.training.rounding import keep_rounded, round_parts
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
@@ -34,66 +35,6 @@ from embervlm.training.stages import STAGES, Phase, StageModule, begins_with
 from embervlm.training.start import new_network, with_vision
 from embervlm.training.teacher_scores import read_scores
 from embervlm.training.trainer import EmberTrainer, checkpoints
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a network took from a file: names that were loaded, stayed new, or were left."""
-
-    loaded: tuple[str, ...]
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-    def summary(self) -> str:
-        """Return the numbers, and the parts that stayed new or were left."""
-
-        def parts(names: Sequence[str]) -> str:
-            found = sorted({name.split(".")[0] for name in names})
-            return f" ({', '.join(found)})" if found else ""
-
-        return (
-            f"{len(self.loaded)} tensors loaded, {len(self.new)} new{parts(self.new)}, "
-            f"{len(self.dropped)} left{parts(self.dropped)}"
-        )
-
-
-def read_start(path: Path) -> tuple[EmberConfig, dict[str, Tensor]]:
-    """Return configuration and weights of a run's network, or of a GGUF model, in floats.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if path.suffix == ".gguf":
-        model = load_checkpoint(path)
-        weights = {name: torch.from_numpy(value) for name, value in model.weights.items()}
-        return EmberConfig.from_dict(model.config), weights
-    try:
-        with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get("config")
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); give the network.safetensors of a run, or a GGUF "
-            "model."
-        ) from error
-    if told is None:
-        raise ValueError(f"{path} has no configuration; it is not a network of this project.")
-    return EmberConfig.from_dict(json.loads(told)), weights
-
-
-def load_start(network: EmberNetwork, path: Path) -> Loaded:
-    """Take from a network's file what has the same name and shape.
-
-    Raises:
-        ValueError: see `read_start`; or nothing in the file fits.
-    """
-    found = read_start(path)[1]
-    ours = network.state_dict()
-    fits = {k: v for k, v in found.items() if k in ours and ours[k].shape == v.shape}
-    if not fits:
-        raise ValueError(f"Nothing in {path} fits this network; give one of this project.")
-    network.load_state_dict(fits, strict=False)
-    return Loaded(tuple(fits), tuple(set(ours) - set(fits)), tuple(set(found) - set(fits)))
 
 
 def train(recipe: Recipe) -> Path:
@@ -105,16 +46,14 @@ def train(recipe: Recipe) -> Path:
     """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    stage, out = STAGES[recipe.stage], Path(recipe.output_dir)
+    family, out = family_of(recipe), Path(recipe.output_dir)
+    stage = family.stages[recipe.stage]
     phases = [_without(phase, recipe) for phase in stage.phases]
-    tokenizer = _tokenizer(recipe)
-    photos = _photos(recipe)
-    network = _network(recipe, tokenizer)
+    prepared = family.prepare(recipe)
+    network = prepared.network
     if trainer_writes():
         out.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(out / "tokenizer.json")
-    teacher = _teacher(recipe, network.config)
-    data, validation = _data(recipe, network.config, tokenizer, photos)
+        prepared.tokenizer.save(out / "tokenizer.json")
     for number, phase in enumerate(phases, start=1):
         folder = out / f"phase-{number}" if len(phases) > 1 else out
         finished = folder / NETWORK
@@ -125,14 +64,14 @@ def train(recipe: Recipe) -> Path:
         if recipe.rounding != "none":
             round_parts(network, phase.moves)
         trainer = EmberTrainer(
-            StageModule(network, stage, teacher),
+            StageModule(network, stage, prepared.teacher),
             phase,
             recipe,
-            data,
-            validation,
+            prepared.data,
+            prepared.validation,
             folder=folder,
             epochs=recipe.epochs / len(phases),
-            measure=_measure(recipe, tokenizer, photos),
+            measure=prepared.measure,
         )
         found = checkpoints(folder) if recipe.resume else []
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
@@ -172,7 +111,7 @@ def push(folder: Path, repository: str) -> None:
         api.upload_folder(
             repo_id=repository,
             folder_path=str(folder),
-            allow_patterns=[NETWORK, "recipe.json"],
+            allow_patterns=[NETWORK, "recipe.json", "tokenizer.json"],
         )
     except (OSError, HfHubHTTPError) as error:
         raise ValueError(
@@ -181,32 +120,40 @@ def push(folder: Path, repository: str) -> None:
         ) from error
 
 
-def add_low_rank(network: EmberNetwork, phase: Phase, recipe: Recipe) -> list[Any]:
-    """Give the matrices that the phase names a low-rank addition; return the layers with one."""
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
+def family_of(recipe: Recipe) -> Family:
+    """Return the family of the model that the recipe goes on with, else of its preset.
 
-    names = [
-        name
-        for name, part in network.named_modules()
-        if isinstance(part, nn.Linear) and begins_with(name, phase.low_rank)
-    ]
-    rank = recipe.lora_rank
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names)
-    inject_adapter_in_model(config, network)
-    return [part for part in network.modules() if isinstance(part, LoraLayer)]
+    Raises:
+        ValueError: there is no such preset, or the model is of another one.
+    """
+    from embervlm.training.prefix import PREFIX
+
+    families = {"ember-nano": Family(STAGES, prepare), "ember-37m": PREFIX}
+    name = read_config(Path(recipe.model)).family if recipe.model else recipe.preset
+    if recipe.preset not in (name, Recipe.preset):
+        raise ValueError(f"{recipe.model} is of the family {name}; preset is {recipe.preset}.")
+    return families[name]
 
 
-def without_low_rank(network: EmberNetwork) -> EmberNetwork:
-    """Return a network with the merged matrices under their own names."""
-    plain = EmberNetwork(network.config)
-    state = {
-        name.replace(".base_layer.", "."): value
-        for name, value in network.state_dict().items()
-        if "lora_" not in name
-    }
-    plain.load_state_dict(state)
-    return plain
+def prepare(recipe: Recipe) -> Prepared:
+    """Return what a stage of `ember-nano` begins with.
+
+    Raises:
+        ValueError: something that the recipe names is missing or does not fit.
+    """
+    if recipe.published:
+        raise ValueError(f"ember-nano has no published weights; published is {recipe.published}.")
+    tokenizer, photos = _tokenizer(recipe), _photos(recipe)
+    network = _network(recipe, tokenizer)
+    data, validation = _data(recipe, network.config, tokenizer, photos)
+    return Prepared(
+        network=network,
+        tokenizer=tokenizer,
+        teacher=_teacher(recipe, network.config),
+        data=data,
+        validation=validation,
+        measure=_measure(recipe, tokenizer, photos),
+    )
 
 
 def _without(phase: Phase, recipe: Recipe) -> Phase:
@@ -276,14 +223,8 @@ def _examples(
     tokenizer: Tokenizer,
     count: int,
 ) -> Examples:
-    return Examples(
-        config,
-        tokenizer,
-        sources_of(entries),
-        seed=recipe.seed,
-        count=count,
-        captions=recipe.stage == "align",
-    )
+    form = EmberForm(config, tokenizer, captions=recipe.stage == "align")
+    return Examples(form, sources_of(entries), seed=recipe.seed, count=count)
 
 
 def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any:
@@ -303,7 +244,8 @@ def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any
 
 def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
     path = Path(recipe.model) if recipe.model else None
-    config = EmberConfig(vocabulary_size=len(tokenizer)) if path is None else read_start(path)[0]
+    config = EmberConfig(vocabulary_size=len(tokenizer)) if path is None else read_config(path)
+    assert isinstance(config, EmberConfig), "the file names the family"
     config = replace(config, dropout=recipe.dropout)
     if config.vocabulary_size != len(tokenizer):
         raise ValueError(
@@ -323,7 +265,9 @@ def _teacher(recipe: Recipe, config: EmberConfig) -> EmberNetwork | None:
     if not recipe.teacher:
         return None
     path = Path(recipe.teacher)
-    theirs = read_start(path)[0]
+    theirs = read_config(path)
+    if not isinstance(theirs, EmberConfig):
+        raise ValueError(f"The teacher {path} is of the family {theirs.family}, not ember-nano.")
     if theirs.vocabulary_size != config.vocabulary_size:
         raise ValueError(
             f"The teacher has {theirs.vocabulary_size} tokens, the network "
@@ -357,7 +301,7 @@ def _photos(recipe: Recipe) -> Photos | None:
         ) from error
 
 
-def _save(network: EmberNetwork, path: Path) -> None:
+def _save(network: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_network(network, path)
 

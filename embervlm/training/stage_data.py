@@ -10,7 +10,7 @@ Axes: B batch, T tokens, C image channels, E environments.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol, TypeVar
@@ -150,6 +150,14 @@ def _uncapitalised(line: str) -> str:
     return line[:1].lower() + line[1:] if line[1:2].islower() else line
 
 
+class Captioned(Protocol):
+    """Photos with captions, by their rows."""
+
+    @property
+    def captions(self) -> Mapping[int, Sequence[str]]:
+        """The captions of the rows that have some."""
+
+
 @dataclass(frozen=True)
 class Said:
     """What is said about a photo (its row; None: without one). Captions answer no question."""
@@ -209,7 +217,7 @@ def with_written(batch: Batch, items: Sequence[Written], blank: Tokenizer | None
     return {**batch, **_written(items)}
 
 
-def captions_of(photos: Photos) -> list[Said]:
+def captions_of(photos: Captioned) -> list[Said]:
     """Return the captions of the photos that have some."""
     return [
         Said(None, text, row) for row, texts in sorted(photos.captions.items()) for text in texts

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,8 @@ class Stage:
     name: str
     data: str
     losses: Mapping[str, float]
-    sums: Callable[[EmberNetwork, Batch, EmberNetwork | None], Sums]
+    # Of the network, a batch, and the teacher or None.
+    sums: Callable[[Any, Batch, Any], Sums]
     counts: Callable[[Batch], dict[str, Tensor]]
     phases: tuple[Phase, ...]
 
@@ -68,13 +70,22 @@ class StageModule(nn.Module):
     Everything goes through `forward`, so that wrappers (DDP, FSDP, autocast) see it.
     """
 
-    def __init__(
-        self, network: EmberNetwork, stage: Stage, teacher: EmberNetwork | None = None
-    ) -> None:
+    def __init__(self, network: Any, stage: Stage, teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.network, self.stage = network, stage
         # In a tuple: the teacher is no part of what is trained, moved or saved.
         self._teacher = (teacher,)
+
+    def train(self, mode: bool = True) -> StageModule:
+        """Set the mode of all parts but batch normalisations, which keep their statistics.
+
+        With those of a batch, eight examples at once would not be what eight times one are.
+        """
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        return self
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sums; what is not in a batch gives zero."""
@@ -110,13 +121,13 @@ def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
     encoded = encode(network, batch)
     logits = logits_of(network, encoded, batch)
     zero = logits["subsets"].new_zeros(())
-    sums = {**_decision_sums(logits, batch), "teacher": zero, "states": zero}
+    sums = {**decision_sums(logits, batch), "teacher": zero, "states": zero}
     sums["scores"] = score_sum(logits, batch)
     if teacher is not None:
         with torch.no_grad():
             theirs = encode(teacher, batch)
             goals = logits_of(teacher, theirs, batch)
-        sums["teacher"] = _apart(logits, goals)
+        sums["teacher"] = decisions_apart(logits, goals)
         words = slice(network.config.image_tokens, None)
         states_BTD = encoded.states_BSD[:, words].float()
         goal_BTD = theirs.states_BSD[:, words].float()
@@ -125,7 +136,7 @@ def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
     return sums
 
 
-def _apart(logits: Batch, goals: Batch) -> Tensor:
+def decisions_apart(logits: Batch, goals: Batch) -> Tensor:
     """Return how far decisions are from others, summed over a batch."""
     choices = [
         F.kl_div(
@@ -187,7 +198,8 @@ _SEVERAL = ("actions", "flags", "team")
 _SET_SMOOTHING = 0.03
 
 
-def _decision_sums(logits: Batch, batch: Batch) -> Sums:
+def decision_sums(logits: Batch, batch: Batch) -> Sums:
+    """Return the losses of a decision, summed over a batch."""
     sums = {}
     for name, target in _CHOICES.items():
         sums[name] = F.cross_entropy(
@@ -216,17 +228,23 @@ def align_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None
     """Return the contrast of photos and captions (CLIP, Radford et al. 2021), and what writing each
     caption costs, from the photo alone."""
     read = encode(network, {**batch, "has_photo": torch.zeros_like(batch["has_photo"])})
-    seen_BD = F.normalize(network.image.norm(network.image.view(batch["features"])).float(), dim=-1)
-    read_BD = F.normalize(read.pooled_BD.float(), dim=-1)
-    logits_BB = seen_BD @ read_BD.T / CONTRAST_TEMPERATURE
-    target_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    contrast = (
-        F.cross_entropy(logits_BB, target_B, reduction="sum")
-        + F.cross_entropy(logits_BB.T, target_B, reduction="sum")
-    ) / 2
+    view_BD = network.image.norm(network.image.view(batch["features"]))
+    contrast = contrast_sum(view_BD, read.pooled_BD)
     blank = {**batch, "tokens": batch["blank_tokens"], "mask": batch["blank_mask"]}
     written = _written(network, encode(network, blank), blank, batch["written"])
     return {"contrast": contrast, "caption": _token_sum(written, batch)}
+
+
+def contrast_sum(seen_BD: Tensor, read_BD: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss of pairs: each row of one is nearest to its own of the
+    other."""
+    seen_BD, read_BD = F.normalize(seen_BD.float(), dim=-1), F.normalize(read_BD.float(), dim=-1)
+    logits_BB = seen_BD @ read_BD.T / CONTRAST_TEMPERATURE
+    target_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    return (
+        F.cross_entropy(logits_BB, target_B, reduction="sum")
+        + F.cross_entropy(logits_BB.T, target_B, reduction="sum")
+    ) / 2
 
 
 def instruct_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
@@ -253,7 +271,7 @@ def reason_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
     encoded = encode(network, batch)
     logits = logits_of(network, encoded, batch)
     log_p_BTV = _written(network, encoded, batch, batch["written"])
-    return {"words": _token_sum(log_p_BTV, batch), **_decision_sums(logits, batch)}
+    return {"words": _token_sum(log_p_BTV, batch), **decision_sums(logits, batch)}
 
 
 def _written(network: EmberNetwork, encoded: Encoded, batch: Batch, written_BT: Tensor) -> Tensor:
