@@ -39,7 +39,6 @@ from embervlm.training.stages import (
     reason_counts,
     select_counts,
 )
-
 from embervlm.training.teacher_scores import score_sum
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import small_run  # noqa: E402
 from gpt2 import write_gpt2_tokenizer  # noqa: E402
 from prefix_run import config_of, network_of  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -28,6 +29,7 @@ from embervlm.models.modeling import load_network, save_network  # noqa: E402
 from embervlm.prompts import parse_reasoning  # noqa: E402
 from embervlm.scenario import Scenario  # noqa: E402
 from embervlm.selector import Selector  # noqa: E402
+from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.run import run  # noqa: E402
 
 QUIET = [
@@ -174,6 +176,18 @@ def test_words_alone_need_no_photos(
     words = ["--shared", "", "--model", str(tmp_path / "start.safetensors"), "--tokenizer",
              str(published / "tinyllm/30M-0.4"), "--output-dir", str(tmp_path / "out")]  # fmt: skip
     assert run([*words, *QUIET]).is_file()
+
+
+def test_a_network_of_the_other_family_decides_as_it_was_trained(
+    tokenizer_file: Path, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    save_network(small_run.network_of(tokenizer), tmp_path / "network.safetensors")
+    with pytest.raises(ValueError, match="is not a tokenizer file"):
+        load_backend("pytorch", tmp_path / "network.safetensors")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    selector = Selector(load_backend("pytorch", tmp_path / "network.safetensors"))
+    assert selector.decide(Scenario("carry the pump")).robots
 
 
 @pytest.mark.parametrize(
