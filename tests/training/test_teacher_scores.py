@@ -27,7 +27,7 @@ from embervlm.models.modeling import load_network, save_network  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training import decisions  # noqa: E402
 from embervlm.training import run as runs  # noqa: E402
-from embervlm.training.public_data import Examples, sources_of  # noqa: E402
+from embervlm.training.public_data import EmberForm, Examples, sources_of  # noqa: E402
 from embervlm.training.recipe import Recipe  # noqa: E402
 from embervlm.training.run import run  # noqa: E402
 from embervlm.training.stage_data import Decisions, Written  # noqa: E402
@@ -279,10 +279,8 @@ def test_instruct_learns_from_the_answers(
          "8", "--epochs", "25", "--learning-rate", "3e-3", "--head-learning-rate", "6e-3",
          "--save-steps", "1000", "--output-dir", str(tmp_path / "out"), *start]
     )  # fmt: skip
-    data = Examples(
-        network_of(tokenizer).config, tokenizer, sources_of([entry]), seed=1, count=4,
-        captions=False,
-    )  # fmt: skip
+    form = EmberForm(network_of(tokenizer).config, tokenizer, captions=False)
+    data = Examples(form, sources_of([entry]), seed=1, count=4)
     stage, losses = STAGES["instruct"], []
     for path in (tmp_path / "start.safetensors", found):
         network = load_network(path).eval()
