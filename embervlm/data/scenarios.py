@@ -62,6 +62,36 @@ def load(name: str, split: str | None = None, directory: Path | None = None) -> 
     return [row for row in rows if split in (None, row["split"])]
 
 
+def load_own(name: str, split: str, folder: str) -> list[Row]:
+    """Read the rows of one file of a split: the repository's, or from a folder of somebody's own.
+
+    A folder of one's own may lack all files but `scenarios.jsonl`.
+
+    Raises:
+        ValueError: see `load`; or a row of one's own has a fault, as `check` names them.
+    """
+    if not folder:
+        return load(name, split)
+    if name != "scenarios" and not (Path(folder) / f"{name}.jsonl").is_file():
+        return []
+    try:
+        rows = load(name, None, Path(folder))
+        fleet = Fleet.default()
+        faults = [
+            f"{row['id']}: {fault}"
+            for row in rows
+            for fault in _label_faults({**row, "_file": name}, fleet)
+        ]
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"A row of {folder}/{name}.jsonl has another form than those of data/ ({error!r}); "
+            "see data/README.md."
+        ) from error
+    if faults:
+        raise ValueError(f"{folder}/{name}.jsonl: {faults[0]} ({len(faults)} faults in all.)")
+    return [row for row in rows if row["split"] == split]
+
+
 def task_vectors(tasks: Sequence[str]) -> NDArray[np.float32]:
     """Return unit rows (N, 8192) of hashed character 4-grams, log counts times inverse
     frequency."""

@@ -26,7 +26,7 @@ from embervlm.data.sample import (
     from_scenario,
     role_of,
 )
-from embervlm.data.scenarios import DATA_DIR, is_addition, load
+from embervlm.data.scenarios import DATA_DIR, is_addition, load_own
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, Encoded
@@ -50,6 +50,7 @@ class Settings:
 
     seed: int = 1
     max_tokens: int = 128
+    scenarios: str = ""  # folder of one's own requests; without it, the repository's
     # photos
     attach_photo: float = 0.25
     drop_view: float = 0.4
@@ -107,11 +108,11 @@ class Item:
     roles: tuple[int, ...] | None = None
 
 
-def base_samples(split: str) -> list[Sample]:
-    """Return the samples of the requests and plans of a split."""
+def base_samples(split: str, scenarios: str = "") -> list[Sample]:
+    """Return the samples of the requests and plans of a split; see `load_own`."""
     return [
-        *(from_scenario(row) for row in load("scenarios", split)),
-        *(from_plan(row) for row in load("plans", split)),
+        *(from_scenario(row) for row in load_own("scenarios", split, scenarios)),
+        *(from_plan(row) for row in load_own("plans", split, scenarios)),
     ]
 
 
@@ -120,9 +121,9 @@ class Mixture:
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer, photos: Photos | None) -> None:
         self.settings, self.tokenizer, self.photos = settings, tokenizer, photos
-        self.requests = base_samples("train")
+        self.requests = base_samples("train", settings.scenarios)
         self.with_numbers = [sample for sample in self.requests if mentions_of(sample)]
-        self.photo_rows = load("photo_requests", "train")
+        self.photo_rows = load_own("photo_requests", "train", settings.scenarios)
         self.digits = {tokenizer.encode(f"{space}{d}")[0] for d in range(10) for space in ("", " ")}
 
     def epoch(self, rng: random.Random) -> list[Item]:
@@ -141,7 +142,7 @@ class Mixture:
             for place in rng.sample(places, min(s.places_per_photo_request, len(places))):
                 sample = from_photo_request(row, place, None)
                 items.append(self._item(sample, *self._photo(place, rng, always=True), rng))
-        for _ in range(s.photos_alone):
+        for _ in range(s.photos_alone if self.photo_rows else 0):
             row = rng.choice(self.photo_rows)
             place = rng.choice(list(row["by_environment"]))
             sample = replace(
@@ -326,7 +327,11 @@ BLANK = Sample("", None, None, None, None, None, None, None, None)
 
 
 def held_out_items(
-    split: str, tokenizer: Tokenizer, photos: Photos | None, max_tokens: int
+    split: str,
+    tokenizer: Tokenizer,
+    photos: Photos | None,
+    max_tokens: int,
+    scenarios: str = "",
 ) -> dict[str, list[Item]]:
     """Return the fixed evaluation items: `requests` as they are, `photo` requests with photos of
     the split.
@@ -335,11 +340,11 @@ def held_out_items(
     """
     requests = [
         Item(sample, read_task(sample.task, tokenizer, max_tokens))
-        for sample in base_samples(split)
+        for sample in base_samples(split, scenarios)
     ]
     rng = random.Random(f"{split} photos")
     pictures = []
-    for row in load("photo_requests", split):
+    for row in load_own("photo_requests", split, scenarios):
         for place in row["by_environment"]:
             found = photos.by_environment.get((place, split), []) if photos else []
             if found:

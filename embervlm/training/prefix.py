@@ -141,7 +141,7 @@ def _data(
 ) -> tuple[Epochs, Epochs | None]:
     if recipe.stage == "select":
         photos = PhotoFolder.load(Path(recipe.shared)) if recipe.shared else None
-        settings = Settings(seed=recipe.seed, redraw=recipe.redraw)
+        settings = Settings(seed=recipe.seed, redraw=recipe.redraw, scenarios=recipe.scenarios)
         scores = read_scores(recipe.teacher_scores) if recipe.teacher_scores else None
         return (
             PrefixDecisions(config, tokenizer, photos, settings, scores=scores),
@@ -149,8 +149,8 @@ def _data(
         )
     if recipe.stage == "reason":
         return (
-            PrefixReasons(tokenizer, recipe.seed),
-            PrefixReasons(tokenizer, recipe.seed, "validation"),
+            PrefixReasons(tokenizer, recipe.seed, scenarios=recipe.scenarios),
+            PrefixReasons(tokenizer, recipe.seed, "validation", recipe.scenarios),
         )
     form = PrefixForm(config, tokenizer, captions=recipe.stage == "align")
     if recipe.data:

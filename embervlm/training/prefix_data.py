@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from embervlm.backends.base import MAX_TASK_TOKENS
-from embervlm.data.sample import Sample, from_photo_request, from_plan, from_scenario
-from embervlm.data.scenarios import Row, is_addition, load
+from embervlm.data.sample import Sample, from_photo_request
+from embervlm.data.scenarios import Row, is_addition, load_own
 from embervlm.fleet import ENVIRONMENTS
 from embervlm.models.configuration import PrefixConfig
 from embervlm.models.ember_37m import Ember37M
@@ -41,7 +41,7 @@ from embervlm.training.decisions import (
 from embervlm.training.prefix_photos import PhotoFolder
 from embervlm.training.prefix_stages import decided, image_tokens
 from embervlm.training.redrawing import mentions_of, redrawn
-from embervlm.training.stage_data import MAX_WRITTEN, Said, Written, reasoning_of
+from embervlm.training.stage_data import MAX_WRITTEN, Said, Written, reasoned, reasoning_of
 from embervlm.training.stages import Batch
 from embervlm.training.teacher_scores import Scores, score_batch
 from embervlm.training.vision import Pixels
@@ -158,11 +158,11 @@ class PrefixDecisions:
         self.settings, self.held_out = settings, held_out
         split = held_out or "train"
         self._places = {place: rows for (place, of), rows in _rows(photos).items() if of == split}
-        self._requests = base_samples(split)
+        self._requests = base_samples(split, settings.scenarios)
         self._with_numbers = [sample for sample in self._requests if mentions_of(sample)]
         self._photo_requests = [
             (row, places)
-            for row in load("photo_requests", split)
+            for row in load_own("photo_requests", split, settings.scenarios)
             if (places := [place for place in row["by_environment"] if place in self._places])
         ]
         self._fixed = self._held_out_items() if held_out else []
@@ -261,12 +261,12 @@ class PrefixDecisions:
 class PrefixReasons:
     """`reason`: the requests of a split whose authors wrote why, with decision and reasons."""
 
-    def __init__(self, tokenizer: Gpt2Tokenizer, seed: int, split: str = "train") -> None:
+    def __init__(
+        self, tokenizer: Gpt2Tokenizer, seed: int, split: str = "train", scenarios: str = ""
+    ) -> None:
         self.seed = seed
-        rows = [(row, from_scenario(row)) for row in load("scenarios", split)]
-        rows += [(row, from_plan(row)) for row in load("plans", split)]
         self._all = [
-            reasons_item(row, sample, tokenizer) for row, sample in rows if "reasoning" in row
+            reasons_item(row, sample, tokenizer) for row, sample in reasoned(split, scenarios)
         ]
 
     def items(self, epoch: int) -> Sequence[Written]:

@@ -47,6 +47,9 @@ class Recipe:
     tokenizer: str = _field("", "tokenizer.json; without it, that of the model")
     shared: str = _field("../shared", "folder that holds photos/ and text/")
     vision: str = _field("", "folder of a vision run (features.npz); without it, words alone")
+    scenarios: str = _field(
+        "", "folder of your own scenarios.jsonl, in the form of data/; without it, the repository's"
+    )
     data: list[Any] = _field(
         (), "align, instruct: public sets, each with set, weight and its paths (a flag takes JSON)"
     )

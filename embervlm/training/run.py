@@ -180,7 +180,7 @@ def _without(phase: Phase, recipe: Recipe) -> Phase:
 def _data(
     recipe: Recipe, config: EmberConfig, tokenizer: Tokenizer, photos: Photos | None
 ) -> tuple[Epochs, Epochs | None]:
-    settings = Settings(seed=recipe.seed, redraw=recipe.redraw)
+    settings = Settings(seed=recipe.seed, redraw=recipe.redraw, scenarios=recipe.scenarios)
     if recipe.stage == "select":
         scores = read_scores(recipe.teacher_scores) if recipe.teacher_scores else None
         return (
@@ -189,8 +189,8 @@ def _data(
         )
     if recipe.stage == "reason":
         return (
-            Reasons(config, tokenizer, recipe.seed),
-            Reasons(config, tokenizer, recipe.seed, "validation"),
+            Reasons(config, tokenizer, recipe.seed, scenarios=recipe.scenarios),
+            Reasons(config, tokenizer, recipe.seed, "validation", recipe.scenarios),
         )
     captions = recipe.stage == "align"
     if recipe.data:
@@ -230,7 +230,7 @@ def _examples(
 def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any:
     if recipe.stage != "select":
         return None
-    items = held_out_items("validation", tokenizer, photos, Settings().max_tokens)
+    items = held_out_items("validation", tokenizer, photos, Settings().max_tokens, recipe.scenarios)
 
     def measure(network: EmberNetwork) -> dict[str, float]:
         found = accuracy(predict(network, items["requests"], photos), items["requests"])

@@ -17,8 +17,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from embervlm.data.sample import from_plan, from_scenario
-from embervlm.data.scenarios import Row, load
+from embervlm.data.sample import Sample, from_plan, from_scenario
+from embervlm.data.scenarios import Row, load_own
 from embervlm.models.configuration import EmberConfig
 from embervlm.prompts import (
     END,
@@ -92,7 +92,9 @@ class Decisions:
         self.scores = scores
         self._mixture = None if held_out else Mixture(settings, tokenizer, photos)
         if held_out:
-            found = held_out_items(held_out, tokenizer, photos, settings.max_tokens)
+            found = held_out_items(
+                held_out, tokenizer, photos, settings.max_tokens, settings.scenarios
+            )
             self._fixed = [Written(item) for items in found.values() for item in items]
 
     def items(self, epoch: int) -> Sequence[Written]:
@@ -114,18 +116,20 @@ class Reasons:
     """`reason`: the requests of a split whose authors wrote why, and their decision."""
 
     def __init__(
-        self, config: EmberConfig, tokenizer: Tokenizer, seed: int, split: str = "train"
+        self,
+        config: EmberConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        split: str = "train",
+        scenarios: str = "",
     ) -> None:
         self.config, self.seed = config, seed
-        rows = [(row, from_scenario(row)) for row in load("scenarios", split)]
-        rows += [(row, from_plan(row)) for row in load("plans", split)]
         self._all = []
-        for row, sample in rows:
-            if "reasoning" in row:
-                tokens = encode_marked(write_reasoning(reasoning_of(row)), tokenizer)
-                told = len(reasoning_prefix(row["suited"], tokenizer))
-                item = Item(sample, read_task(sample.task, tokenizer, 96))
-                self._all.append(Written(item, tuple(tokens[:MAX_WRITTEN]), told))
+        for row, sample in reasoned(split, scenarios):
+            tokens = encode_marked(write_reasoning(reasoning_of(row)), tokenizer)
+            told = len(reasoning_prefix(row["suited"], tokenizer))
+            item = Item(sample, read_task(sample.task, tokenizer, 96))
+            self._all.append(Written(item, tuple(tokens[:MAX_WRITTEN]), told))
 
     def items(self, epoch: int) -> Sequence[Written]:
         """Return all of them in the epoch's order."""
@@ -135,6 +139,20 @@ class Reasons:
         """Return the request's tensors, and those of what is written."""
         batch = collate([one.item for one in items], None, self.config, rng)
         return {**batch, **_written(items)}
+
+
+def reasoned(split: str, scenarios: str = "") -> list[tuple[Row, Sample]]:
+    """Return the requests and plans of a split that have reasons.
+
+    Raises:
+        ValueError: there are none, or see `load_own`.
+    """
+    forms = (("scenarios", from_scenario), ("plans", from_plan))
+    rows = [(row, form(row)) for name, form in forms for row in load_own(name, split, scenarios)]
+    found = [(row, sample) for row, sample in rows if "reasoning" in row]
+    if not found:
+        raise ValueError(f"No row of {scenarios or 'data'} has reasoning in the split {split}.")
+    return found
 
 
 def reasoning_of(row: Row) -> Reasoning:

@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 
 from small_run import network_of  # noqa: E402
 
+from embervlm.data.scenarios import load  # noqa: E402
 from embervlm.models.modeling import EmberNetwork, load_network, save_network  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.recipe import Recipe  # noqa: E402
@@ -166,6 +167,28 @@ def test_all_stages_follow_each_other(
     assert found == tmp_path / "all" / "reason" / "network.safetensors"
     told = json.loads((found.parent / "recipe.json").read_text("utf-8"))
     assert told["model"] == str(tmp_path / "all" / "select" / "network.safetensors")
+
+
+def test_select_learns_from_a_folder_of_ones_own(start: list[str], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    rows = [*load("scenarios", "train")[:16], *load("scenarios", "validation")[:4]]
+
+    def train(**changed: Any) -> Path:
+        text = "\n".join(json.dumps({**row, **changed}) for row in rows)
+        (mine / "scenarios.jsonl").write_text(text, "utf-8")
+        return run(
+            ["--stage", "select", "--scenarios", str(mine), "--batch-size", "8", *start, *QUIET,
+             "--output-dir", str(tmp_path / "out")]
+        )  # fmt: skip
+
+    state = json.loads((train().parent / "best.json").read_text("utf-8"))
+    assert state["step"] == 4, "16 requests, 8 once more, 6 with other numbers, by eights"
+    with pytest.raises(ValueError, match=r"unknown robot \['Tank'\]. \(40 faults in all"):
+        train(suited=["Tank"])
+    with pytest.raises(ValueError, match=r"another form than those of data/ \(KeyError\('limits'"):
+        rows = [{k: v for k, v in row.items() if k != "limits"} for row in rows]
+        train()
 
 
 def test_a_low_rank_addition_merges_to_the_same_network(tokenizer: Tokenizer) -> None:
