@@ -28,6 +28,14 @@ from embervlm.scenario import FLAGS, QUANTITIES
 DATA_DIR = Path(__file__).parents[2] / "data"
 FILES = ("scenarios", "plans", "photo_requests")
 SPLITS = ("train", "validation", "test")
+# What no row can do without.
+KEYS = {
+    "scenarios": (
+        "id", "split", "task", "suited", "primary", "environment", "actions", "limits", "kind",
+    ),
+    "plans": ("id", "split", "task", "suited", "environment", "plan"),
+    "photo_requests": ("id", "split", "task", "by_environment", "actions", "limits"),
+}  # fmt: skip
 
 # Cosine of the hashed 4-gram vectors. Rows written one after the other are often contrast partners.
 NEAR_DUPLICATE = 0.30
@@ -74,14 +82,15 @@ def load_own(name: str, split: str, folder: str) -> list[Row]:
         return load(name, split)
     if name != "scenarios" and not (Path(folder) / f"{name}.jsonl").is_file():
         return []
+    fleet, faults = Fleet.default(), []
     try:
         rows = load(name, None, Path(folder))
-        fleet = Fleet.default()
-        faults = [
-            f"{row['id']}: {fault}"
-            for row in rows
-            for fault in _label_faults({**row, "_file": name}, fleet)
-        ]
+        for row in rows:
+            if missing := [key for key in KEYS[name] if key not in row]:
+                faults.append(f"{row.get('id')}: {', '.join(missing)} is missing.")
+            else:
+                found = _label_faults({**row, "_file": name}, fleet)
+                faults += [f"{row['id']}: {fault}" for fault in found]
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"A row of {folder}/{name}.jsonl has another form than those of data/ ({error!r}); "
