@@ -20,6 +20,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 PRECISIONS = ("auto", "bf16", "fp16", "none")
+REPORTS = ("tensorboard", "wandb", "mlflow", "codecarbon")
 ROUNDINGS = ("none", "q4_0")
 STAGES = ("align", "instruct", "select", "reason")
 # What a run leaves in its folder, and the next one goes on with.
@@ -77,6 +78,9 @@ class Recipe:
     report_to: str = _field(
         "tensorboard", "with commas: tensorboard, wandb, mlflow, codecarbon; none"
     )
+    country: str = _field(
+        "", "three-letter code of where the machine stands, for codecarbon's CO2e; else world mean"
+    )
     push_to_hub: str = _field("", "repository of the Hugging Face hub that gets the network")
 
     def __post_init__(self) -> None:
@@ -107,6 +111,22 @@ class Recipe:
             raise ValueError(f"redraw is {self.redraw}; it must be from 0 to 1.")
         if not self.epochs > 0 and self.max_steps < 1:
             raise ValueError(f"epochs is {self.epochs}; it must be above 0, or give max_steps.")
+
+        if unknown := set(self.reports) - set(REPORTS):
+            raise ValueError(
+                f"report_to names {', '.join(sorted(unknown))}; there are {', '.join(REPORTS)} and "
+                "none."
+            )
+        if self.country and "codecarbon" not in self.reports:
+            raise ValueError(
+                f"country is {self.country!r}, which only codecarbon reads; add it to report_to."
+            )
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """What `report_to` names, without none."""
+        names = (name.strip() for name in self.report_to.split(","))
+        return tuple(name for name in names if name not in ("", "none"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> Recipe:

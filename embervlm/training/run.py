@@ -25,9 +25,11 @@ from embervlm.checkpoint import load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
-from embervlm.training.decisions import Photos, Settings, accuracy, held_out_items, predict
+from embervlm.training.callbacks import Examination, examination_of, summarise_phases
+from embervlm.training.decisions import Photos, Settings, held_out_items
 from embervlm.training.public_data import Examples, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, parse
+from embervlm.training.requirements import check_machine
 from embervlm.training.rounding import keep_rounded, round_parts
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
 from embervlm.training.stages import STAGES, Phase, StageModule, begins_with
@@ -102,6 +104,7 @@ def train(recipe: Recipe) -> Path:
         ValueError: something that the recipe names is missing or does not fit, the loss became no
             number, or the disk is full; the last good checkpoint stays.
     """
+    check_machine(recipe)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     stage, out = STAGES[recipe.stage], Path(recipe.output_dir)
@@ -146,6 +149,8 @@ def train(recipe: Recipe) -> Path:
             network = without_low_rank(network)
     if trainer_writes() and len(phases) > 1:
         _save(network, out / NETWORK)
+        folders = [out / f"phase-{number}" for number in range(1, len(phases) + 1)]
+        summarise_phases(stage.name, out, folders)
     if recipe.push_to_hub and trainer_writes():
         push(out, recipe.push_to_hub)
     return out / NETWORK
@@ -284,19 +289,12 @@ def _examples(
     )
 
 
-def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any:
-    if recipe.stage != "select":
+def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Examination | None:
+    """Return what looks at the answers to validation, where the stage's network decides."""
+    if "subsets" not in STAGES[recipe.stage].losses:
         return None
-    items = held_out_items("validation", tokenizer, photos, Settings().max_tokens)
-
-    def measure(network: EmberNetwork) -> dict[str, float]:
-        found = accuracy(predict(network, items["requests"], photos), items["requests"])
-        if items["photo"]:
-            photo = accuracy(predict(network, items["photo"], photos), items["photo"])
-            found |= {f"photo_{name}": value for name, value in photo.items()}
-        return {name: round(value, 4) for name, value in found.items()}
-
-    return measure
+    groups = held_out_items("validation", tokenizer, photos, Settings().max_tokens)
+    return examination_of(groups, photos)
 
 
 def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
