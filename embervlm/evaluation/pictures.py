@@ -11,6 +11,7 @@ Axes: O outcomes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Picture
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from embervlm.evaluation.metrics import CalibrationBin
@@ -32,7 +32,7 @@ _WORDS: dict[str, Any] = {"color": INK, "fontsize": 9}
 
 def draw_confusion(counts_OO: Counts, outcomes: Sequence[str], path: Path, title: str) -> None:
     """Write the confusion of the first robot: counts in the cells, shares of each row as shade."""
-    picture, axes = _picture(1, 1, width=6.8, height=5.8)
+    picture, axes = _Sheet((5.2, 4.6), left=1.75, bottom=0.85, top=0.6).panels(1, 1)
     ax = axes[0]
     shares_OO = counts_OO / np.maximum(counts_OO.sum(1, keepdims=True), 1)
     _cells(ax, shares_OO, [[f"{n:,}" if n else "" for n in row] for row in counts_OO])
@@ -53,7 +53,8 @@ def draw_confusion(counts_OO: Counts, outcomes: Sequence[str], path: Path, title
 def draw_presence(counts_O22: Counts, outcomes: Sequence[str], path: Path, title: str) -> None:
     """Write for each outcome how often it is in the true set and in the answered one."""
     columns = -(-len(outcomes) // 2)
-    picture, axes = _picture(2, columns, width=2.5 * columns, height=6.3)
+    sheet = _Sheet((2.1, 2.1), left=1.0, bottom=0.4, top=1.0, between=(0.15, 0.75))
+    picture, axes = sheet.panels(2, columns)
     for ax in axes[len(outcomes) :]:
         ax.set_visible(False)
     for o, (ax, name) in enumerate(zip(axes, outcomes, strict=False)):
@@ -68,15 +69,14 @@ def draw_presence(counts_O22: Counts, outcomes: Sequence[str], path: Path, title
         precision = f"{counts_22[1, 1] / said:.2f}" if said else "none"
         recall = f"{counts_22[1, 1] / true:.2f}" if true else "none"
         _title(ax, name, f"precision {precision}, recall {recall}", size=10)
-    picture.suptitle(title, x=0.02, ha="left", color=INK, fontsize=12)
-    picture.set_layout_engine(ConstrainedLayoutEngine(hspace=0.08))
+    _heading(picture, title)
     _save(picture, path)
 
 
 def draw_reliability(bins: Sequence[CalibrationBin], error: float, path: Path, title: str) -> None:
     """Write how often answers of each confidence are right; on the diagonal it means what it
     says."""
-    picture, axes = _picture(1, 1, width=5.2, height=5.2)
+    picture, axes = _Sheet((4.2, 4.2), left=0.8, bottom=0.7, top=0.6).panels(1, 1)
     ax = axes[0]
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for one in bins:
@@ -103,39 +103,64 @@ def draw_reliability(bins: Sequence[CalibrationBin], error: float, path: Path, t
 def draw_curves(
     curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: Path, title: str
 ) -> None:
-    """Write one panel for each name, in it each line's (step, value) pairs; many points are
-    joined, few are also marked."""
+    """Write one panel for each name, in it at most two lines of (step, value) pairs; beside each
+    line's name stands its last value."""
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    picture, axes = _picture(rows, columns, width=3.6 * columns, height=2.5 * rows + 0.5)
+    sheet = _Sheet((3.0, 1.8), left=0.5, bottom=0.65, top=0.9, between=(0.5, 0.8))
+    picture, axes = sheet.panels(rows, columns)
     for ax in axes[len(curves) :]:
         ax.set_visible(False)
     for ax, (name, lines) in zip(axes, curves.items(), strict=False):
-        for (label, points), colour in zip(lines.items(), (BLUE, RED), strict=False):
+        both = zip(lines.items(), (BLUE, RED), (0.0, 0.55), strict=False)
+        for (label, points), colour, x in both:
             steps, values = zip(*points, strict=True)
-            ax.plot(
-                steps, values, color=colour, linewidth=1.2, markersize=3,
-                marker="o" if len(points) < 30 else "", label=f"{label}, at last {values[-1]:.3g}",
+            marker = "o" if len(points) < 30 else ""
+            ax.plot(steps, values, color=colour, linewidth=1.2, marker=marker, markersize=3)
+            ax.text(
+                x, 1.03, f"{label} {values[-1]:.3g}", transform=ax.transAxes, color=colour,
+                fontsize=8, va="bottom",
             )  # fmt: skip
         ax.spines[["left", "bottom"]].set_visible(True)
         ax.margins(x=0.02)
         ax.tick_params(colors=INK, labelsize=8, length=3)
-        _title(ax, name, "", size=10)
-        ax.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=1.2)
-    picture.suptitle(title, x=0.02, ha="left", color=INK, fontsize=12)
-    picture.supxlabel("step of the optimiser", color=INK, fontsize=9)
+        ax.set_title(f"{name}\n", loc="left", color=INK, fontsize=10)
+    _heading(picture, title)
+    picture.text(
+        0.5, 0.15 / picture.get_figheight(), "step of the optimiser", ha="center", **_WORDS
+    )
     _save(picture, path)
 
 
-def _picture(rows: int, columns: int, *, width: float, height: float) -> tuple[Picture, list[Axes]]:
-    picture = Picture(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
-    FigureCanvasAgg(picture)
-    grid = picture.subplots(rows, columns, squeeze=False)
-    axes: list[Axes] = list(grid.flat)
-    for ax in axes:
-        ax.spines[:].set_visible(False)
-        ax.spines[:].set_color(GREY)
-    return picture, axes
+@dataclass(frozen=True)
+class _Sheet:
+    """Where panels lie, in inches: their own size, what is free around and between them. Said, not
+    searched: Matplotlib's layout engines draw a picture several times to find it out."""
+
+    panel: tuple[float, float]
+    left: float
+    bottom: float
+    top: float
+    right: float = 0.25
+    between: tuple[float, float] = (0.0, 0.0)
+
+    def panels(self, rows: int, columns: int) -> tuple[Picture, list[Axes]]:
+        """Return an empty picture and its panels, row by row, without frames."""
+        (w, h), (gap_x, gap_y) = self.panel, self.between
+        width = self.left + columns * w + (columns - 1) * gap_x + self.right
+        height = self.top + rows * h + (rows - 1) * gap_y + self.bottom
+        picture = Picture(figsize=(width, height), dpi=110, facecolor="white")
+        FigureCanvasAgg(picture)
+        axes = []
+        for row in range(rows):
+            for column in range(columns):
+                x = self.left + column * (w + gap_x)
+                y = self.bottom + (rows - 1 - row) * (h + gap_y)
+                ax = picture.add_axes((x / width, y / height, w / width, h / height))
+                ax.spines[:].set_visible(False)
+                ax.spines[:].set_color(GREY)
+                axes.append(ax)
+        return picture, axes
 
 
 def _cells(ax: Axes, shares: NDArray[np.float64], words: Sequence[Sequence[str]]) -> None:
@@ -144,16 +169,20 @@ def _cells(ax: Axes, shares: NDArray[np.float64], words: Sequence[Sequence[str]]
         for x, word in enumerate(row):
             colour = "white" if shares[y, x] > 0.55 else INK
             ax.text(x, y, word, ha="center", va="center", color=colour, fontsize=10)
-    ax.set_xticks(np.arange(shares.shape[1] + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(shares.shape[0] + 1) - 0.5, minor=True)
+    ax.set_xticks(np.arange(1, shares.shape[1]) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, shares.shape[0]) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=2)
     ax.tick_params(which="both", length=0)
 
 
 def _title(ax: Axes, title: str, below: str, size: int = 12) -> None:
-    ax.set_title(f"{title}\n" if below else title, loc="left", color=INK, fontsize=size)
-    if below:
-        ax.text(0, 1.02, below, transform=ax.transAxes, color="#52606d", fontsize=8, va="bottom")
+    ax.set_title(f"{title}\n", loc="left", color=INK, fontsize=size)
+    ax.text(0, 1.02, below, transform=ax.transAxes, color="#52606d", fontsize=8, va="bottom")
+
+
+def _heading(picture: Picture, title: str) -> None:
+    y = 1 - 0.12 / picture.get_figheight()
+    picture.text(0.15 / picture.get_figwidth(), y, title, va="top", color=INK, fontsize=12)
 
 
 def _save(picture: Picture, path: Path) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -289,7 +290,7 @@ class Account(TrainerCallback):
         summary = summary_of(self.trainer.stage.name, folder, sessions)
         _write(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         draw_log(state.log_history, folder / CURVES, self.trainer.stage.name)
-        sys.stderr.write("\n".join(closing_lines(summary)) + "\n")
+        tqdm.write("\n".join(closing_lines(summary)), file=sys.stderr)
 
     def _keep(self, state: Any) -> list[dict[str, Any]]:
         assert self.meter is not None
@@ -411,7 +412,7 @@ def draw_log(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     }
     kept = {panel: lines for panel, lines in kept.items() if lines}
     if kept:
-        draw_curves(kept, path, title)
+        draw_curves(kept, path, f"{title}: losses and exact sets, with the last of each")
 
 
 def _peak_bytes() -> int:
