@@ -265,6 +265,8 @@ class Account(TrainerCallback):
         fresh = self.from_step == 0 or not path.is_file()
         self.earlier: list[dict[str, Any]] = [] if fresh else json.loads(path.read_text("utf-8"))
         if state.is_world_process_zero:
+            if self.from_step == 0:  # what an earlier run in this folder was best at is not ours
+                (self.trainer.place / "best.json").unlink(missing_ok=True)
             recipe = self.trainer.recipe
             self.meter = open_meter(
                 uses_codecarbon="codecarbon" in recipe.reports, country=recipe.country

@@ -75,6 +75,7 @@ class Recipe:
     resume: bool = _field(True, "go on from the newest whole checkpoint in output_dir")
     seed: int = _field(1, "of all that is drawn")
     threads: int = _field(2, "of PyTorch, on the processor")
+    workers: int = _field(0, "processes that make batches ahead of a fast card; 0: none")
     report_to: str = _field(
         "tensorboard", "with commas: tensorboard, wandb, mlflow, codecarbon; none"
     )
@@ -99,7 +100,7 @@ class Recipe:
             "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,
             "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
-            "lora_rank": 1,
+            "lora_rank": 1, "workers": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:

@@ -179,9 +179,10 @@ def push(folder: Path, repository: str) -> None:
             allow_patterns=[NETWORK, "recipe.json"],
         )
     except (OSError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{repository} was not uploaded ({error}); {folder / NETWORK} is whole, and "
-            "'huggingface-cli upload' can be tried by hand."
+            f"{repository} was not uploaded ({reason}); {folder / NETWORK} is whole, and "
+            f"'hf upload {repository} {folder / NETWORK}' can be tried by hand."
         ) from error
 
 

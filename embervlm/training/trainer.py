@@ -116,6 +116,8 @@ class EmberTrainer(Trainer):
             Placed(self.data),
             batch_sampler=batches,
             collate_fn=Collator(self.data, self.stage, self.recipe.seed),
+            num_workers=self.recipe.workers,
+            prefetch_factor=4 if self.recipe.workers else None,
         )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:

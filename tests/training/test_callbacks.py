@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
 
 from small_run import Requests, network_of, photos, recipe_of, trainer_of  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
 
 from embervlm.evaluation.metrics import (  # noqa: E402
     Answer,
@@ -41,8 +43,20 @@ OUTCOMES = Fleet.default().outcomes
 STEPS = 6
 
 
+class StruckError(Exception):
+    pass
+
+
+class Struck(TrainerCallback):
+    """Breaks the run off between two checkpoints."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            raise StruckError
+
+
 def examined(
-    tokenizer: Tokenizer, folder: Path, *, with_photos: bool = False, **more: object
+    tokenizer: Tokenizer, folder: Path, *, with_photos: bool = False, **more: Any
 ) -> EmberTrainer:
     """Return a trainer of `select` whose evaluations look at a few requests."""
     given = {"save_steps": 2, "eval_steps": 3, **more}
@@ -152,8 +166,10 @@ def test_a_run_that_is_broken_off_accounts_for_all_of_it(
 ) -> None:
     whole = examined(tokenizer, tmp_path / "whole")
     whole.train()
-    broken = examined(tokenizer, tmp_path / "broken", max_steps=4)
-    broken.train()
+    broken = examined(tokenizer, tmp_path / "broken")
+    broken.add_callback(Struck())
+    with pytest.raises(StruckError):
+        broken.train()
     again = examined(tokenizer, tmp_path / "broken")
     again.train(resume_from_checkpoint=str(checkpoints(tmp_path / "broken")[-1]))
     expected, found = (
@@ -171,9 +187,9 @@ def test_a_run_that_is_broken_off_accounts_for_all_of_it(
     sessions = json.loads((tmp_path / "broken" / SESSIONS).read_text("utf-8"))
     assert [(one["from_step"], one["to_step"]) for one in sessions] == [(0, 4), (4, 6)]
     assert (tmp_path / "broken" / CURVES).stat().st_size > 10_000
-    lines = capsys.readouterr().err.splitlines()
-    beginnings = ("select: 6 steps in ", "best validation exact ", "energy not known (not measured")
-    assert [sum(line.startswith(one) for line in lines) for one in beginnings] == [2, 3, 3]
+    told = capsys.readouterr().err
+    for beginning in ("select: 6 steps in ", "best validation exact ", "energy not known (not "):
+        assert told.count(beginning) == 2, beginning
     for name, value in whole.module.network.state_dict().items():
         assert torch.equal(value, again.module.network.state_dict()[name]), name
 
