@@ -14,7 +14,7 @@ def check_machine(recipe: Recipe) -> None:
     """Check that this machine can do what the recipe says.
 
     Raises:
-        ValueError: a package is missing, or the number type is not to be had here.
+        ValueError: a package or a key of it is missing, or the number type is not to be had here.
     """
     precision(recipe)
     for name in recipe.reports:
@@ -25,6 +25,18 @@ def check_machine(recipe: Recipe) -> None:
             )
     if recipe.country:
         check_country(recipe.country)
+    if "wandb" in recipe.reports:
+        _check_wandb()
+
+
+def _check_wandb() -> None:
+    import wandb
+
+    if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
+        raise ValueError(
+            "report_to names wandb, which is not logged in; run 'wandb login', or set "
+            "WANDB_MODE=offline."
+        )
 
 
 def precision(recipe: Recipe) -> str:

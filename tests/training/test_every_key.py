@@ -349,6 +349,18 @@ def test_wandb_writes_offline(
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_without_a_key_is_a_sentence(
+    start: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setattr(wandb, "login", lambda prompt: False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(ValueError, match="wandb, which is not logged in; run 'wandb login', or"):
+        start(report_to="wandb", model="nowhere")
+
+
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
 def test_mlflow_writes_to_a_folder(
     start: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
