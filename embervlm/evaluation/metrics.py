@@ -186,11 +186,54 @@ def expected_calibration_error(
     ECE = sum_b (n_b / N) |mean confidence in b - share right in b| (Naeini et al. 2015; equal mass:
     Nguyen and O'Connor 2015). It is 0 at best, and biased upwards where bins are small.
     """
-    order = np.argsort(confidence_N, kind="stable")
-    gaps = (confidence_N - right_N)[order]
-    edges = np.linspace(0, len(gaps), min(bins, len(gaps)) + 1).round().astype(int)
-    sums = np.add.reduceat(gaps, edges[:-1])
-    return float(np.abs(sums).sum() / len(gaps))
+    order, edges = _equal_mass(confidence_N, bins)
+    sums = np.add.reduceat((confidence_N - right_N)[order], edges)
+    return float(np.abs(sums).sum() / len(order))
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """One bin of `expected_calibration_error`: its rows' mean confidence, and the share right."""
+
+    confidence: float
+    right: float
+    n: int
+
+
+def calibration_bins(
+    confidence_N: Floats, right_N: Floats, bins: int = CALIBRATION_BINS
+) -> list[CalibrationBin]:
+    """Return the bins over which `expected_calibration_error` goes, the least sure first."""
+    order, edges = _equal_mass(confidence_N, bins)
+    counts = np.diff(np.append(edges, len(order)))
+    means = np.add.reduceat(confidence_N[order], edges) / counts
+    shares = np.add.reduceat(right_N[order], edges) / counts
+    return [
+        CalibrationBin(float(mean), float(right), int(n))
+        for mean, right, n in zip(means, shares, counts, strict=True)
+    ]
+
+
+def first_robot_confusion(
+    answers: Sequence[Answer], truths: Sequence[Truth], outcomes: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return (O, O): how often the true first robot (row) was answered as another (column)."""
+    counts_OO = np.zeros((len(outcomes), len(outcomes)), dtype=np.int64)
+    for answer, truth in zip(answers, truths, strict=True):
+        counts_OO[outcomes.index(truth.primary), outcomes.index(answer.primary)] += 1
+    return counts_OO
+
+
+def presence_confusion(
+    answers: Sequence[Answer], truths: Sequence[Truth], outcomes: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return (O, 2, 2): how often each outcome is in the true set (row: no, yes) and in the
+    answered one (column: no, yes)."""
+    counts_O22 = np.zeros((len(outcomes), 2, 2), dtype=np.int64)
+    for answer, truth in zip(answers, truths, strict=True):
+        for o, outcome in enumerate(outcomes):
+            counts_O22[o, int(outcome in truth.robots), int(outcome in answer.robots)] += 1
+    return counts_O22
 
 
 def resampling_weights(clusters: Sequence[str], resamples: int, seed: int) -> Floats:
@@ -256,6 +299,13 @@ def _ratios(
         ratios["error_answered"] = (kept * (1 - right), kept)
         counts["error_answered"] = int(kept.sum())
     return ratios, counts
+
+
+def _equal_mass(confidence_N: Floats, bins: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows in order of confidence, and where each bin begins among them."""
+    order = np.argsort(confidence_N, kind="stable")
+    edges = np.linspace(0, len(order), min(bins, len(order)) + 1).round().astype(np.int64)
+    return order, edges[:-1]
 
 
 def _resampled_error(confidence_N: Floats, right_N: Floats, weights_N: Floats) -> float:

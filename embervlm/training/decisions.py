@@ -360,16 +360,18 @@ def predict(
 ) -> dict[str, Tensor]:
     """Return the logits of all items in order (roles left out)."""
     network.eval()
+    device = next(network.parameters()).device
     order = sorted(range(len(items)), key=lambda i: len(items[i].reading.tokens))
     found: dict[str, list[Tensor]] = defaultdict(list)
     rng = random.Random(0)
     for i in range(0, len(order), 64):
         batch = collate([items[j] for j in order[i : i + 64]], photos, network.config, rng)
+        batch = {name: value.to(device) for name, value in batch.items()}
         with autocast():
             logits = forward(network, batch)
         for name, value in logits.items():
             if name != "roles":
-                found[name].append(value.float())
+                found[name].append(value.float().cpu())
     back = torch.tensor(sorted(range(len(order)), key=lambda j: order[j]))
     return {name: torch.cat(values)[back] for name, values in found.items()}
 

@@ -22,6 +22,7 @@ import yaml
 from embervlm.models.configuration import PRESETS
 
 PRECISIONS = ("auto", "bf16", "fp16", "none")
+REPORTS = ("tensorboard", "wandb", "mlflow", "codecarbon")
 ROUNDINGS = ("none", "q4_0")
 STAGES = ("align", "instruct", "select", "reason")
 # What a run leaves in its folder, and the next one goes on with.
@@ -86,8 +87,12 @@ class Recipe:
     resume: bool = _field(True, "go on from the newest whole checkpoint in output_dir")
     seed: int = _field(1, "of all that is drawn")
     threads: int = _field(2, "of PyTorch, on the processor")
+    workers: int = _field(0, "processes that make batches ahead of a fast card; 0: none")
     report_to: str = _field(
         "tensorboard", "with commas: tensorboard, wandb, mlflow, codecarbon; none"
+    )
+    country: str = _field(
+        "", "three-letter code of where the machine stands, for codecarbon's CO2e; else world mean"
     )
     push_to_hub: str = _field("", "repository of the Hugging Face hub that gets the network")
 
@@ -110,7 +115,7 @@ class Recipe:
             "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,
             "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
-            "lora_rank": 1,
+            "lora_rank": 1, "workers": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
@@ -122,6 +127,22 @@ class Recipe:
             raise ValueError(f"redraw is {self.redraw}; it must be from 0 to 1.")
         if not self.epochs > 0 and self.max_steps < 1:
             raise ValueError(f"epochs is {self.epochs}; it must be above 0, or give max_steps.")
+
+        if unknown := set(self.reports) - set(REPORTS):
+            raise ValueError(
+                f"report_to names {', '.join(sorted(unknown))}; there are {', '.join(REPORTS)} and "
+                "none."
+            )
+        if self.country and "codecarbon" not in self.reports:
+            raise ValueError(
+                f"country is {self.country!r}, which only codecarbon reads; add it to report_to."
+            )
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """What `report_to` names, without none."""
+        names = (name.strip() for name in self.report_to.split(","))
+        return tuple(name for name in names if name not in ("", "none"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> Recipe:

@@ -23,12 +23,14 @@ from embervlm.checkpoint import load_checkpoint
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
+from embervlm.training.callbacks import Examination, examination_of, summarise_phases
 from embervlm.training.carry_over import load_start, read_config
-from embervlm.training.decisions import Photos, Settings, accuracy, held_out_items, predict
+from embervlm.training.decisions import Photos, Settings, held_out_items
 from embervlm.training.family import Family, Prepared
 from embervlm.training.low_rank import add_low_rank, without_low_rank
 from embervlm.training.public_data import EmberForm, Examples, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, parse
+from embervlm.training.requirements import check_machine
 from embervlm.training.rounding import keep_rounded, round_parts
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
 from embervlm.training.stages import STAGES, Phase, StageModule, begins_with
@@ -44,6 +46,7 @@ def train(recipe: Recipe) -> Path:
         ValueError: something that the recipe names is missing or does not fit, the loss became no
             number, or the disk is full; the last good checkpoint stays.
     """
+    check_machine(recipe)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     family, out = family_of(recipe), Path(recipe.output_dir)
@@ -86,6 +89,8 @@ def train(recipe: Recipe) -> Path:
             network = without_low_rank(network)
     if trainer_writes() and len(phases) > 1:
         _save(network, out / NETWORK)
+        folders = [out / f"phase-{number}" for number in range(1, len(phases) + 1)]
+        summarise_phases(stage.name, out, folders)
     if recipe.push_to_hub and trainer_writes():
         push(out, recipe.push_to_hub)
     return out / NETWORK
@@ -114,9 +119,10 @@ def push(folder: Path, repository: str) -> None:
             allow_patterns=[NETWORK, "recipe.json", "tokenizer.json"],
         )
     except (OSError, HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{repository} was not uploaded ({error}); {folder / NETWORK} is whole, and "
-            "'huggingface-cli upload' can be tried by hand."
+            f"{repository} was not uploaded ({reason}); {folder / NETWORK} is whole, and "
+            f"'hf upload {repository} {folder / NETWORK}' can be tried by hand."
         ) from error
 
 
@@ -227,19 +233,12 @@ def _examples(
     return Examples(form, sources_of(entries), seed=recipe.seed, count=count)
 
 
-def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any:
-    if recipe.stage != "select":
+def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Examination | None:
+    """Return what looks at the answers to validation, where the stage's network decides."""
+    if "subsets" not in STAGES[recipe.stage].losses:
         return None
-    items = held_out_items("validation", tokenizer, photos, Settings().max_tokens, recipe.scenarios)
-
-    def measure(network: EmberNetwork) -> dict[str, float]:
-        found = accuracy(predict(network, items["requests"], photos), items["requests"])
-        if items["photo"]:
-            photo = accuracy(predict(network, items["photo"], photos), items["photo"])
-            found |= {f"photo_{name}": value for name, value in photo.items()}
-        return {name: round(value, 4) for name, value in found.items()}
-
-    return measure
+    own, length = recipe.scenarios, Settings().max_tokens
+    return examination_of(held_out_items("validation", tokenizer, photos, length, own), photos, own)
 
 
 def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:

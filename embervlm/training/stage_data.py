@@ -257,8 +257,10 @@ class EpochBatches(torch.utils.data.Sampler[list[Place]]):
         self.rank, self.count, self.epoch = rank, count, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next."""
+        """Choose the epoch whose batches come next, and draw its items: workers that are forked
+        afterwards have them."""
         self.epoch = epoch
+        items_of(self.data, epoch)
 
     def __len__(self) -> int:
         """Return the number of batches of one process, the same in every epoch."""

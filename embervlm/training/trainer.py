@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from embervlm.models.modeling import EmberNetwork, save_network
+from embervlm.training.callbacks import Account, EvaluationFiles, Examination
 from embervlm.training.recipe import Recipe
+from embervlm.training.requirements import precision
 from embervlm.training.rounding import as_rounded
 from embervlm.training.stage_data import Collator, EpochBatches, Epochs, Placed
 from embervlm.training.stages import Phase, StageModule, begins_with
@@ -62,6 +65,9 @@ class EmberTrainer(Trainer):
         self.data, self.validation, self.measure = data, validation, measure
         self.sums_K = torch.zeros(len(self.stage.losses))
         self.counts_K = torch.zeros(len(self.stage.losses))
+        # Examples and tokens that were trained on, in all processes, since this trainer was made.
+        self.read_2 = torch.zeros(2, dtype=torch.float64)
+        self.seconds_evaluating = 0.0
         self._folder: Path | None = None
         for name, parameter in module.network.named_parameters():
             parameter.requires_grad_(begins_with(name, phase.moves) or "lora_" in name)
@@ -75,7 +81,11 @@ class EmberTrainer(Trainer):
             _arguments(recipe, folder, epochs, validation is not None),
             train_dataset=Placed(data),
             eval_dataset=None if validation is None else Placed(validation),
-            callbacks=[_Average(self)],
+            callbacks=[
+                _Average(self),
+                Account(self),
+                *([EvaluationFiles(self, measure)] if isinstance(measure, Examination) else []),
+            ],
         )
         # Sums over the counts of all accumulated batches: nothing is left for the Trainer to scale.
         self.loss_is_scaled_for_ga = True
@@ -106,6 +116,8 @@ class EmberTrainer(Trainer):
             Placed(self.data),
             batch_sampler=batches,
             collate_fn=Collator(self.data, self.stage, self.recipe.seed),
+            num_workers=self.recipe.workers,
+            prefetch_factor=4 if self.recipe.workers else None,
         )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -123,10 +135,13 @@ class EmberTrainer(Trainer):
         """Return over how many targets each loss of this step goes (K,), in all processes."""
         if not batch_samples:
             return None
-        counts_K = torch.stack([batch["counts"] for batch in batch_samples]).sum(0).to(device)
+        counts_K = torch.stack([batch["counts"] for batch in batch_samples]).sum(0)
+        told = torch.cat([counts_K, *(_size_2(batch) for batch in batch_samples)]).to(device)
         if self.args.world_size > 1:
-            counts_K = self.accelerator.reduce(counts_K, "sum")
-        return counts_K
+            told = self.accelerator.reduce(told, "sum")
+        K = len(counts_K)
+        self.read_2 = self.read_2.to(device) + told[K:].view(-1, 2).sum(0)
+        return told[:K]
 
     def compute_loss(
         self,
@@ -161,6 +176,13 @@ class EmberTrainer(Trainer):
                     logs[f"loss_{name}"] = round(total / count, 4)
             self.sums_K.zero_(), self.counts_K.zero_()
         super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and add to the seconds that evaluations took."""
+        begun = time.monotonic()
+        found: dict[str, float] = super().evaluate(*args, **kwargs)
+        self.seconds_evaluating += time.monotonic() - begun
+        return found
 
     @torch.no_grad()
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
@@ -318,18 +340,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def precision(recipe: Recipe) -> str:
-    """Return bf16, fp16 or none: the recipe's, or for auto bf16 where the processor is fast."""
-    if recipe.mixed_precision != "auto":
-        return recipe.mixed_precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "none"
-
-
 def _arguments(recipe: Recipe, folder: Path, epochs: float, evaluates: bool) -> TrainingArguments:
     kind = precision(recipe)
-    reports = [name.strip() for name in recipe.report_to.split(",") if name.strip() != "none"]
+    # CodeCarbon's callback asks a server where the machine stands; `Account` runs it offline.
+    reports = [name for name in recipe.reports if name != "codecarbon"]
     if "tensorboard" in reports:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     return TrainingArguments(
@@ -361,6 +375,12 @@ def _arguments(recipe: Recipe, folder: Path, epochs: float, evaluates: bool) -> 
         disable_tqdm=None,
         label_names=[],
     )
+
+
+def _size_2(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return how many examples a batch has, and how many tokens are read and written in it."""
+    tokens = batch["mask"].sum() + (batch["learnt"][:, 1:].sum() if "learnt" in batch else 0)
+    return torch.stack([torch.tensor(float(len(batch["mask"]))), tokens.float()])
 
 
 def _fsync(folder: Path) -> None:

@@ -108,7 +108,7 @@ def trainer_of(recipe: Recipe, tokenizer: Tokenizer, **more: Any) -> EmberTraine
         more.pop("phase", stage.phases[-1]),
         recipe,
         more.pop("data", None) or data_of(recipe.stage, network.config, tokenizer),
-        None,
+        more.pop("validation", None),
         folder=Path(recipe.output_dir),
         epochs=recipe.epochs,
         **more,

@@ -185,7 +185,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     monkeypatch.setattr(trainer, "save_file", full)
     with pytest.raises(ValueError, match=r"No space left on device\); .*checkpoint-1\. Make room"):
         run.train()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert [path.name for path in trainer.checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_processes_share_the_batches_and_epochs_differ(tokenizer: Tokenizer) -> None:
