@@ -26,6 +26,7 @@ from embervlm.models.configuration import EmberConfig
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import Photos, Settings, accuracy, held_out_items, predict
+from embervlm.training.grpo_trainer import GrpoTrainer, Requests
 from embervlm.training.public_data import Examples, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, parse
 from embervlm.training.rounding import keep_rounded, round_parts
@@ -123,7 +124,7 @@ def train(recipe: Recipe) -> Path:
         added = add_low_rank(network, phase, recipe) if phase.low_rank else []
         if recipe.rounding != "none":
             round_parts(network, phase.moves)
-        trainer = EmberTrainer(
+        trainer = (GrpoTrainer if recipe.stage == "grpo" else EmberTrainer)(
             StageModule(network, stage, teacher),
             phase,
             recipe,
@@ -243,6 +244,11 @@ def _data(
             Reasons(config, tokenizer, recipe.seed),
             Reasons(config, tokenizer, recipe.seed, "validation"),
         )
+    if recipe.stage == "grpo":
+        return (
+            Requests(config, tokenizer, recipe.seed),
+            Requests(config, tokenizer, 0, "validation", recipe.examples),
+        )
     captions = recipe.stage == "align"
     if recipe.data:
         return (
@@ -302,7 +308,8 @@ def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Any
 def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
     path = Path(recipe.model) if recipe.model else None
     config = EmberConfig(vocabulary_size=len(tokenizer)) if path is None else read_start(path)[0]
-    config = replace(config, dropout=recipe.dropout)
+    # GRPO trains the very network that it draws from.
+    config = replace(config, dropout=0.0 if recipe.stage == "grpo" else recipe.dropout)
     if config.vocabulary_size != len(tokenizer):
         raise ValueError(
             f"{path} has {config.vocabulary_size} tokens, the tokenizer {len(tokenizer)}; they "
