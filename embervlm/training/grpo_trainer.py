@@ -153,7 +153,7 @@ class GrpoTrainer(EmberTrainer):
         """Return this process's batches of requests; `get_batch_samples` adds the answers."""
         batches = Blocks(
             self.data,
-            self.recipe.batch_size,
+            self.recipe.batch_size * self.recipe.pool,
             self.recipe.seed,
             most=self.recipe.examples,
             rank=self.args.process_index,
@@ -177,6 +177,8 @@ class GrpoTrainer(EmberTrainer):
     def _answered(self, asked: Asked) -> Batch:
         """Return the batch that `grpo.grpo_sums` learns from."""
         recipe, network = self.recipe, self.module.network
+        if recipe.pool > 1:
+            asked = self._least_sure(asked)
         items = [one for _, one in asked]
         G, U = recipe.group, network.config.decoder_positions
         batch = self._requests(items)
@@ -206,6 +208,18 @@ class GrpoTrainer(EmberTrainer):
         counts = grpo_counts(batch)
         batch["counts"] = torch.stack([counts[name].float() for name in self.stage.losses])
         return batch
+
+    def _least_sure(self, asked: Asked) -> Asked:
+        """Return one in `pool` of the requests: those of whose sets two draws differ most often.
+
+        Where all draws agree a group teaches the set nothing ("dynamic sampling", Yu et al. 2025,
+        3.2; there such groups are drawn and thrown away).
+        """
+        with self.accelerator.autocast():
+            sets_BC = read(self.module.network, self._requests([one for _, one in asked])).sets_BC
+        agree_B = sets_BC.exp().square().sum(-1)
+        kept = agree_B.argsort(stable=True)[: -(-len(asked) // self.recipe.pool)]
+        return [asked[i] for i in sorted(kept.tolist())]
 
     def _requests(self, items: Sequence[Written]) -> Batch:
         """Return the requests' tensors, with what their n-grams add to the sets."""

@@ -70,6 +70,7 @@ class Recipe:
     )
     lora_rank: int = _field(16, "align: rank of what is added to the language layers' matrices")
     group: int = _field(8, "grpo: answers drawn to each request")
+    pool: int = _field(1, "grpo: requests read for one that is answered; the least sure is")
     iterations: int = _field(2, "grpo: steps of the optimiser on the same answers")
     temperature: float = _field(1.0, "grpo: above 1 the draws differ more, below 1 less")
     clip: float = _field(0.2, "grpo: how far from 1 a ratio of chances still counts")
@@ -105,7 +106,7 @@ class Recipe:
             "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,
             "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
-            "lora_rank": 1, "group": 2, "iterations": 1, "kl": 0,
+            "lora_rank": 1, "group": 2, "pool": 1, "iterations": 1, "kl": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:

@@ -7,8 +7,8 @@ helps: that the lines parse is to be learnt.
 Every draw comes from a uniform number of its own, by inverting the cumulative chances, so an answer
 depends on its request and its numbers, not on what else is in the batch.
 
-Axes: B requests, G answers to each, N = B G, T tokens, S states read, D width, C sets (32), V
-vocabulary, U uniform numbers.
+Axes: B requests, G answers to each, N = B G, K those of them that are still written, T tokens, S
+states read, D width, C sets (32), V vocabulary, U uniform numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from embervlm.data.sample import robots_of
+from embervlm.models.language import DecoderCache, KeysValues
 from embervlm.models.modeling import EmberNetwork
 from embervlm.prompts import END, reasoning_prefix
 from embervlm.tokenizer import Tokenizer
@@ -121,20 +122,23 @@ def draw(
     written_NT = written_NT.to(sets_BG.device)
     own_NT = torch.zeros_like(written_NT, dtype=torch.bool)
     cache = network.decoder.begin(found.states_BSD, found.mask_BS, found.source_BS)
-    going_N = torch.ones_like(told_N, dtype=torch.bool)
+    going = torch.arange(len(prefixes), device=sets_BG.device)  # rows that have not ended
     for t in range(1, T):
-        log_p_NV = network.decoder.step(
-            written_NT[:, t - 1 : t], cache, network.text.embed.weight, temperature
+        log_p_KV = network.decoder.step(
+            written_NT[going, t - 1 : t], cache, network.text.embed.weight, temperature
         )
         if uniform_BGU is None:
-            next_N = log_p_NV.argmax(-1)
+            next_K = log_p_KV.argmax(-1)
         else:
-            next_N = _inverted(log_p_NV, uniform_BGU[..., t].reshape(-1, 1))[:, 0]
-        own_NT[:, t] = going_N & (told_N <= t)
-        written_NT[:, t] = torch.where(own_NT[:, t], next_N, written_NT[:, t])
-        going_N = going_N & ~(own_NT[:, t] & (next_N == tokenizer.specials[END]))
-        if not going_N.any():
-            break
+            next_K = _inverted(log_p_KV, uniform_BGU[..., t].reshape(-1, 1)[going])[:, 0]
+        own_K = told_N[going] <= t
+        own_NT[going, t] = own_K
+        written_NT[going, t] = torch.where(own_K, next_K, written_NT[going, t])
+        goes_on_K = ~own_K | (next_K != tokenizer.specials[END])
+        if not goes_on_K.all():
+            going, cache = going[goes_on_K], _rows_of(cache, goes_on_K)
+            if not len(going):
+                break
     T = t + 1
     return Drawn(sets_BG, written_NT[:, :T], own_NT[:, :T])
 
@@ -151,10 +155,18 @@ def uniform(seed: int, keys: Sequence[Hashable], group: int, positions: int) -> 
 
 def _inverted(log_p_BV: Tensor, uniform_BG: Tensor) -> Tensor:
     """Return where the cumulative chances pass each uniform number."""
-    summed_BV = log_p_BV.double().exp().cumsum(-1)
+    summed_BV = log_p_BV.exp().cumsum(-1, dtype=torch.float64)
     goal_BG = uniform_BG.to(summed_BV) * summed_BV[:, -1:]
     found_BG = torch.searchsorted(summed_BV, goal_BG, right=True)
     return found_BG.clamp(max=log_p_BV.shape[-1] - 1)
+
+
+def _rows_of(cache: DecoderCache, kept_N: Tensor) -> DecoderCache:
+    def kept(pairs: Sequence[KeysValues]) -> list[KeysValues]:
+        return [(keys[kept_N], values[kept_N]) for keys, values in pairs]
+
+    sides = (part[kept_N] for part in (cache.states_BSD, cache.mask_BS, cache.source_BS))
+    return DecoderCache(*sides, cross=kept(cache.cross), past=kept(cache.past))
 
 
 def _prefixes(sets: Sequence[int], tokenizer: Tokenizer) -> list[list[int]]:
