@@ -138,8 +138,10 @@ class GrpoTrainer(EmberTrainer):
         """
         self.names = names_of(recipe.rewards)
         module.stage = row_of(module.stage, recipe)
-        super().__init__(module, phase, recipe, data, validation, **more)
+        # Neither moves. The n-grams' table is read on the processor, wherever the network is.
+        self.ngrams = copy.deepcopy(module.network.ngrams).requires_grad_(False)
         reference = copy.deepcopy(module.network).eval().requires_grad_(False)
+        super().__init__(module, phase, recipe, data, validation, **more)
         self.reference = reference.to(self.args.device)
         self.tokenizer = cast(Requests, data).tokenizer
         self.args.eval_on_start = validation is not None
@@ -229,10 +231,8 @@ class GrpoTrainer(EmberTrainer):
             hash_ngrams(mark_quantities(one.item.sample.task or ""), network.config.ngram_rows)
             for one in items
         ]
-        device = batch["tokens"].device
-        C = network.heads.features_SF.shape[0]
-        batch["ngrams"] = network.ngrams.cpu()(rows)[:, :C].detach().to(device)
-        network.ngrams.to(device)
+        scores_BX = self.ngrams(rows)[:, : network.heads.features_SF.shape[0]]
+        batch["ngrams"] = scores_BX.to(batch["tokens"].device)
         return batch
 
     def _rewarded(self, items: Sequence[Written], drawn: Drawn) -> list[Answer]:
