@@ -165,8 +165,13 @@ def _rows_of(cache: DecoderCache, kept_N: Tensor) -> DecoderCache:
     def kept(pairs: Sequence[KeysValues]) -> list[KeysValues]:
         return [(keys[kept_N], values[kept_N]) for keys, values in pairs]
 
-    sides = (part[kept_N] for part in (cache.states_BSD, cache.mask_BS, cache.source_BS))
-    return DecoderCache(*sides, cross=kept(cache.cross), past=kept(cache.past))
+    return DecoderCache(
+        cache.states_BSD[kept_N],
+        cache.mask_BS[kept_N],
+        cache.source_BS[kept_N],
+        kept(cache.cross),
+        kept(cache.past),
+    )
 
 
 def _prefixes(sets: Sequence[int], tokenizer: Tokenizer) -> list[list[int]]:
