@@ -140,19 +140,64 @@ class ReasoningDecoder(nn.Module):
         `source_BS` holds the token that each state was read from, -1 where it may not be copied
         (image tokens, padding); `table_VD` is the reader's embedding table.
         """
+        x_BTD = self._through(tokens_BT, states_BSD, mask_BS, table_VD)
+        return self._mix(x_BTD, states_BSD, source_BS, table_VD)
+
+    def chosen(
+        self,
+        tokens_BT: Tensor,
+        states_BSD: Tensor,
+        mask_BS: Tensor,
+        source_BS: Tensor,
+        table_VD: Tensor,
+        where_BT: Tensor,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Return the log-probability (B, T - 1) of each token behind those before it, float32.
+
+        It is what `forward` says of these tokens (at temperature 1), without saying it of all
+        others: a third of the time. Zero where `where_BT` is False; see `step` for `temperature`.
+        """
+        x_BTD = self._through(tokens_BT[:, :-1], states_BSD, mask_BS, table_VD)
+        where_BT = where_BT[:, 1:]
+        # Of all tokens of all rows only those asked for go on, K of them.
+        goal_K1, x_KD = tokens_BT[:, 1:][where_BT][:, None], x_BTD[where_BT]
+        logits_KV = (self.widen(x_KD) @ table_VD.T).float() / temperature
+        written_K = logits_KV.gather(-1, goal_K1)[:, 0] - logits_KV.logsumexp(-1)
+        source_KS = source_BS[where_BT.nonzero()[:, 0]]
+        scores_KS = (self.copy_query(x_BTD) @ states_BSD.transpose(1, 2))[where_BT].float()
+        scores_KS = scores_KS / (temperature * states_BSD.shape[-1] ** 0.5)
+        shares_KS = scores_KS.masked_fill(source_KS < 0, -1e9).softmax(-1)
+        copied_K = (shares_KS * (source_KS == goal_K1)).sum(-1)
+        gate_K = self.gate(x_KD).float()[:, 0]
+        log_p_K = torch.logaddexp(
+            F.logsigmoid(gate_K) + written_K,
+            F.logsigmoid(-gate_K) + copied_K.clamp(min=1e-9).log(),
+        )
+        return log_p_K.new_zeros(where_BT.shape).masked_scatter(where_BT, log_p_K)
+
+    def _through(
+        self, tokens_BT: Tensor, states_BSD: Tensor, mask_BS: Tensor, table_VD: Tensor
+    ) -> Tensor:
         x_BTD = self.narrow(F.embedding(tokens_BT, table_VD))
         x_BTD = x_BTD + self.positions.weight[: tokens_BT.shape[1]]
         for layer in self.layers:
             x_BTD, _ = layer(x_BTD, layer.read(states_BSD), mask_BS[:, None, None, :])
-        return self._mix(self.norm(x_BTD), states_BSD, source_BS, table_VD)
+        return self.norm(x_BTD)
 
     def begin(self, states_BSD: Tensor, mask_BS: Tensor, source_BS: Tensor) -> DecoderCache:
         """Return what `step` needs; see `forward` for the arguments."""
         cross = [layer.read(states_BSD) for layer in self.layers]
         return DecoderCache(states_BSD, mask_BS, source_BS, cross)
 
-    def step(self, token_B1: Tensor, cache: DecoderCache, table_VD: Tensor) -> Tensor:
-        """Feed one token; return the log-probabilities (B, V) of the next. `cache` grows."""
+    def step(
+        self, token_B1: Tensor, cache: DecoderCache, table_VD: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Feed one token; return the log-probabilities (B, V) of the next. `cache` grows.
+
+        `temperature` divides the logits of what is written and of what is copied; how often it
+        copies stays.
+        """
         x_B1D = self.narrow(F.embedding(token_B1, table_VD))
         x_B1D = x_B1D + self.positions.weight[cache.position]
         mask_B11S = cache.mask_BS[:, None, None, :]
@@ -162,15 +207,22 @@ class ReasoningDecoder(nn.Module):
             x_B1D, present = layer(x_B1D, cross, mask_B11S, past)
             grown.append(present)
         cache.past = grown
-        return self._mix(self.norm(x_B1D), cache.states_BSD, cache.source_BS, table_VD)[:, 0]
+        x_B1D = self.norm(x_B1D)
+        return self._mix(x_B1D, cache.states_BSD, cache.source_BS, table_VD, temperature)[:, 0]
 
     def _mix(
-        self, x_BTD: Tensor, states_BSD: Tensor, source_BS: Tensor, table_VD: Tensor
+        self,
+        x_BTD: Tensor,
+        states_BSD: Tensor,
+        source_BS: Tensor,
+        table_VD: Tensor,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Return the log-probabilities (B, T, V) of writing and copying together."""
-        written_BTV = (self.widen(x_BTD) @ table_VD.T).float().log_softmax(-1)
+        logits_BTV = (self.widen(x_BTD) @ table_VD.T).float()
+        written_BTV = (logits_BTV / temperature).log_softmax(-1)
         scores_BTS = self.copy_query(x_BTD) @ states_BSD.transpose(1, 2)
-        scores_BTS = scores_BTS.float() / states_BSD.shape[-1] ** 0.5
+        scores_BTS = scores_BTS.float() / (temperature * states_BSD.shape[-1] ** 0.5)
         scores_BTS = scores_BTS.masked_fill((source_BS < 0)[:, None, :], -1e9)
         copied_BTV = torch.zeros_like(written_BTV).scatter_add(
             -1,

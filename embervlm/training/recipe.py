@@ -24,7 +24,7 @@ from embervlm.models.configuration import PRESETS
 PRECISIONS = ("auto", "bf16", "fp16", "none")
 REPORTS = ("tensorboard", "wandb", "mlflow", "codecarbon")
 ROUNDINGS = ("none", "q4_0")
-STAGES = ("align", "instruct", "select", "reason")
+STAGES = ("align", "instruct", "select", "reason", "grpo")
 # What a run leaves in its folder, and the next one goes on with.
 NETWORK = "network.safetensors"
 
@@ -78,8 +78,19 @@ class Recipe:
     average: float = _field(0.995, "weights are averaged over steps with this memory; 0: not")
     mixed_precision: str = _field("auto", f"one of {', '.join(PRECISIONS)}; auto: bf16 where fast")
     gradient_checkpointing: bool = _field(False, "compute twice what would be kept: less memory")
-    dropout: float = _field(0.1, "share of activations that a step leaves out")
+    dropout: float = _field(
+        0.1, "share of activations that a step leaves out; none in grpo, which trains what it draws"
+    )
     lora_rank: int = _field(16, "align: rank of what is added to the language layers' matrices")
+    group: int = _field(8, "grpo: answers drawn to each request")
+    pool: int = _field(1, "grpo: requests read for one that is answered; the least sure is")
+    iterations: int = _field(2, "grpo: steps of the optimiser on the same answers")
+    temperature: float = _field(1.0, "grpo: above 1 the draws differ more, below 1 less")
+    clip: float = _field(0.2, "grpo: how far from 1 a ratio of chances still counts")
+    kl: float = _field(0.04, "grpo: weight of the distance from the network it began with")
+    rewards: str = _field(
+        "set,format,faithfulness,brevity", "grpo: what counts of an answer, with commas"
+    )
     log_steps: int = _field(20, "steps between two lines of the log")
     eval_steps: int = _field(0, "steps between two looks at validation; 0: once an epoch")
     save_steps: int = _field(0, "steps between two checkpoints; 0: once an epoch")
@@ -115,7 +126,7 @@ class Recipe:
             "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0, "weight_decay": 0,
             "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,
             "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
-            "lora_rank": 1, "workers": 0,
+            "lora_rank": 1, "workers": 0, "group": 2, "pool": 1, "iterations": 1, "kl": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
@@ -125,6 +136,14 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, below 1.")
         if not 0 <= self.redraw <= 1:
             raise ValueError(f"redraw is {self.redraw}; it must be from 0 to 1.")
+        for name in ("temperature", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.stage == "grpo" and self.save_steps % self.iterations:
+            raise ValueError(
+                f"save_steps is {self.save_steps}; it must be a multiple of iterations, "
+                f"{self.iterations}: answers that are still in use are not saved."
+            )
         if not self.epochs > 0 and self.max_steps < 1:
             raise ValueError(f"epochs is {self.epochs}; it must be above 0, or give max_steps.")
 

@@ -27,6 +27,7 @@ from embervlm.training.callbacks import Examination, examination_of, summarise_p
 from embervlm.training.carry_over import load_start, read_config
 from embervlm.training.decisions import Photos, Settings, held_out_items
 from embervlm.training.family import Family, Prepared
+from embervlm.training.grpo_trainer import GrpoTrainer, Requests
 from embervlm.training.low_rank import add_low_rank, without_low_rank
 from embervlm.training.public_data import EmberForm, Examples, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, parse
@@ -50,7 +51,11 @@ def train(recipe: Recipe) -> Path:
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     family, out = family_of(recipe), Path(recipe.output_dir)
-    stage = family.stages[recipe.stage]
+    stage = family.stages.get(recipe.stage)
+    if stage is None:
+        raise ValueError(
+            f"{recipe.stage} is not a stage of this family: {', '.join(family.stages)}."
+        )
     phases = [_without(phase, recipe) for phase in stage.phases]
     prepared = family.prepare(recipe)
     network = prepared.network
@@ -66,7 +71,7 @@ def train(recipe: Recipe) -> Path:
         added = add_low_rank(network, phase, recipe) if phase.low_rank else []
         if recipe.rounding != "none":
             round_parts(network, phase.moves)
-        trainer = EmberTrainer(
+        trainer = (GrpoTrainer if recipe.stage == "grpo" else EmberTrainer)(
             StageModule(network, stage, prepared.teacher),
             phase,
             recipe,
@@ -198,6 +203,13 @@ def _data(
             Reasons(config, tokenizer, recipe.seed, scenarios=recipe.scenarios),
             Reasons(config, tokenizer, recipe.seed, "validation", recipe.scenarios),
         )
+    if recipe.stage == "grpo":
+        return (
+            Requests(config, tokenizer, recipe.seed, scenarios=recipe.scenarios),
+            Requests(
+                config, tokenizer, 0, "validation", recipe.examples, scenarios=recipe.scenarios
+            ),
+        )
     captions = recipe.stage == "align"
     if recipe.data:
         return (
@@ -245,7 +257,8 @@ def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
     path = Path(recipe.model) if recipe.model else None
     config = EmberConfig(vocabulary_size=len(tokenizer)) if path is None else read_config(path)
     assert isinstance(config, EmberConfig), "the file names the family"
-    config = replace(config, dropout=recipe.dropout)
+    # GRPO trains the very network that it draws from.
+    config = replace(config, dropout=0.0 if recipe.stage == "grpo" else recipe.dropout)
     if config.vocabulary_size != len(tokenizer):
         raise ValueError(
             f"{path} has {config.vocabulary_size} tokens, the tokenizer {len(tokenizer)}; they "

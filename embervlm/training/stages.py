@@ -5,6 +5,7 @@
     select    requests and photos: set, first robot, place, needs, roles of numbers; a teacher's
               scores beside them
     reason    decisions put into words; the reader is held to the same decisions
+    grpo      answers drawn from the network itself, rewarded (`grpo.py`, `rewards.py`)
 
 A stage's module turns a batch into sums, one for each loss, and says in `batch["counts"]` over how
 many targets each goes. The trainer divides by the counts of the whole step, all processes and all
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 
 from embervlm.models.modeling import EmberNetwork, Encoded
 from embervlm.training.decisions import IGNORED, encode, logits_of
+from embervlm.training.grpo import grpo_counts, grpo_sums
 from embervlm.training.teacher_scores import score_count, score_sum
 
 # Softening of both sides where a teacher's distribution is imitated (Hinton et al. 2015).
@@ -337,6 +340,23 @@ STAGES = {
                 Phase(("decoder.", "heads."), ("decoder.",)),
                 Phase(("decoder.", "heads.", "text."), ("decoder.",), rate=0.5),
             ),
+        ),
+        # `clip`, `temperature` and the weight of the divergences are the recipe's
+        # (`grpo_trainer.row_of`); what is clipped is counted beside the losses.
+        Stage(
+            name="grpo",
+            data="requests with the right set; the words are the network's own",
+            losses={
+                "set": 1.0,
+                "words": 1.0,
+                "kl_set": 0.04,
+                "kl_words": 0.04,
+                "clipped_set": 0.0,
+                "clipped_words": 0.0,
+            },
+            sums=partial(grpo_sums, clip=0.2, temperature=1.0),
+            counts=grpo_counts,
+            phases=(Phase(("decoder.", "heads.subset_features."), ("heads.",)),),
         ),
     )
 }

@@ -19,6 +19,8 @@ from embervlm.models.modeling import EmberNetwork
 from embervlm.prompts import read_task
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import Item, Photos, collate
+from embervlm.training.grpo_trainer import GrpoTrainer
+from embervlm.training.grpo_trainer import Requests as AskedRequests
 from embervlm.training.recipe import NETWORK, Recipe
 from embervlm.training.run import _save
 from embervlm.training.stage_data import Answers, Epochs, Reasons, Said, Written
@@ -89,6 +91,10 @@ def data_of(stage: str, config: EmberConfig, tokenizer: Tokenizer, count: int = 
         reasons = Reasons(config, tokenizer, 1)
         reasons._all = [replace(one, tokens=one.tokens[:40]) for one in reasons._all[:count]]
         return reasons
+    if stage == "grpo":
+        asked = AskedRequests(config, tokenizer, 1, "validation")
+        asked.all = [one for one in asked.all if len(one.item.reading.tokens) < 120][:count]
+        return asked
     words = [row["task"][:30] for row in load("scenarios", "train")[:8]]
     # A caption has its photo; every second question has none.
     said = [
@@ -103,7 +109,7 @@ def trainer_of(recipe: Recipe, tokenizer: Tokenizer, **more: Any) -> EmberTraine
     # Threads cost such small matrices more than they bring.
     torch.set_num_threads(recipe.threads)
     stage, network = STAGES[recipe.stage], network_of(tokenizer)
-    return EmberTrainer(
+    return (GrpoTrainer if recipe.stage == "grpo" else EmberTrainer)(
         StageModule(network, stage),
         more.pop("phase", stage.phases[-1]),
         recipe,
@@ -125,10 +131,12 @@ def recipe_of(folder: Path, **more: Any) -> Recipe:
 
 
 def main() -> None:
-    """Train `select` as told, going on where a killed run stopped."""
+    """Train `select`, or the stage that is told, going on where a killed run stopped."""
     folder, tokenizer = Path(sys.argv[1]), Tokenizer.from_file(Path(sys.argv[2]))
     given = dict(word.split("=") for word in sys.argv[3:])
-    recipe = recipe_of(folder, **{name: int(value) for name, value in given.items()})
+    recipe = recipe_of(
+        folder, **{name: int(value) if value.isdigit() else value for name, value in given.items()}
+    )
     trainer = trainer_of(recipe, tokenizer)
     found = checkpoints(folder)
     trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
