@@ -289,7 +289,7 @@ class GrpoTrainer(EmberTrainer):
         from transformers.trainer_utils import EvalLoopOutput
 
         prefix = kwargs.get("metric_key_prefix", "eval")
-        held = self._exchange()
+        held = self.average.exchange()
         likeliest: list[Answer] = []
         sampled: list[Answer] = []
         for asked in dataloader:
@@ -303,7 +303,7 @@ class GrpoTrainer(EmberTrainer):
         if self.args.should_save:
             self._write(likeliest, sampled)
             self._keep_best(found[f"{prefix}_exact"])
-        self._put(held)
+        self.average.put(held)
         return EvalLoopOutput(cast(Any, None), None, found, len(likeliest))
 
     def _both(self, asked: Asked) -> tuple[Drawn, Drawn]:

@@ -8,10 +8,13 @@ weights among processes, each keeps the mean of its own share; `whole` puts the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 # After how many steps the mean holds half of its past at least.
@@ -68,3 +71,15 @@ class MovingAverage:
 def whole_tensor(tensor: Tensor) -> Tensor:
     """Return a tensor that FSDP may have cut as one; all processes must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Have a module's weights uncut meanwhile, for what is called beside its `forward`; all
+    processes must ask."""
+    cut = cast(FSDPModule, module) if isinstance(module, FSDPModule) else None
+    if cut is not None:
+        cut.unshard()
+    yield
+    if cut is not None:
+        cut.reshard()

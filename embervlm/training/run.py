@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from embervlm.training.decisions import Photos, Settings, held_out_items
 from embervlm.training.family import Family, Prepared
 from embervlm.training.grpo_trainer import GrpoTrainer, Requests
 from embervlm.training.low_rank import add_low_rank, without_low_rank
+from embervlm.training.moving_average import whole
 from embervlm.training.public_data import EmberForm, Examples, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, parse
 from embervlm.training.requirements import check_machine
@@ -53,9 +55,8 @@ def train(recipe: Recipe) -> Path:
     family, out = family_of(recipe), Path(recipe.output_dir)
     stage = family.stages.get(recipe.stage)
     if stage is None:
-        raise ValueError(
-            f"{recipe.stage} is not a stage of this family: {', '.join(family.stages)}."
-        )
+        there_are = ", ".join(family.stages)
+        raise ValueError(f"This family has no stage {recipe.stage}; there are {there_are}.")
     phases = [_without(phase, recipe) for phase in stage.phases]
     prepared = family.prepare(recipe)
     network = prepared.network
@@ -84,16 +85,17 @@ def train(recipe: Recipe) -> Path:
         found = checkpoints(folder) if recipe.resume else []
         trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
         trainer.finish()
-        keep_rounded(network)
-        for layer in added:
-            layer.merge()
-        if trainer.args.should_save:
-            _save(without_low_rank(network) if added else network, finished)
+        with whole(trainer.module):
+            keep_rounded(network)
+            for layer in added:
+                layer.merge()
+            if trainer.args.should_save:
+                _save(without_low_rank(network) if added else network, finished)
         trainer.accelerator.wait_for_everyone()
         if added:
             network = without_low_rank(network)
     if trainer_writes() and len(phases) > 1:
-        _save(network, out / NETWORK)
+        shutil.copyfile(finished, out / NETWORK)
         folders = [out / f"phase-{number}" for number in range(1, len(phases) + 1)]
         summarise_phases(stage.name, out, folders)
     if recipe.push_to_hub and trainer_writes():

@@ -6,8 +6,9 @@
   any moment goes on from the last whole one, to the same weights as if it had not been killed;
 - a loss that is no number ends the run with a sentence.
 
-`transformers.Trainer` brings the rest: DDP under torchrun or accelerate, accumulation, mixed
-precision, clipping, reports. FSDP has not been run: the average is kept of whole parameters.
+`transformers.Trainer` brings the rest: DDP and FSDP under torchrun or accelerate, accumulation,
+mixed precision, clipping, reports. FSDP takes cards, so only its parts are tested: losses and the
+moving average with weights cut among two processes.
 
 Axes: K losses.
 """
@@ -31,6 +32,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.training.callbacks import Account, EvaluationFiles, Examination
+from embervlm.training.moving_average import MovingAverage, whole
 from embervlm.training.recipe import Recipe
 from embervlm.training.requirements import precision
 from embervlm.training.rounding import as_rounded
@@ -71,11 +73,7 @@ class EmberTrainer(Trainer):
         self._folder: Path | None = None
         for name, parameter in module.network.named_parameters():
             parameter.requires_grad_(begins_with(name, phase.moves) or "lora_" in name)
-        self.average = {
-            name: parameter.detach().clone()
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad and recipe.average
-        }
+        self._average: MovingAverage | None = None
         super().__init__(
             module,
             _arguments(recipe, folder, epochs, validation is not None),
@@ -99,6 +97,14 @@ class EmberTrainer(Trainer):
     def place(self) -> Path:
         """The folder of this phase."""
         return Path(cast(str, self.args.output_dir))
+
+    @property
+    def average(self) -> MovingAverage:
+        """The moving average of the weights; begun when it is first asked for, once the module is
+        where and how it will be trained."""
+        if self._average is None:
+            self._average = MovingAverage(self.module, self.recipe.average)
+        return self._average
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -190,7 +196,7 @@ class EmberTrainer(Trainer):
         from transformers.trainer_utils import EvalLoopOutput
 
         prefix = kwargs.get("metric_key_prefix", "eval")
-        held = self._exchange()
+        held = self.average.exchange()
         self.module.eval()
         sums_K = counts_K = torch.zeros(len(self.stage.losses))
         for batch in dataloader:
@@ -198,10 +204,11 @@ class EmberTrainer(Trainer):
             sums_K = sums_K + self.module(batch).cpu()
             counts_K = counts_K + batch["counts"].cpu()
         network = self.module.network
-        measured = self.measure(network) if self.measure else {}
-        if "exact" in measured and self.args.should_save:
-            self._keep_best(measured["exact"])
-        self._put(held)
+        with whole(self.module):
+            measured = self.measure(network) if self.measure else {}
+            if "exact" in measured and self.args.should_save:
+                self._keep_best(measured["exact"])
+        self.average.put(held)
         means_K = sums_K / counts_K.clamp(min=1)
         weights_K = torch.tensor(list(self.stage.losses.values()))
         found = {f"{prefix}_loss": float((weights_K * means_K).sum())}
@@ -241,31 +248,9 @@ class EmberTrainer(Trainer):
             )
         return self.optimizer
 
-    def average_in(self) -> None:
-        """Draw the average nearer to the weights, as after each step."""
-        step = self.state.global_step
-        keep = min(self.recipe.average, step / (step + 10))
-        moving = dict(self.module.named_parameters())
-        with torch.no_grad():
-            for name, mean in self.average.items():
-                mean.lerp_(moving[name].detach().to(mean.device), 1 - keep)
-
     def finish(self) -> None:
         """Put the average into the network."""
-        self._exchange()
-
-    def _exchange(self) -> dict[str, Tensor]:
-        """Put the average into the model; return the weights that were there."""
-        moving = dict(self.module.named_parameters())
-        held = {name: moving[name].detach().clone() for name in self.average}
-        self._put(self.average)
-        return held
-
-    @torch.no_grad()
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
-        moving = dict(self.module.named_parameters())
-        for name, value in weights.items():
-            moving[name].copy_(value)
+        self.average.exchange()
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -301,14 +286,14 @@ class EmberTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save and self.average:
-            save_file(self.average, Path(output_dir) / AVERAGE)
+        mean = self.average.whole()
+        if self.args.should_save and mean:
+            save_file(mean, Path(output_dir) / AVERAGE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.average:
-            found = load_file(Path(checkpoint) / AVERAGE)
-            self.average = {name: found[name].to(t.device) for name, t in self.average.items()}
+        if checkpoint is not None and self.recipe.average:
+            self.average.load(load_file(Path(checkpoint) / AVERAGE))
 
     def _last_good(self) -> str:
         found = checkpoints(self.place)
@@ -316,15 +301,18 @@ class EmberTrainer(Trainer):
 
 
 class _Average(TrainerCallback):
-    """Calls `average_in` behind each step of the optimiser."""
+    """Has the average follow each step of the optimiser."""
 
     def __init__(self, trainer: EmberTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with the weights as they are, unless a checkpoint has brought an average."""
+        _ = self.trainer.average
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Average."""
-        if self.trainer.average:
-            self.trainer.average_in()
+        self.trainer.average.follow(state.global_step)
 
 
 class _EpochLoader(DataLoader[Any]):

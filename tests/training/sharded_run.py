@@ -3,7 +3,7 @@
 python -m torch.distributed.run --nproc_per_node 2 sharded_run.py TOKENIZER OUT
 
 Both processes read the same batch, so what they learn is what one process learns. `OUT` gets the
-moving average, put together.
+moving average, put together, and what the trained network answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from embervlm.tokenizer import Tokenizer
-from embervlm.training.moving_average import MovingAverage
+from embervlm.training.decisions import forward
+from embervlm.training.moving_average import MovingAverage, whole
 from embervlm.training.stages import STAGES, StageModule, begins_with
 
 STEPS = 3
@@ -49,13 +50,14 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         average.follow(step)
-    whole = average.whole()
-    average.load(whole)
+    mean = average.whole()
+    average.load(mean)
     average.put(average.exchange())
+    with whole(module), torch.no_grad():
+        logits = {"logits": forward(network, batch)["subsets"].contiguous()}
+    found = average.whole() | logits
     if int(os.environ.get("RANK", "0")) == 0:
-        save_file({name: value.contiguous() for name, value in average.whole().items()}, out)
-    else:
-        average.whole()
+        save_file(found, out)
     if count > 1:
         dist.destroy_process_group()
 
