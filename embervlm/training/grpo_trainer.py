@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
@@ -65,21 +65,40 @@ class Requests:
     ) -> None:
         """Take a split; with `most`, no more than that many requests of it, drawn by the seed."""
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
-        samples = base_samples(split, scenarios)
-        if 0 < most < len(samples):
-            samples = random.Random(f"{seed} {split}").sample(samples, most)
-        self.all = [self._asked(sample) for sample in samples]
-
-    def _asked(self, sample: Sample) -> Written:
-        return Written(Item(sample, read_task(sample.task, self.tokenizer, Settings().max_tokens)))
+        self.samples = base_samples(split, scenarios)
+        if 0 < most < len(self.samples):
+            self.samples = random.Random(f"{seed} {split}").sample(self.samples, most)
 
     def items(self, epoch: int) -> Sequence[Written]:
         """Return all of them in the epoch's order."""
-        return random.Random(f"{self.seed} {epoch}").sample(self.all, len(self.all))
+        return _Asked(
+            self, random.Random(f"{self.seed} {epoch}").sample(self.samples, len(self.samples))
+        )
 
     def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
         """Return the requests' tensors."""
         return collate([one.item for one in items], None, self.config, rng)
+
+
+class _Asked(Sequence[Written]):
+    """Turns a request into tokens when it is its turn: a short run needs but a few."""
+
+    def __init__(self, requests: Requests, samples: Sequence[Sample]) -> None:
+        self.requests, self.samples = requests, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, at: int) -> Written: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Written]: ...
+    def __getitem__(self, at: int | slice) -> Written | list[Written]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        sample = self.samples[at]
+        reading = read_task(sample.task, self.requests.tokenizer, Settings().max_tokens)
+        return Written(Item(sample, reading))
 
 
 class Blocks(EpochBatches):

@@ -135,6 +135,7 @@ def draw(
         own_NT[going, t] = own_K
         written_NT[going, t] = torch.where(own_K, next_K, written_NT[going, t])
         goes_on_K = ~own_K | (next_K != tokenizer.specials[END])
+        goes_on_K &= t + 1 < told_N[going] + MAX_OWN
         if not goes_on_K.all():
             going, cache = going[goes_on_K], _rows_of(cache, goes_on_K)
             if not len(going):

@@ -93,7 +93,7 @@ def data_of(stage: str, config: EmberConfig, tokenizer: Tokenizer, count: int = 
         return reasons
     if stage == "grpo":
         asked = AskedRequests(config, tokenizer, 1, "validation")
-        asked.all = [one for one in asked.all if len(one.item.reading.tokens) < 120][:count]
+        asked.samples = [one for one in asked.samples if len(one.task or "") < 120][:count]
         return asked
     words = [row["task"][:30] for row in load("scenarios", "train")[:8]]
     # A caption has its photo; every second question has none.

@@ -99,7 +99,7 @@ def batch_of(config: EmberConfig, tokenizer: Tokenizer, rows: slice) -> dict[str
     import random
 
     requests = Requests(config, tokenizer, 1, "validation", 6)
-    batch = requests.batch(requests.all[rows], random.Random(0))
+    batch = requests.batch(requests.items(0)[rows], random.Random(0))
     return {**batch, "ngrams": torch.zeros(len(batch["tokens"]), 32)}
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 from small_run import data_of, network_of, recipe_of, trainer_of  # noqa: E402
 
 from embervlm.models.modeling import save_network  # noqa: E402
+from embervlm.prompts import TASK  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training import sampling  # noqa: E402
 from embervlm.training.grpo_trainer import Blocks, GrpoTrainer  # noqa: E402
@@ -53,22 +54,26 @@ def lines(trainer: GrpoTrainer, name: str) -> list[float]:
 def test_it_raises_the_reward(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Of the words, as few as can be: it is about the set.
     monkeypatch.setattr(sampling, "MAX_OWN", 1)
+    monkeypatch.setattr(
+        sampling, "reasoning_prefix", lambda robots, tokenizer: [tokenizer.specials[TASK]]
+    )
     # A random reader, unlike a trained one, does not tell requests apart: let it learn to.
     phase = Phase(("text.", "heads.subset_features."), ("heads.",))
     trainer = grpo(
-        tmp_path, tokenizer, phase=phase, batch_size=8, epochs=45.0, group=12, kl=0.0,
-        learning_rate=3e-3, head_learning_rate=5e-3, eval_steps=90,
+        tmp_path, tokenizer, phase=phase, batch_size=8, epochs=32.0, group=12, kl=0.0,
+        learning_rate=5e-3, head_learning_rate=8e-3, eval_steps=64,
     )  # fmt: skip
     trainer.train()
     rewards = lines(trainer, "reward_set")
     assert rewards[0] < 0.2
-    assert sum(rewards[-3:]) / 3 > 0.3
+    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.1
     held = lines(trainer, "eval_sampled_reward_set")
     assert held[-1] > held[0] + 0.1
     # The first step of a block is at the very network that drew; the second one is not.
     clipped = lines(trainer, "loss_clipped_set")
-    assert clipped[::2] == [0] * 45
+    assert clipped[::2] == [0] * 32
     assert clipped[1] > 0
 
 
@@ -108,13 +113,13 @@ def test_words_are_rewarded_too(
 
     monkeypatch.setattr("embervlm.training.grpo_trainer.rewards_of", rewards_of)
     trainer = grpo(
-        tmp_path, tokenizer, batch_size=8, epochs=15.0, group=8, rewards="format",
+        tmp_path, tokenizer, batch_size=8, epochs=10.0, group=8, rewards="format",
         learning_rate=5e-3, head_learning_rate=0.0,
     )  # fmt: skip
     trainer.train()
     rewards = lines(trainer, "reward_format")
     assert rewards[0] < 0.6
-    assert rewards[-1] > rewards[0] + 0.3
+    assert rewards[-1] > rewards[0] + 0.2
     assert lines(trainer, "loss_kl_words")[0] == pytest.approx(0, abs=1e-5)
 
 
@@ -139,7 +144,7 @@ def test_two_processes_are_one(tokenizer_file: Path, tmp_path: Path) -> None:
         start = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
         words = [
             str(PROGRAM), str(folder), str(tokenizer_file), f"gradient_accumulation={times}",
-            "stage=grpo", "group=2", "max_steps=4", "batch_size=2",
+            "stage=grpo", "group=2", "max_steps=2", "batch_size=2",
         ]  # fmt: skip
         done = subprocess.run(
             [sys.executable, *(start if processes > 1 else []), *words],
@@ -150,7 +155,7 @@ def test_two_processes_are_one(tokenizer_file: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         line = next(x for x in done.stdout.splitlines() if x.startswith("[") and "." in x)
         told.append([float(x) for x in ast.literal_eval(line)])
-    assert len(told[0]) == 4
+    assert len(told[0]) == 2
     assert told[0] == pytest.approx(told[1], abs=1e-5)
 
 
