@@ -31,7 +31,7 @@ from safetensors.torch import load_file  # noqa: E402
 from small_run import network_of  # noqa: E402
 
 from embervlm.data.photos import load_photos  # noqa: E402
-from embervlm.data.scenarios import DATA_DIR, load  # noqa: E402
+from embervlm.data.scenarios import DATA_DIR, load, load_own  # noqa: E402
 from embervlm.fleet import ENVIRONMENTS  # noqa: E402
 from embervlm.models.modeling import EmberNetwork, save_network  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
@@ -45,6 +45,11 @@ BASE = {
     "learning-rate": 1e-3, "weight-decay": 0,
 }  # fmt: skip
 ALIGN = {"stage": "align"}
+SELECT = {"stage": "select", "data": None}
+GRPO = {
+    "stage": "grpo", "data": None, "group": 4, "max-steps": 2, "iterations": 2,
+    "learning-rate": 1e-2, "head-learning-rate": 1e-2,
+}  # fmt: skip
 PHOTOS = {"stage": "align", "data": None, "vision": "VISION", "shared": "SHARED"}
 
 
@@ -113,7 +118,15 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "teacher": ({}, None, "OTHER_MODEL", weights),
     "freeze": ({}, None, "text.", lambda ran: ran.part),
     "rounding": ({}, "none", "q4_0", weights),
-    "redraw": ({"stage": "select", "data": None}, 0, 1, weights),
+    "redraw": (SELECT, 0, 1, weights),
+    "scenarios": (SELECT, None, "OWN", weights),
+    "group": (GRPO, 4, 6, weights),
+    "pool": (GRPO, 1, 2, weights),
+    "iterations": (GRPO, 1, 2, weights),
+    "temperature": (GRPO, 1, 2, weights),
+    "clip": (GRPO, 0.2, 1e-6, weights),
+    "kl": (GRPO, 0, 10, weights),
+    "rewards": (GRPO, "set", "format", weights),
     "epochs": ({}, 2, 1, steps),
     "max_steps": ({}, -1, 3, steps),
     "examples": ({}, 8, 4, steps),
@@ -137,16 +150,25 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "workers": ({}, 0, 2, lambda ran: ran.worker_loops),
     "report_to": ({}, "none", "tensorboard", lambda ran: (ran.folder / "tensorboard").is_dir()),
 }
+# Keys with a test of their own, some of them in another file.
 ELSEWHERE = {
-    "output_dir", "resume", "gradient_checkpointing", "country", "push_to_hub"
-}  # fmt: skip
+    "output_dir": "test_output_dir_is_where_it_goes",
+    "resume": "test_resume_goes_on_and_no_resume_begins_anew",
+    "gradient_checkpointing": "test_gradient_checkpointing_computes_twice_and_learns_the_same",
+    "country": "test_country_chooses_the_carbon_intensity",
+    "push_to_hub": "test_push_to_hub_sends_what_the_next_run_needs",
+    "preset": "test_all_stages_then_a_decision",
+    "published": "test_all_stages_then_a_decision",
+    "teacher_scores": "test_a_recipe_names_the_scores",
+}
 
 
 def test_every_key_has_a_change() -> None:
     known = {f.name for f in fields(recipe.Recipe)}
-    assert known == set(CHANGES) | ELSEWHERE
-    assert not set(CHANGES) & ELSEWHERE
-    assert all(f"def test_{name}_" in Path(__file__).read_text("utf-8") for name in ELSEWHERE)
+    assert known == {*CHANGES, *ELSEWHERE}
+    assert not CHANGES.keys() & ELSEWHERE.keys()
+    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert all(f"def {name}(" in tests for name in ELSEWHERE.values())
 
 
 # --- what the runs are made of --------------------------------------------------------------------
@@ -201,6 +223,11 @@ def things(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> di
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / name / "photos" / "manifest.jsonl").write_text(text, "utf-8")
 
+    (folder / "own").mkdir()
+    own = [*load("scenarios", "train")[-20:], *load("scenarios", "validation")[-4:]]
+    text = "".join(json.dumps(row) + "\n" for row in own)
+    (folder / "own" / "scenarios.jsonl").write_text(text, "utf-8")
+
     def entry(name: str) -> str:
         files = {"conversations": str(folder / f"{name}.json"), "images": str(folder / "images")}
         return json.dumps([{"set": "llava_instruct", **files}])
@@ -216,13 +243,16 @@ def things(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> di
         "OTHER_VISION": str(folder / "other-vision"),
         "SHARED": str(folder / "shared"),
         "OTHER_SHARED": str(folder / "other-shared"),
+        "OWN": str(folder / "own"),
     }
 
 
 @pytest.fixture(autouse=True)
 def few_rows_and_no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `select` read a few rows; curves have tests of their own."""
-    monkeypatch.setattr(decisions, "load", lambda name, split: load(name, split)[:30])
+    monkeypatch.setattr(
+        decisions, "load_own", lambda name, split, folder: load_own(name, split, folder)[:30]
+    )
     monkeypatch.setattr(callbacks, "draw_log", lambda *_: None)
     monkeypatch.setattr(callbacks, "write_evaluation", lambda *_: [])
 
@@ -355,6 +385,7 @@ def test_wandb_without_a_key_is_a_sentence(
 ) -> None:
     import wandb
 
+    wandb.teardown()  # it remembers the mode of another test
     monkeypatch.setattr(wandb, "login", lambda prompt: False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with pytest.raises(ValueError, match="wandb, which is not logged in; run 'wandb login', or"):
@@ -471,7 +502,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     server.shutdown()
 
 
-def test_push_to_hub_sends_network_and_recipe(hub: type[Hub], start: Callable[..., Ran]) -> None:
+def test_push_to_hub_sends_what_the_next_run_needs(hub: type[Hub], start: Callable[..., Ran]) -> None:
     start(push_to_hub="me/tiny")
     paths = [path for path, _ in hub.got]
     assert paths[0].endswith("/api/repos/create")
@@ -481,7 +512,7 @@ def test_push_to_hub_sends_network_and_recipe(hub: type[Hub], start: Callable[..
         for line in map(json.loads, commit.splitlines())
         if line["key"] == "file"
     ]
-    assert sorted(files) == [recipe.NETWORK, "recipe.json"]
+    assert sorted(files) == [recipe.NETWORK, "recipe.json", "tokenizer.json"]
 
 
 def test_a_hub_that_refuses_leaves_the_network(
