@@ -17,8 +17,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,6 @@ from embervlm.evaluation.metrics import (
     presence_confusion,
 )
 from embervlm.fleet import ENVIRONMENTS, Fleet
-from embervlm.models.modeling import EmberNetwork
 from embervlm.scoring import exact
 from embervlm.training.decisions import Item, Photos, accuracy, predict
 from embervlm.training.energy import Meter, open_meter
@@ -50,6 +50,8 @@ from embervlm.training.energy import Meter, open_meter
 if TYPE_CHECKING:
     from embervlm.training.trainer import EmberTrainer
 
+# A network and some items -> their logits.
+Answering = Callable[[Any, Sequence[Item]], dict[str, Tensor]]
 OUTCOMES = Fleet.default().outcomes
 SESSIONS, SUMMARY, CURVES = "sessions.json", "summary.json", "curves.png"
 EXAMPLES_SHOWN = 20
@@ -80,19 +82,21 @@ class Examination:
         groups: Mapping[str, Sequence[Item]],
         photos: Photos | None,
         pairs: Mapping[str, str] | None = None,
+        answer: Answering | None = None,
     ) -> None:
         """Prepare the groups, of which `requests` is the first; `pairs` names contrast pairs by the
-        request's id."""
+        request's id. `answer` returns the logits of some items, without it `decisions.predict`."""
         self.groups = {name: list(items) for name, items in groups.items() if items}
-        self.photos, self.pairs = photos, pairs or {}
+        self.answer = answer or partial(predict, photos=photos)
+        self.pairs = pairs or {}
         self.found: dict[str, Examined] = {}
 
-    def __call__(self, network: EmberNetwork) -> dict[str, float]:
+    def __call__(self, network: Any) -> dict[str, float]:
         """Return exact set and its like, the photo group's under `photo_`, and of `requests` each
         outcome's precision, recall and F1."""
         logged: dict[str, float] = {}
         for group, items in self.groups.items():
-            logits = predict(network, items, self.photos)
+            logits = self.answer(network, items)
             truths = [_truth(item, self.pairs) for item in items]
             answers = answers_of(logits)
             figures = measure(answers, truths, outcomes=OUTCOMES)
@@ -114,12 +118,15 @@ class Examination:
 
 
 def examination_of(
-    groups: Mapping[str, Sequence[Item]], photos: Photos | None, scenarios: str = ""
+    groups: Mapping[str, Sequence[Item]],
+    photos: Photos | None,
+    scenarios: str = "",
+    answer: Answering | None = None,
 ) -> Examination:
     """Return the examination of the validation split's groups, its contrast pairs known."""
     rows = load_own("scenarios", "validation", scenarios)
     pairs = {row["id"]: row["pair"] for row in rows if row.get("pair")}
-    return Examination(groups, photos, pairs)
+    return Examination(groups, photos, pairs, answer)
 
 
 def answers_of(logits: Mapping[str, Tensor]) -> list[Answer]:

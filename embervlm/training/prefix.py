@@ -17,6 +17,7 @@ from embervlm.models import presets
 from embervlm.models.configuration import PRESETS, PrefixConfig
 from embervlm.models.ember_37m import Ember37M, start_from_published
 from embervlm.models.gpt2_tokenizer import TOKENIZER, Gpt2Tokenizer
+from embervlm.training.callbacks import examination_of
 from embervlm.training.carry_over import load_start, read_config
 from embervlm.training.decisions import Settings
 from embervlm.training.family import Family, Prepared
@@ -59,7 +60,11 @@ def prepare(recipe: Recipe) -> Prepared:
         teacher=teacher,
         data=data,
         validation=validation,
-        measure=validation.measure if isinstance(validation, PrefixDecisions) else None,
+        measure=(
+            examination_of(validation.groups(), None, recipe.scenarios, validation.predict)
+            if isinstance(validation, PrefixDecisions)
+            else None
+        ),
     )
 
 

@@ -32,7 +32,6 @@ from embervlm.training.decisions import (
     BLANK,
     Item,
     Settings,
-    accuracy,
     base_samples,
     pad,
     targets_of,
@@ -204,22 +203,22 @@ class PrefixDecisions:
             batch |= score_batch([one.item.sample for one in items], self.scores)
         return batch
 
-    def measure(self, network: Ember37M) -> dict[str, float]:
-        """Return `decisions.accuracy` of the requests, and of the photo requests."""
-        found: dict[str, float] = {}
-        for name in ("", "photo_"):
-            chosen = [one for one in self._fixed if (one.item.photo is not None) == bool(name)]
-            if chosen:
-                values = accuracy(self._predict(network, chosen), [one.item for one in chosen])
-                found |= {f"{name}{key}": round(value, 4) for key, value in values.items()}
-        return found
+    def groups(self) -> dict[str, list[Item]]:
+        """Return the fixed items: `requests`, and those with a photo under `photo`."""
+        items = [one.item for one in self._fixed]
+        return {
+            "requests": [item for item in items if item.photo is None],
+            "photo": [item for item in items if item.photo is not None],
+        }
 
     @torch.no_grad()
-    def _predict(self, network: Ember37M, items: Sequence[Written]) -> dict[str, torch.Tensor]:
+    def predict(self, network: Ember37M, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+        """Return the logits of set, first robot and place of some items."""
         device = next(network.parameters()).device
         found = []
         for i in range(0, len(items), _EVALUATED):
-            batch = self.batch(items[i : i + _EVALUATED], random.Random(0))
+            part = [Written(item) for item in items[i : i + _EVALUATED]]
+            batch = self.batch(part, random.Random(0))
             batch = {name: value.to(device) for name, value in batch.items()}
             logits, _ = decided(network, batch, image_tokens(network, batch))
             found.append({name: value.float().cpu() for name, value in logits.items()})

@@ -502,7 +502,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     server.shutdown()
 
 
-def test_push_to_hub_sends_what_the_next_run_needs(hub: type[Hub], start: Callable[..., Ran]) -> None:
+def test_push_to_hub_sends_what_the_next_run_needs(
+    hub: type[Hub], start: Callable[..., Ran]
+) -> None:
     start(push_to_hub="me/tiny")
     paths = [path for path, _ in hub.got]
     assert paths[0].endswith("/api/repos/create")

@@ -100,10 +100,10 @@ def questions(shared: Path, tmp_path: Path) -> dict[str, Any]:
 
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a dozen rows of each of our sets: reading all of them is another test's work."""
-    for name in ("prefix_data", "decisions"):
+    for name in ("prefix_data", "stage_data", "decisions"):
         module = sys.modules[f"embervlm.training.{name}"]
-        whole = module.load
-        monkeypatch.setattr(module, "load", lambda *words, whole=whole: whole(*words)[:12])
+        whole = module.load_own
+        monkeypatch.setattr(module, "load_own", lambda *words, whole=whole: whole(*words)[:12])
 
 
 def test_all_stages_then_a_decision(

@@ -54,7 +54,7 @@ def weights(run: Any) -> dict[str, Any]:
 
 
 def test_the_table_is_that_of_the_other_family() -> None:
-    assert list(PREFIX_STAGES) == list(STAGES)
+    assert list(PREFIX_STAGES) == [name for name in STAGES if name != "grpo"]
     for name, stage in PREFIX_STAGES.items():
         shared = {key: STAGES[name].losses[key] for key in stage.losses}
         assert stage.losses == shared

@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 from small_run import COUNT, Requests, network_of, recipe_of, trainer_of  # noqa: E402
 
 from embervlm.data.sample import from_photo_request, from_scenario  # noqa: E402
-from embervlm.data.scenarios import load  # noqa: E402
+from embervlm.data.scenarios import load, load_own  # noqa: E402
 from embervlm.data.teacher_answers import AnswerFile, TeacherAnswer  # noqa: E402
 from embervlm.fleet import Fleet  # noqa: E402
 from embervlm.models.modeling import load_network, save_network  # noqa: E402
@@ -238,7 +238,7 @@ def start(tokenizer: Tokenizer, tokenizer_file: Path, tmp_path: Path) -> list[st
 def test_a_recipe_names_the_scores(
     start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(decisions, "load", lambda name, split=None: load(name, split)[:6])
+    monkeypatch.setattr(decisions, "load_own", lambda *words: load_own(*words)[:6])
     monkeypatch.setattr(runs, "Settings", partial(decisions.Settings, photos_alone=0))
     path = answers_file(
         tmp_path / "robots.jsonl", {row["id"]: said(NONE) for row in load("scenarios", "train")[:6]}
@@ -257,7 +257,7 @@ def test_a_recipe_names_the_scores(
 
 
 def test_validation_is_never_scored(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decisions, "load", lambda name, split=None: load(name, split)[:3])
+    monkeypatch.setattr(decisions, "load_own", lambda *words: load_own(*words)[:3])
     config = network_of(tokenizer).config
     held = Decisions(config, tokenizer, None, decisions.Settings(), "validation")
     assert "scores" not in held.batch(held.items(0)[:2], random.Random(1))
