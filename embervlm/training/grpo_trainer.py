@@ -71,7 +71,7 @@ class Requests:
 
     def items(self, epoch: int) -> Sequence[Written]:
         """Return all of them in the epoch's order."""
-        return _Asked(
+        return _ReadInTurn(
             self, random.Random(f"{self.seed} {epoch}").sample(self.samples, len(self.samples))
         )
 
@@ -80,7 +80,7 @@ class Requests:
         return collate([one.item for one in items], None, self.config, rng)
 
 
-class _Asked(Sequence[Written]):
+class _ReadInTurn(Sequence[Written]):
     """Turns a request into tokens when it is its turn: a short run needs but a few."""
 
     def __init__(self, requests: Requests, samples: Sequence[Sample]) -> None:
