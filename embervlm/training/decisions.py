@@ -124,6 +124,8 @@ class Mixture:
         self.requests = base_samples("train", settings.scenarios)
         self.with_numbers = [sample for sample in self.requests if mentions_of(sample)]
         self.photo_rows = load_own("photo_requests", "train", settings.scenarios)
+        # Of the requests as they stand, which each epoch reads again.
+        self.readings: dict[str | None, Reading] = {}
         self.digits = {tokenizer.encode(f"{space}{d}")[0] for d in range(10) for space in ("", " ")}
 
     def epoch(self, rng: random.Random) -> list[Item]:
@@ -175,8 +177,11 @@ class Mixture:
     ) -> Item:
         task = sample.task
         if task and rng.random() < self.settings.typo:
-            task = with_typo(task, rng)
-        reading = read_task(task, self.tokenizer, self.settings.max_tokens)
+            reading = read_task(with_typo(task, rng), self.tokenizer, self.settings.max_tokens)
+        else:
+            if task not in self.readings:
+                self.readings[task] = read_task(task, self.tokenizer, self.settings.max_tokens)
+            reading = self.readings[task]
         if reading.marks and rng.random() < self.settings.drop_digits:
             reading = without_digits(reading, self.digits)
         return Item(sample, reading, photo, scene)

@@ -245,6 +245,7 @@ class EmberTrainer(Trainer):
                     if found
                 ],
                 weight_decay=self.recipe.weight_decay,
+                fused=True,  # one pass over the weights in place of seven
             )
         return self.optimizer
 
