@@ -13,8 +13,9 @@ DEMO_REQUEST := Our sensor came off its mooring somewhere here. Find it and cut 
 demo: $(VENV)/.small
 	$(BIN)/embervlm decide $(DEMO_PHOTO) "$(DEMO_REQUEST)"
 
+# A process for each core, four at most; each works with one thread.
 test: $(VENV)/.full
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 check: $(VENV)/.full data-check
 	$(BIN)/ruff format --check .
