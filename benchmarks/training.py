@@ -21,6 +21,7 @@ Evaluations and checkpoints are left out on both sides.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import shlex
@@ -45,12 +46,13 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from embervlm.evaluation.bench import processor_name
-from embervlm.tokenizer import Tokenizer
-from embervlm.training import run as stage_run
+from embervlm.training.family import Prepared
+from embervlm.training.low_rank import add_low_rank
 from embervlm.training.recipe import Recipe
 from embervlm.training.requirements import precision
-from embervlm.training.stage_data import Collator, EpochBatches, Epochs, Placed, items_of
-from embervlm.training.stages import STAGES, Batch, StageModule
+from embervlm.training.run import family_of
+from embervlm.training.stage_data import Collator, EpochBatches, Placed, items_of
+from embervlm.training.stages import Batch, Stage, StageModule
 from embervlm.training.trainer import EmberTrainer
 
 SHIPPED = Path(__file__).parents[1] / "embervlm/weights/ember-nano.gguf"
@@ -73,8 +75,8 @@ class Work:
     """A stage with its data, and the batches that a round sees."""
 
     recipe: Recipe
-    tokenizer: Tokenizer
-    data: Epochs
+    stage: Stage
+    prepared: Prepared
     batches: list[Batch]
     drawing_s: float
     steps_an_epoch: int
@@ -116,13 +118,14 @@ class Clock(TrainerCallback):
 
 def prepare(recipe: Recipe, steps: int) -> Work:
     """Draw an epoch, and make the batches of its first steps."""
-    tokenizer = stage_run._tokenizer(recipe)
-    data, _ = stage_run._data(recipe, stage_run.read_start(SHIPPED)[0], tokenizer, None)
+    family = family_of(recipe)
+    stage, prepared = family.stages[recipe.stage], family.prepare(recipe)
+    data = prepared.data
     begun = time.perf_counter()
     items_of(data, 0)
     drawing_s = time.perf_counter() - begun
     batches = EpochBatches(data, recipe.batch_size, recipe.seed, most=recipe.examples)
-    collate = Collator(data, STAGES[recipe.stage], recipe.seed)
+    collate = Collator(data, stage, recipe.seed)
     placed = Placed(data)
     made = [
         collate([placed[place] for place in places])
@@ -130,14 +133,16 @@ def prepare(recipe: Recipe, steps: int) -> Work:
     ]
     if len(made) < WARM_STEPS + steps:
         raise ValueError(f"An epoch of {recipe.stage} has {len(made)} batches; lower --steps.")
-    return Work(recipe, tokenizer, data, made, drawing_s, len(batches))
+    return Work(recipe, stage, prepared, made, drawing_s, len(batches))
 
 
 def through_our_trainer(work: Work, folder: Path) -> Timed:
     """Train one round through `EmberTrainer`."""
     timed = Timed()
     recipe, (module, phase) = work.recipe, _module(work)
-    trainer = TimedTrainer(module, phase, recipe, work.data, None, folder=folder, epochs=1.0)
+    trainer = TimedTrainer(
+        module, phase, recipe, work.prepared.data, None, folder=folder, epochs=1.0
+    )
     trainer.timed = timed
     trainer.add_callback(Clock(timed))
     for silent in (PrinterCallback, ProgressCallback):
@@ -303,11 +308,10 @@ def _module(work: Work) -> tuple[StageModule, Any]:
     recipe = work.recipe
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    stage, network = STAGES[recipe.stage], stage_run._network(recipe, work.tokenizer)
-    phase = stage.phases[-1]
+    network, phase = copy.deepcopy(work.prepared.network), work.stage.phases[-1]
     if phase.low_rank:
-        stage_run.add_low_rank(network, phase, recipe)
-    return StageModule(network, stage), phase
+        add_low_rank(network, phase, recipe)
+    return StageModule(network, work.stage), phase
 
 
 def _tokens(batch: Mapping[str, torch.Tensor]) -> int:
