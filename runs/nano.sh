@@ -58,13 +58,16 @@ step ngrams/network.safetensors "9 n-grams beside the reader" &&
   "$bin/python" -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
     --model "$out/compress/network.safetensors" --out "$out/ngrams" --threads "$threads"
 
-step words/network.safetensors "10 words: the decoder repeats what was read" &&
-  train --recipe recipes/nano/words.yaml --model "$out/ngrams/network.safetensors" --output-dir "$out/words"
+step roles/network.safetensors "10 roles: what each number is for, numbers drawn anew" &&
+  train --recipe recipes/nano/roles.yaml --model "$out/ngrams/network.safetensors" --output-dir "$out/roles"
 
-step reason/network.safetensors "11 reason: decisions put into words" &&
+step words/network.safetensors "11 words: the decoder repeats what was read" &&
+  train --recipe recipes/nano/words.yaml --model "$out/roles/network.safetensors" --output-dir "$out/words"
+
+step reason/network.safetensors "12 reason: decisions put into words" &&
   train --recipe recipes/nano/reason.yaml --model "$out/words/network.safetensors" --output-dir "$out/reason"
 
-log "12 export and calibrate"
+log "13 export and calibrate"
 "$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"

@@ -14,7 +14,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_ship_are_sound(path: Path) -> None:
-    stage = {"compress": "select", "words": "instruct"}.get(path.stem, path.stem)
+    stage = {"compress": "select", "roles": "select", "words": "instruct"}.get(path.stem, path.stem)
     assert Recipe.from_yaml(path).stage == stage
 
 
