@@ -193,7 +193,11 @@ def test_a_photo_from_an_archive_is_kept_beside_the_answers(
 def start(endpoint: Endpoint, data: str, out: Path, **more: Any) -> subprocess.Popen[str]:
     words = ["distill", "--teacher", f"openai:{endpoint.url}#tiny", "--ask", "answers"]
     words += ["--data", data, "--out", str(out), "--workers", "1"]
-    program = "import sys; from embervlm.cli import app; app(sys.argv[1:])"
+    # A run in the background is born deaf to SIGINT; this one listens again.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from embervlm.cli import app; app(sys.argv[1:])"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", program, *words],
         stdout=subprocess.PIPE,

@@ -23,6 +23,7 @@ from transformers import TrainerCallback  # noqa: E402
 
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training import stages, trainer  # noqa: E402
+from embervlm.training.recipe import NETWORK  # noqa: E402
 from embervlm.training.stage_data import EpochBatches  # noqa: E402
 from embervlm.training.stages import STAGES, begins_with  # noqa: E402
 
@@ -150,7 +151,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(
         process.wait()
         kills += 1
     digests = {
-        hashlib.sha256((tmp_path / name / trainer.NETWORK).read_bytes()).hexdigest()
+        hashlib.sha256((tmp_path / name / NETWORK).read_bytes()).hexdigest()
         for name in ("whole", "killed")
     }
     assert len(digests) == 1
