@@ -9,6 +9,7 @@ Axes: B batch, P pictures, S side.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,9 @@ from embervlm.training.decisions import collate
 from embervlm.training.stage_data import Written, said_item, with_written
 from embervlm.training.stages import Batch
 from embervlm.training.vision import Pixels
+
+# How many broken pictures a process names.
+_SAID = 20
 
 
 def sources_of(entries: Sequence[Mapping[str, Any]]) -> list[Source]:
@@ -164,9 +168,11 @@ class Examples:
             try:
                 picture = self._picture(item.example)
             except ValueError as error:
-                self.report.leave_out(
-                    UnusableError("broken picture", f"{item.example.id}: {error}")
-                )
+                fault = UnusableError("broken picture", f"{item.example.id}: {error}")
+                # Said at once: a worker's counts end with it.
+                if self.report.left_out[fault.reason] < _SAID:
+                    sys.stderr.write(f"left out: {fault}\n")
+                self.report.leave_out(fault)
                 continue
             pictures.append(picture)
             kept.append(item)
