@@ -332,7 +332,7 @@ def distill(
             "--logits",
             metavar="K",
             help="Keep the K likeliest of each token too; local teachers of the student's "
-            "vocabulary only.",
+            "vocabulary only. Training does not read them yet.",
             min=0,
         ),
     ] = 0,

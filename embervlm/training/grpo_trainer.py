@@ -37,7 +37,7 @@ from embervlm.training.rewards import OF_WORDS, REWARDS, names_of, rewards_of, t
 from embervlm.training.sampling import Drawn, draw, log_chances, read, uniform
 from embervlm.training.stage_data import EpochBatches, Epochs, Place, Placed, Written
 from embervlm.training.stages import Batch, Phase, Stage, StageModule
-from embervlm.training.trainer import EmberTrainer, _EpochLoader
+from embervlm.training.trainer import EmberTrainer, EpochLoader
 
 Asked = Sequence[tuple[Place, Written]]
 
@@ -183,7 +183,7 @@ class GrpoTrainer(EmberTrainer):
             step=self.recipe.gradient_accumulation,
             times=self.recipe.iterations,
         )
-        return _EpochLoader(Placed(self.data), batch_sampler=batches, collate_fn=list)
+        return EpochLoader(Placed(self.data), batch_sampler=batches, collate_fn=list)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Asked], num_batches: int, device: torch.device

@@ -80,6 +80,8 @@ def whole(module: nn.Module) -> Iterator[None]:
     cut = cast(FSDPModule, module) if isinstance(module, FSDPModule) else None
     if cut is not None:
         cut.unshard()
-    yield
-    if cut is not None:
-        cut.reshard()
+    try:
+        yield
+    finally:
+        if cut is not None:
+            cut.reshard()

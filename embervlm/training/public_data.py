@@ -123,6 +123,12 @@ class Examples:
         # Where the mixture stood when each epoch began.
         self._states = [self._mixture.state_dict()]
 
+    def left_out(self) -> list[str]:
+        """Return a line for each set of which records were left out, and one for what this stage
+        could not use of them. Pictures that a worker could not read are counted there."""
+        reports = [*self._mixture.reports.values(), self.report]
+        return [report.summary() for report in reports if report.left_out]
+
     def items(self, epoch: int) -> Sequence[Written]:
         """Return the examples of an epoch; those before it are drawn first, if they were not."""
         while len(self._states) <= epoch:
@@ -176,6 +182,7 @@ class Examples:
                 continue
             pictures.append(picture)
             kept.append(item)
+            self.report.kept += 1
         if not kept:
             raise ValueError(f"No picture of a batch could be read. {self.report.summary()}")
         return self.form.batch(kept, pictures, rng)

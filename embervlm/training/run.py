@@ -94,6 +94,8 @@ def train(recipe: Recipe) -> Path:
         trainer.accelerator.wait_for_everyone()
         if added:
             network = without_low_rank(network)
+    if trainer_writes() and isinstance(prepared.data, Examples):
+        sys.stderr.write("".join(f"{line}\n" for line in prepared.data.left_out()))
     if trainer_writes() and len(phases) > 1:
         shutil.copyfile(finished, out / NETWORK)
         folders = [out / f"phase-{number}" for number in range(1, len(phases) + 1)]

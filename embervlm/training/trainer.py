@@ -118,7 +118,7 @@ class EmberTrainer(Trainer):
             rank=self.args.process_index,
             count=self.args.world_size,
         )
-        return _EpochLoader(
+        return EpochLoader(
             Placed(self.data),
             batch_sampler=batches,
             collate_fn=Collator(self.data, self.stage, self.recipe.seed),
@@ -316,7 +316,9 @@ class _Average(TrainerCallback):
         self.trainer.average.follow(state.global_step)
 
 
-class _EpochLoader(DataLoader[Any]):
+class EpochLoader(DataLoader[Any]):
+    """A loader whose sampler learns which epoch it is."""
+
     def set_epoch(self, epoch: int) -> None:
         """Tell the sampler, as the Trainer tells it of its own loaders."""
         assert isinstance(self.batch_sampler, EpochBatches)

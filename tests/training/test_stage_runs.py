@@ -117,6 +117,7 @@ def test_align_then_instruct(
     told = capsys.readouterr()
     assert f"{len(same)} tensors loaded, 0 new, 0 left" in told.err
     assert "left out: broken picture" in told.err
+    assert "examples; left out: 1 broken picture" in told.err
     assert "'loss_teacher'" in told.out
     assert not torch.equal(load_network(answered).decoder.norm.weight, after.decoder.norm.weight)
 
