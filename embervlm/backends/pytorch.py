@@ -12,7 +12,9 @@ import torch
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal
 from embervlm.backends.decoding import Grammar
 from embervlm.checkpoint import Checkpoint, load_checkpoint, read_calibration
-from embervlm.models.configuration import EmberConfig
+from embervlm.fleet import ENVIRONMENTS
+from embervlm.models.bitnet import ternary_layers
+from embervlm.models.configuration import EmberConfig, config_of
 from embervlm.models.modeling import EmberNetwork
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
@@ -49,7 +51,11 @@ class PyTorchBackend:
         self.tokenizer = checkpoint.tokenizer
         self._calibration = checkpoint.calibration
         self._grammar = Grammar(self.tokenizer, int(checkpoint.config["decoder_positions"]))
-        self.network = EmberNetwork(EmberConfig.from_dict(checkpoint.config)).eval()
+        config = config_of(checkpoint.config)
+        assert isinstance(config, EmberConfig), "ember-37m has no GGUF file"
+        self.network = EmberNetwork(config).eval()
+        for layer in ternary_layers(self.network).values():
+            layer.is_ternary = True
         self.network.load_state_dict(
             {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
         )
@@ -77,10 +83,10 @@ class PyTorchBackend:
         tokens_BT = torch.tensor([reading.tokens])
         has_photo_B = torch.tensor([pixels_CHW is not None])
         if pixels_CHW is None:
-            features_BC = torch.zeros(1, network.config.image_width)
+            features_BC = torch.zeros(1, *network.config.features_shape)
+            scene_BE = torch.zeros(1, len(ENVIRONMENTS))
         else:
-            features_BC = network.vision(torch.from_numpy(pixels_CHW)[None])
-        scene_BE = network.image.scene(features_BC)
+            features_BC, scene_BE = network.look(torch.from_numpy(pixels_CHW)[None])
         encoded = network.encode(
             tokens_BT,
             torch.ones_like(tokens_BT, dtype=torch.bool),
@@ -90,7 +96,7 @@ class PyTorchBackend:
             has_photo_B,
         )
         ngrams = hash_ngrams(mark_quantities(task or ""), network.config.ngram_rows)
-        logits = network.decide(encoded.pooled_BD, [ngrams] if pixels_CHW is None else None)
+        logits = network.decide(encoded, [ngrams] if pixels_CHW is None else None)
         heads = {name: value[0].numpy() for name, value in logits.items()}
         marks_BM = torch.tensor([reading.marks], dtype=torch.int64)
         return Proposal(

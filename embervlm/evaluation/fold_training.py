@@ -127,10 +127,10 @@ def _set_logits(network: EmberNetwork, tokenizer: Tokenizer, texts: Sequence[str
     encoded = network.encode(
         torch.tensor([[*row, *[0] * (T - len(row))] for row in rows]),
         torch.tensor([[i < len(row) for i in range(T)] for row in rows]),
-        torch.zeros(B, network.config.image_width),
+        torch.zeros(B, *network.config.features_shape),
         torch.zeros(B, network.image.scene.out_features),
         absent_B,
         absent_B,
     )
-    logits_BS: Tensor = network.heads(encoded.pooled_BD)["subsets"]
+    logits_BS: Tensor = network.decide(encoded, None)["subsets"]
     return logits_BS

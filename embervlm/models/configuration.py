@@ -2,6 +2,8 @@
 weights holds the same keys.
 
     PRESETS["ember-37m"].text_width                      # 384
+
+Axes: G places along a side of the photo's grid.
 """
 
 from __future__ import annotations
@@ -12,6 +14,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+LINEARS = ("full", "ternary")
+FUSIONS = ("prefix", "fiber")
+VISIONS = ("mobilenet-v2", "dinov2-small", "dinov2-base")
+
 
 @dataclass(frozen=True)
 class EmberConfig:
@@ -20,7 +26,14 @@ class EmberConfig:
     The text encoder has MiniLM's shape (6 layers, 384 wide, 12 heads), which is also TinyLLM's
     width, with 960 of its 1,536 hidden units (`training/pruning.py`); the decoder that writes
     the reasoning is smaller, for it only has to put a decision into words. The defaults are what
-    ships, `ember-nano`.
+    ships, `ember-nano`; `BitMarConfig` turns on what they leave out.
+
+    `linear`: the matrices of reader, decoder and what follows here are "full" or "ternary"
+    (`bitnet.py`). `embed_width`: the table of tokens is this narrow and a matrix widens it
+    (ALBERT, Lan et al. 2020); 0: as wide as the reader. `fusion`: a photo's tokens stand in front
+    of the words ("prefix") or are read by cross-attention ("fiber", `fusion.py`), and then are
+    one for the place and G x G of `image_grid`. `memory_slots`: 0: no `episodic_memory.py`.
+    `reasoning_width`: 0: no `reasoning_steps.py`.
     """
 
     family: ClassVar[str] = "ember-nano"
@@ -41,6 +54,48 @@ class EmberConfig:
     image_tokens: int = 2
     ngram_rows: int = 16384
     dropout: float = 0.1
+    linear: str = "full"
+    embed_width: int = 0
+    fusion: str = "prefix"
+    fusion_layers: int = 2
+    fusion_width: int = 192
+    fusion_heads: int = 4
+    image_grid: int = 0
+    memory_slots: int = 0
+    memory_width: int = 128
+    reasoning_width: int = 0
+    vision: str = "mobilenet-v2"
+
+    def __post_init__(self) -> None:
+        """Refuse what no network can be.
+
+        Raises:
+            ValueError: an unknown choice, or tokens of a photo that its grid does not give.
+        """
+        for name, allowed in (("linear", LINEARS), ("fusion", FUSIONS), ("vision", VISIONS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r}; there are {', '.join(allowed)}.")
+        if (self.fusion == "fiber") != (self.image_grid > 0):
+            raise ValueError(
+                f"fusion is {self.fusion} and image_grid {self.image_grid}; fiber needs a grid of "
+                "1 or more, prefix one of 0."
+            )
+        tokens = 1 + self.image_grid**2 if self.image_grid else 2
+        if self.image_tokens != tokens:
+            raise ValueError(
+                f"image_tokens is {self.image_tokens}; a grid of {self.image_grid} gives {tokens}."
+            )
+
+    @property
+    def table_width(self) -> int:
+        """How wide the table of tokens is."""
+        return self.embed_width or self.text_width
+
+    @property
+    def features_shape(self) -> tuple[int, ...]:
+        """The shape of one photo's features: (C,), or (G x G, C)."""
+        grid = (self.image_grid**2,) if self.image_grid else ()
+        return (*grid, self.image_width)
 
     @classmethod
     def uncompressed(cls, vocabulary_size: int) -> EmberConfig:
@@ -60,6 +115,31 @@ class EmberConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class BitMarConfig(EmberConfig):
+    """The second family, after BitMar (Tiny-BitGen): ternary weights, fusion by cross-attention, an
+    episodic memory, five steps of reasoning with a policy and a value.
+
+    Each is a switch of `EmberConfig`; with all of them as there this is `ember-nano` with fewer
+    layers. The reader has four of its six layers, the decoder four, half as wide as BitMar's for
+    the shipped size.
+    """
+
+    family: ClassVar[str] = "bitmar"
+
+    text_layers: int = 4
+    decoder_layers: int = 4
+    decoder_width: int = 128
+    decoder_hidden: int = 512
+    image_tokens: int = 26
+    linear: str = "ternary"
+    embed_width: int = 192
+    fusion: str = "fiber"
+    image_grid: int = 5
+    memory_slots: int = 32
+    reasoning_width: int = 192
 
 
 # What is added to GPT-2's vocabulary: EmberVLM's five marks, from token 50257 on.
@@ -124,6 +204,7 @@ class PrefixConfig:
 PRESETS: dict[str, EmberConfig | PrefixConfig] = {
     "ember-nano": EmberConfig(),
     "ember-37m": PrefixConfig(),
+    "bitmar": BitMarConfig(),
 }
 
 
@@ -147,11 +228,23 @@ def from_metadata(
     """
     if not metadata or "config" not in metadata:
         raise ValueError(f"{path} has no configuration; it is not a network of this project.")
-    values = json.loads(metadata["config"])
-    family = values.pop("family", EmberConfig.family)
+    try:
+        return config_of(json.loads(metadata["config"]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def config_of(values: Mapping[str, Any]) -> EmberConfig | PrefixConfig:
+    """Return the configuration that plain values describe; without "family" it is `ember-nano`'s.
+
+    Raises:
+        ValueError: an unknown family or key.
+    """
+    family = values.get("family", EmberConfig.family)
     if family not in PRESETS:
-        raise ValueError(f"{path} is of the family {family!r}; there are {', '.join(PRESETS)}.")
-    return type(PRESETS[family]).from_dict(values)
+        raise ValueError(f"the family is {family!r}; there are {', '.join(PRESETS)}.")
+    sizes = {name: value for name, value in values.items() if name != "family"}
+    return type(PRESETS[family]).from_dict(sizes)
 
 
 def _check_keys(values: Mapping[str, Any], cls: type[EmberConfig | PrefixConfig]) -> None:

@@ -7,7 +7,8 @@ and softmax over the 32 scores gives P(S). So "two as good as each other" is lea
 Robot is always reachable, and a hard limit removes exactly the subsets that hold the robot that it
 rules out.
 
-Axes: B batch, D width, R robots (5), S subsets (32), E environments (10), G n-grams, M mentions.
+Axes: B batch, D width, R robots (5), S subsets (32), E environments (10), G n-grams, M mentions, K
+steps.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
+from embervlm.models.reasoning_steps import STEPS
 from embervlm.scenario import FLAGS, QUANTITIES
 
 ROBOTS = 5
@@ -76,9 +78,13 @@ class NgramScores(nn.Module):
 
 
 class DecisionHeads(nn.Module):
-    """Linear heads on the pooled state; `roles` reads the states of each quantity mention."""
+    """Linear heads on the pooled state; `roles` reads the states of each quantity mention.
 
-    def __init__(self, width: int) -> None:
+    In a network that reasons in steps each head reads the step whose question it answers, `primary`
+    is the policy, and `value` says how likely the set is right.
+    """
+
+    def __init__(self, width: int, *, has_value: bool = False) -> None:
         super().__init__()
         self.subset_features = nn.Linear(width, _FEATURES_SF.shape[1])
         self.primary = nn.Linear(width, ROBOTS + 1)
@@ -87,16 +93,26 @@ class DecisionHeads(nn.Module):
         self.flags = nn.Linear(width, len(FLAGS))
         self.team = nn.Linear(width, 1)
         self.roles = nn.Linear(width, len(ROLES))
+        if has_value:
+            self.value = nn.Linear(width, 1)
         self.register_buffer("features_SF", _FEATURES_SF, persistent=False)
         self.features_SF: Tensor
 
-    def forward(self, pooled_BD: Tensor) -> dict[str, Tensor]:
-        """Return logits by name; `subsets` is (B, 32)."""
-        return {
-            "subsets": self.subset_features(pooled_BD) @ self.features_SF.T,
-            "primary": self.primary(pooled_BD),
-            "environment": self.environment(pooled_BD),
-            "actions": self.actions(pooled_BD),
-            "flags": self.flags(pooled_BD),
-            "team": self.team(pooled_BD).squeeze(-1),
+    def forward(self, pooled_BD: Tensor, thoughts_BKD: Tensor | None = None) -> dict[str, Tensor]:
+        """Return logits by name; `subsets` is (B, 32).
+
+        `thoughts_BKD` are the states behind `reasoning_steps.STEPS`; with them there is `value`.
+        """
+        states = [pooled_BD] * len(STEPS) if thoughts_BKD is None else thoughts_BKD.unbind(1)
+        needs_BD, place_BD, sets_BD, policy_BD, value_BD = states
+        logits = {
+            "subsets": self.subset_features(sets_BD) @ self.features_SF.T,
+            "primary": self.primary(policy_BD),
+            "environment": self.environment(place_BD),
+            "actions": self.actions(needs_BD),
+            "flags": self.flags(needs_BD),
+            "team": self.team(needs_BD).squeeze(-1),
         }
+        if thoughts_BKD is not None:
+            logits["value"] = self.value(value_BD).squeeze(-1)
+        return logits

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embervlm.models.bitnet import linear
 from embervlm.models.configuration import EmberConfig
 
 # Each (B, H, tokens, D / H).
@@ -48,15 +49,16 @@ class DecoderLayer(nn.Module):
         self.heads = config.decoder_heads
         self.dropout = config.dropout
         self.self_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        kind = config.linear
+        self.qkv = linear(kind, width, 3 * width)
+        self.out = linear(kind, width, width)
         self.cross_norm = nn.LayerNorm(width)
-        self.cross_q = nn.Linear(width, width)
-        self.cross_kv = nn.Linear(config.text_width, 2 * width)
-        self.cross_out = nn.Linear(width, width)
+        self.cross_q = linear(kind, width, width)
+        self.cross_kv = linear(kind, config.text_width, 2 * width)
+        self.cross_out = linear(kind, width, width)
         self.ffn_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, config.decoder_hidden)
-        self.down = nn.Linear(config.decoder_hidden, width)
+        self.up = linear(kind, width, config.decoder_hidden)
+        self.down = linear(kind, config.decoder_hidden, width)
 
     def forward(
         self,
@@ -109,12 +111,12 @@ class ReasoningDecoder(nn.Module):
 
     def __init__(self, config: EmberConfig) -> None:
         super().__init__()
-        self.narrow = nn.Linear(config.text_width, config.decoder_width, bias=False)
+        self.narrow = nn.Linear(config.table_width, config.decoder_width, bias=False)
         self.positions = nn.Embedding(config.decoder_positions, config.decoder_width)
         layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.layers = cast("Sequence[DecoderLayer]", layers)  # which a ModuleList does not tell
         self.norm = nn.LayerNorm(config.decoder_width)
-        self.widen = nn.Linear(config.decoder_width, config.text_width, bias=False)
+        self.widen = nn.Linear(config.decoder_width, config.table_width, bias=False)
         self.copy_query = nn.Linear(config.decoder_width, config.text_width)
         self.gate = nn.Linear(config.decoder_width, 1)
         nn.init.normal_(self.positions.weight, std=0.02)

@@ -14,21 +14,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from embervlm.models.bitnet import linear
 from embervlm.models.configuration import EmberConfig
 
 
 class EncoderLayer(nn.Module):
     """Self-attention over all tokens, then a feed-forward network; a norm behind each sum."""
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float, kind: str = "full"
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = linear(kind, width, 3 * width)
+        self.out = linear(kind, width, width)
         self.attention_norm = nn.LayerNorm(width, eps=1e-12)
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = linear(kind, width, hidden)
+        self.down = linear(kind, hidden, width)
         self.output_norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
@@ -51,14 +54,22 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: EmberConfig) -> None:
         super().__init__()
-        self.embed = nn.Embedding(config.vocabulary_size, config.text_width)
+        self.embed = nn.Embedding(config.vocabulary_size, config.table_width)
+        if config.embed_width:
+            self.widen = nn.Linear(config.embed_width, config.text_width, bias=False)
         self.positions = nn.Embedding(config.text_positions, config.text_width)
         self.embed_norm = nn.LayerNorm(config.text_width, eps=1e-12)
         self.dropout = config.dropout
         # Whether training computes a layer's inside twice instead of keeping it.
         self.checkpointed = False
         self.layers = nn.ModuleList(
-            EncoderLayer(config.text_width, config.text_heads, config.text_hidden, config.dropout)
+            EncoderLayer(
+                config.text_width,
+                config.text_heads,
+                config.text_hidden,
+                config.dropout,
+                config.linear,
+            )
             for _ in range(config.text_layers)
         )
 
@@ -72,7 +83,10 @@ class TextEncoder(nn.Module):
         photo" one where it has none).
         """
         T = tokens_BT.shape[1]
-        x_BTD = self.embed(tokens_BT) + self.positions.weight[:T]
+        x_BTD = self.embed(tokens_BT)
+        if hasattr(self, "widen"):
+            x_BTD = self.widen(x_BTD)
+        x_BTD = x_BTD + self.positions.weight[:T]
         x_BTD = self.embed_norm(x_BTD)
         if image_BND is not None:
             x_BTD = torch.cat([image_BND, x_BTD], dim=1)

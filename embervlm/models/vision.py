@@ -62,12 +62,16 @@ class MobileNetV2(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Return the features, shape (B, channels), of pixels in [-1, 1) of any size."""
+        return self.places(pixels_BCHW).mean((2, 3))
+
+    def places(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return the features of each place of the picture, (B, channels, H / 32, W / 32)."""
         x_BCHW = F.relu6(self.stem(pad_same(pixels_BCHW, stride=2)), inplace=True)
         for block in self.blocks:
             x_BCHW = block(x_BCHW)
         if self.last is not None:
             x_BCHW = F.relu6(self.last(x_BCHW), inplace=True)
-        return x_BCHW.mean((2, 3))
+        return x_BCHW
 
     @classmethod
     def from_tflite(cls, path: str | Path, last_channels: int = 0) -> Self:

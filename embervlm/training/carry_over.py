@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from embervlm.checkpoint import load_checkpoint
-from embervlm.models.configuration import EmberConfig, PrefixConfig, from_metadata
+from embervlm.models.configuration import EmberConfig, PrefixConfig, config_of, from_metadata
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_config(path: Path) -> EmberConfig | PrefixConfig:
         ValueError: it is neither.
     """
     if path.suffix == ".gguf":
-        return EmberConfig.from_dict(load_checkpoint(path).config)
+        return config_of(load_checkpoint(path).config)
     try:
         with safe_open(path, "pt") as file:
             return from_metadata(file.metadata(), path)

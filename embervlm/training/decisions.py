@@ -34,7 +34,7 @@ from embervlm.models.precision import autocast
 from embervlm.prompts import Reading, read_task
 from embervlm.scenario import FLAGS
 from embervlm.tokenizer import Tokenizer
-from embervlm.training.redrawing import mentions_of, redrawn
+from embervlm.training.redrawing import mentions_of, redrawn, times
 
 IGNORED = -100
 
@@ -44,8 +44,8 @@ class Settings:
     """How an epoch is drawn; shares are probabilities.
 
     `authors_again` is the share of the first authors' requests that are read a second time in an
-    epoch: what held-out requests are like, theirs say best. `redraw` is the share of the requests
-    with numbers that come once more with other numbers, for the roles alone.
+    epoch: what held-out requests are like, theirs say best. `redraw` is how often the requests with
+    numbers come once more with other numbers, for the roles alone.
     """
 
     seed: int = 1
@@ -66,8 +66,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Photos:
-    """The photo set, computed once: features (P, C), place probabilities (P, E), rows by place and
-    split."""
+    """The photo set, computed once: features (P, C) or those of a grid (P, G x G, C), place
+    probabilities (P, E), rows by place and split."""
 
     features_PC: Tensor
     scenes_PE: Tensor
@@ -75,8 +75,11 @@ class Photos:
     captions: dict[int, tuple[str, ...]]
 
     @classmethod
-    def load(cls, folder: Path, shared: Path) -> Photos:
-        """Read `features.npz` of a vision run, the table of photos, and the captions."""
+    def load(cls, folder: Path, shared: Path, grid: int = 0) -> Photos:
+        """Read `features.npz` of a vision run, the table of photos, and the captions.
+
+        With `grid` the features are those of so many places a side, which `photo_grid` wrote.
+        """
         content = np.load(folder / "features.npz", allow_pickle=False)
         rows = {str(name): i for i, name in enumerate(content["files"])}
         by_environment: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -88,8 +91,12 @@ class Photos:
                 by_environment[photo.environment, photo.split].append(row)
             if photo.split == "train" and photo.file in texts:
                 captions[row] = texts[photo.file]
+        features = content["features"].astype(np.float32)
+        if grid:
+            # Half precision: a batch's features become floats when it is made.
+            features = np.load(folder / f"grid-{grid}.npy", allow_pickle=False)
         return cls(
-            torch.from_numpy(content["features"].astype(np.float32)),
+            torch.from_numpy(features),
             torch.from_numpy(content["environment_logits"].astype(np.float32)).softmax(-1),
             dict(by_environment),
             captions,
@@ -151,8 +158,7 @@ class Mixture:
                 from_photo_request(row, place, None), task=None, actions=None, flags=None, limits={}
             )
             items.append(self._item(sample, *self._photo(place, rng, always=True), rng))
-        count = round(s.redraw * len(self.with_numbers))
-        items += [self._redrawn(sample, rng) for sample in rng.sample(self.with_numbers, count)]
+        items += [self._redrawn(sample, rng) for sample in times(s.redraw, self.with_numbers, rng)]
         rng.shuffle(items)
         return items
 
@@ -254,7 +260,7 @@ def collate(
     batch: dict[str, Tensor] = {
         "tokens": torch.zeros(B, T, dtype=torch.int64),
         "mask": torch.zeros(B, T, dtype=torch.bool),
-        "features": torch.zeros(B, config.image_width),
+        "features": torch.zeros(B, *config.features_shape),
         "scene": torch.zeros(B, len(ENVIRONMENTS)),
         "has_photo": torch.zeros(B, dtype=torch.bool),
         "has_view": torch.zeros(B, dtype=torch.bool),
@@ -311,9 +317,14 @@ def targets_of(items: Sequence[Item], has_photo: Sequence[bool]) -> dict[str, Te
 
 
 def encode(network: EmberNetwork, batch: dict[str, Tensor]) -> Encoded:
-    """Return what the reader makes of a batch."""
-    inputs = ("tokens", "mask", "features", "scene", "has_photo", "has_view")
-    return network.encode(*(batch[name] for name in inputs))
+    """Return what the reader makes of a batch; one that knows no places gets their mean."""
+    features = batch["features"]
+    if features.dim() > 2 and not network.config.image_grid:
+        features = features.mean(1)
+    inputs = ("scene", "has_photo", "has_view")
+    return network.encode(
+        batch["tokens"], batch["mask"], features, *(batch[name] for name in inputs)
+    )
 
 
 def forward(network: EmberNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -325,7 +336,8 @@ def logits_of(
     network: EmberNetwork, encoded: Encoded, batch: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return all logits from what the reader made of a batch."""
-    return {**network.heads(encoded.pooled_BD), "roles": network.roles(encoded, batch["marks"])}
+    logits = network.heads(encoded.pooled_BD, encoded.thoughts_BKD)
+    return {**logits, "roles": network.roles(encoded, batch["marks"])}
 
 
 BLANK = Sample("", None, None, None, None, None, None, None, None)

@@ -47,6 +47,8 @@ def prepare(recipe: Recipe) -> Prepared:
         raise ValueError(f"vision is {recipe.vision}, which {PRESET} has no use for; leave it out.")
     if recipe.rounding != "none":
         raise ValueError(f"rounding is {recipe.rounding}; {PRESET} has no file of four bits yet.")
+    if recipe.drop_digits != Recipe.drop_digits:
+        raise ValueError(f"drop_digits is {recipe.drop_digits}; {PRESET} has no marks to go by.")
     if recipe.teacher and recipe.stage not in ("instruct", "select"):
         raise ValueError(f"{recipe.stage} takes no teacher; instruct and select of {PRESET} do.")
     published = _published(recipe)
@@ -146,7 +148,11 @@ def _data(
 ) -> tuple[Epochs, Epochs | None]:
     if recipe.stage == "select":
         photos = PhotoFolder.load(Path(recipe.shared)) if recipe.shared else None
-        settings = Settings(seed=recipe.seed, redraw=recipe.redraw, scenarios=recipe.scenarios)
+        settings = Settings(
+            seed=recipe.seed,
+            redraw=recipe.redraw,
+            scenarios=recipe.scenarios,
+        )
         scores = read_scores(recipe.teacher_scores) if recipe.teacher_scores else None
         return (
             PrefixDecisions(config, tokenizer, photos, settings, scores=scores),

@@ -39,7 +39,7 @@ from embervlm.training.decisions import (
 )
 from embervlm.training.prefix_photos import PhotoFolder
 from embervlm.training.prefix_stages import decided, image_tokens
-from embervlm.training.redrawing import mentions_of, redrawn
+from embervlm.training.redrawing import mentions_of, redrawn, times
 from embervlm.training.stage_data import MAX_WRITTEN, Said, Written, reasoned, reasoning_of
 from embervlm.training.stages import Batch
 from embervlm.training.teacher_scores import Scores, score_batch
@@ -190,8 +190,7 @@ class PrefixDecisions:
                 from_photo_request(row, place, None), task=None, actions=None, flags=None, limits={}
             )
             items.append(self._item(sample, self._photo(place, rng), rng))
-        count = round(s.redraw * len(self._with_numbers))
-        items += [self._redrawn(sample, rng) for sample in rng.sample(self._with_numbers, count)]
+        items += [self._redrawn(sample, rng) for sample in times(s.redraw, self._with_numbers, rng)]
         rng.shuffle(items)
         return items
 

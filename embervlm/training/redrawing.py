@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 from embervlm.data.sample import Sample, role_of
 from embervlm.evaluation.counterfactual import with_number
@@ -41,3 +42,10 @@ def redrawn(sample: Sample, rng: random.Random) -> tuple[str, list[int]] | None:
     if kinds != [mention.kind for mention, _ in told]:
         return None
     return task, [role for _, role in told]
+
+
+def times(share: float, samples: Sequence[Sample], rng: random.Random) -> list[Sample]:
+    """Return the samples as often as the share says: each twice and half of them again for 2.5."""
+    whole = int(share)
+    count = round((share - whole) * len(samples))
+    return [*(sample for _ in range(whole) for sample in samples), *rng.sample(samples, count)]

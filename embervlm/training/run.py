@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from embervlm.checkpoint import load_checkpoint
-from embervlm.models.configuration import EmberConfig
+from embervlm.models.configuration import PRESETS, EmberConfig
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
+from embervlm.training.bitmar import BITMAR_STAGES
 from embervlm.training.callbacks import Examination, examination_of, summarise_phases
 from embervlm.training.carry_over import load_start, read_config
 from embervlm.training.decisions import Photos, Settings, held_out_items
@@ -143,7 +144,11 @@ def family_of(recipe: Recipe) -> Family:
     """
     from embervlm.training.prefix import PREFIX
 
-    families = {"ember-nano": Family(STAGES, prepare), "ember-37m": PREFIX}
+    families = {
+        "ember-nano": Family(STAGES, prepare),
+        "bitmar": Family(BITMAR_STAGES, prepare),
+        "ember-37m": PREFIX,
+    }
     name = read_config(Path(recipe.model)).family if recipe.model else recipe.preset
     if recipe.preset not in (name, Recipe.preset):
         raise ValueError(f"{recipe.model} is of the family {name}; preset is {recipe.preset}.")
@@ -151,15 +156,16 @@ def family_of(recipe: Recipe) -> Family:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Return what a stage of `ember-nano` begins with.
+    """Return what a stage of `ember-nano` or `bitmar` begins with.
 
     Raises:
         ValueError: something that the recipe names is missing or does not fit.
     """
     if recipe.published:
         raise ValueError(f"ember-nano has no published weights; published is {recipe.published}.")
-    tokenizer, photos = _tokenizer(recipe), _photos(recipe)
+    tokenizer = _tokenizer(recipe)
     network = _network(recipe, tokenizer)
+    photos = _photos(recipe, network.config.image_grid)
     data, validation = _data(recipe, network.config, tokenizer, photos)
     return Prepared(
         network=network,
@@ -195,7 +201,12 @@ def _without(phase: Phase, recipe: Recipe) -> Phase:
 def _data(
     recipe: Recipe, config: EmberConfig, tokenizer: Tokenizer, photos: Photos | None
 ) -> tuple[Epochs, Epochs | None]:
-    settings = Settings(seed=recipe.seed, redraw=recipe.redraw, scenarios=recipe.scenarios)
+    settings = Settings(
+        seed=recipe.seed,
+        redraw=recipe.redraw,
+        drop_digits=recipe.drop_digits,
+        scenarios=recipe.scenarios,
+    )
     if recipe.stage == "select":
         scores = read_scores(recipe.teacher_scores) if recipe.teacher_scores else None
         return (
@@ -259,8 +270,10 @@ def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Exa
 
 def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
     path = Path(recipe.model) if recipe.model else None
-    config = EmberConfig(vocabulary_size=len(tokenizer)) if path is None else read_config(path)
+    config = PRESETS[recipe.preset] if path is None else read_config(path)
     assert isinstance(config, EmberConfig), "the file names the family"
+    if path is None:
+        config = replace(config, vocabulary_size=len(tokenizer))
     # GRPO trains the very network that it draws from.
     config = replace(config, dropout=0.0 if recipe.stage == "grpo" else recipe.dropout)
     if config.vocabulary_size != len(tokenizer):
@@ -283,7 +296,9 @@ def _teacher(recipe: Recipe, config: EmberConfig) -> EmberNetwork | None:
     path = Path(recipe.teacher)
     theirs = read_config(path)
     if not isinstance(theirs, EmberConfig):
-        raise ValueError(f"The teacher {path} is of the family {theirs.family}, not ember-nano.")
+        raise ValueError(
+            f"The teacher {path} is of the family {theirs.family}, not ember-nano or bitmar."
+        )
     if theirs.vocabulary_size != config.vocabulary_size:
         raise ValueError(
             f"The teacher has {theirs.vocabulary_size} tokens, the network "
@@ -305,11 +320,11 @@ def _tokenizer(recipe: Recipe) -> Tokenizer:
     return Tokenizer.from_file(beside) if beside.is_file() else load_checkpoint().tokenizer
 
 
-def _photos(recipe: Recipe) -> Photos | None:
+def _photos(recipe: Recipe, grid: int) -> Photos | None:
     if not recipe.vision:
         return None
     try:
-        return Photos.load(Path(recipe.vision), Path(recipe.shared))
+        return Photos.load(Path(recipe.vision), Path(recipe.shared), grid)
     except (OSError, KeyError) as error:
         raise ValueError(
             f"vision is {recipe.vision}, shared is {recipe.shared}, and {error} is not there; give "

@@ -68,7 +68,7 @@ class Drawn:
 def read(network: EmberNetwork, batch: dict[str, Tensor], temperature: float = 1.0) -> Read:
     """Read a batch of requests; `batch["ngrams"]` (B, C) is added to the sets' logits."""
     encoded = encode(network, batch)
-    logits_BC = network.heads(encoded.pooled_BD)["subsets"].float() + batch["ngrams"]
+    logits_BC = network.decide(encoded, None)["subsets"].float() + batch["ngrams"]
     tokens_BT, mask_BT = batch["tokens"], batch["mask"]
     images_BN = tokens_BT.new_full((len(tokens_BT), network.config.image_tokens), -1)
     source_BS = torch.cat([images_BN, tokens_BT.masked_fill(~mask_BT, -1)], dim=1)

@@ -34,6 +34,8 @@ from embervlm.training.teacher_scores import score_count, score_sum
 # Softening of both sides where a teacher's distribution is imitated (Hinton et al. 2015).
 TEMPERATURE = 2.0
 CONTRAST_TEMPERATURE = 0.07
+# Cosines of a photo with its caption, and with another's, beyond which nothing is left to learn.
+MATCHED, MISMATCHED = 0.85, 0.25
 
 Batch = dict[str, Tensor]
 Sums = dict[str, Tensor]
@@ -131,9 +133,8 @@ def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
             theirs = encode(teacher, batch)
             goals = logits_of(teacher, theirs, batch)
         sums["teacher"] = decisions_apart(logits, goals)
-        words = slice(network.config.image_tokens, None)
-        states_BTD = encoded.states_BSD[:, words].float()
-        goal_BTD = theirs.states_BSD[:, words].float()
+        states_BTD = encoded.states_BSD[:, network.config.image_tokens :].float()
+        goal_BTD = theirs.states_BSD[:, teacher.config.image_tokens :].float()
         apart_BT = (states_BTD - goal_BTD).square().mean(-1) / goal_BTD.square().mean(-1)
         sums["states"] = (apart_BT * batch["mask"]).sum()
     return sums
@@ -175,6 +176,7 @@ def _decision_counts(batch: Batch) -> dict[str, Tensor]:
     needs = batch["has_needs"].sum()
     return {
         **{name: (batch[target] != IGNORED).sum() for name, target in _CHOICES.items()},
+        "value": (batch["subset"] != IGNORED).sum(),
         "roles": (batch["roles"] != IGNORED).sum(),
         **dict.fromkeys(_SEVERAL, needs),
     }
@@ -183,7 +185,8 @@ def _decision_counts(batch: Batch) -> dict[str, Tensor]:
 def align_counts(batch: Batch) -> dict[str, Tensor]:
     """Return the number of pairs, and of the captions' tokens."""
     pairs = torch.tensor(len(batch["tokens"]))
-    return {"contrast": pairs, "caption": batch["learnt"][:, 1:].sum()}
+    found = dict.fromkeys(("contrast", "matched", "mismatched"), pairs)
+    return {**found, "caption": batch["learnt"][:, 1:].sum()}
 
 
 def instruct_counts(batch: Batch) -> dict[str, Tensor]:
@@ -218,6 +221,13 @@ def decision_sums(logits: Batch, batch: Batch) -> Sums:
         ignore_index=IGNORED,
         reduction="sum",
     )
+    if "value" in logits:
+        known_B = batch["subset"] != IGNORED
+        right_B = logits["subsets"].detach().argmax(-1) == batch["subset"]
+        apart_B = F.binary_cross_entropy_with_logits(
+            logits["value"].float(), right_B.float(), reduction="none"
+        )
+        sums["value"] = (apart_B * known_B).sum()
     for name in _SEVERAL:
         apart = F.binary_cross_entropy_with_logits(
             logits[name].float(), batch[name], reduction="none"
@@ -231,11 +241,17 @@ def align_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None
     """Return the contrast of photos and captions (CLIP, Radford et al. 2021), and what writing each
     caption costs, from the photo alone."""
     read = encode(network, {**batch, "has_photo": torch.zeros_like(batch["has_photo"])})
-    view_BD = network.image.norm(network.image.view(batch["features"]))
+    view_BD = network.image.summary(batch["features"])
     contrast = contrast_sum(view_BD, read.pooled_BD)
+    matched, mismatched = nearness_sums(view_BD, read.pooled_BD)
     blank = {**batch, "tokens": batch["blank_tokens"], "mask": batch["blank_mask"]}
     written = _written(network, encode(network, blank), blank, batch["written"])
-    return {"contrast": contrast, "caption": _token_sum(written, batch)}
+    return {
+        "contrast": contrast,
+        "caption": _token_sum(written, batch),
+        "matched": matched,
+        "mismatched": mismatched,
+    }
 
 
 def contrast_sum(seen_BD: Tensor, read_BD: Tensor) -> Tensor:
@@ -248,6 +264,22 @@ def contrast_sum(seen_BD: Tensor, read_BD: Tensor) -> Tensor:
         F.cross_entropy(logits_BB, target_B, reduction="sum")
         + F.cross_entropy(logits_BB.T, target_B, reduction="sum")
     ) / 2
+
+
+def nearness_sums(seen_BD: Tensor, read_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by how much the cosines of pairs are below MATCHED, and by how much those of others,
+    the mean of a row, are above MISMATCHED, summed over a batch.
+
+    The contrast alone asks for an order; this asks for sizes that mean something by themselves.
+    """
+    seen_BD, read_BD = F.normalize(seen_BD.float(), dim=-1), F.normalize(read_BD.float(), dim=-1)
+    cosine_BB = seen_BD @ read_BD.T
+    own_BB = torch.eye(len(cosine_BB), dtype=torch.bool, device=cosine_BB.device)
+    others_BB = F.relu(cosine_BB - MISMATCHED).masked_fill(own_BB, 0.0)
+    return (
+        F.relu(MATCHED - cosine_BB.diagonal()).sum(),
+        others_BB.sum() / max(1, len(cosine_BB) - 1),
+    )
 
 
 def instruct_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:

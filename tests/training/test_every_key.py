@@ -119,6 +119,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "freeze": ({}, None, "text.", lambda ran: ran.part),
     "rounding": ({}, "none", "q4_0", weights),
     "redraw": (SELECT, 0, 1, weights),
+    "drop_digits": (SELECT, 0, 1, weights),
     "scenarios": (SELECT, None, "OWN", weights),
     "group": (GRPO, 4, 6, weights),
     "pool": (GRPO, 1, 2, weights),
