@@ -85,10 +85,17 @@ def main() -> None:
     parser.add_argument("--linear", choices=("full", "ternary"), default="ternary")
     parser.add_argument("--fusion", choices=("prefix", "fiber"), default="fiber")
     parser.add_argument("--memory", choices=("on", "off"), default="on")
+    parser.add_argument("--steps", choices=("on", "off"), default="on", help="of reasoning")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     teacher = load_network(options.model)
-    config = switched(options.linear, options.fusion, options.memory)
+    config = switched(
+        linear=options.linear,
+        fusion=options.fusion,
+        memory=options.memory == "on",
+        steps=options.steps == "on",
+    )
     theirs = teacher.config
     config = replace(
         config,
@@ -100,12 +107,14 @@ def main() -> None:
     save_network(start(teacher, config, LAYERS), options.out)
 
 
-def switched(linear: str, fusion: str, memory: str) -> BitMarConfig:
+def switched(*, linear: str, fusion: str, memory: bool, steps: bool) -> BitMarConfig:
     """Return bitmar's configuration with these switches."""
     config = replace(BitMarConfig(), linear=linear)
     if fusion == "prefix":
         config = replace(config, fusion="prefix", image_grid=0, image_tokens=2)
-    return replace(config, memory_slots=0) if memory == "off" else config
+    if not memory:
+        config = replace(config, memory_slots=0)
+    return config if steps else replace(config, reasoning_width=0)
 
 
 if __name__ == "__main__":

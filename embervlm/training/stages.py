@@ -58,7 +58,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table; a stage of several phases gives each the same share of its epochs."""
+    """One row of the table; a stage of several phases gives each the same share of its epochs.
+
+    `figures` gives more of a network for the log, from a batch of validation.
+    """
 
     name: str
     data: str
@@ -67,6 +70,7 @@ class Stage:
     sums: Callable[[Any, Batch, Any], Sums]
     counts: Callable[[Batch], dict[str, Tensor]]
     phases: tuple[Phase, ...]
+    figures: Callable[[Any, Batch], dict[str, float]] | None = None
 
 
 class StageModule(nn.Module):
@@ -185,8 +189,8 @@ def _decision_counts(batch: Batch) -> dict[str, Tensor]:
 def align_counts(batch: Batch) -> dict[str, Tensor]:
     """Return the number of pairs, and of the captions' tokens."""
     pairs = torch.tensor(len(batch["tokens"]))
-    found = dict.fromkeys(("contrast", "matched", "mismatched"), pairs)
-    return {**found, "caption": batch["learnt"][:, 1:].sum()}
+    names = ("contrast", "matched", "mismatched", "cosine_matched", "cosine_mismatched")
+    return {**dict.fromkeys(names, pairs), "caption": batch["learnt"][:, 1:].sum()}
 
 
 def instruct_counts(batch: Batch) -> dict[str, Tensor]:
@@ -243,22 +247,20 @@ def align_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None
     read = encode(network, {**batch, "has_photo": torch.zeros_like(batch["has_photo"])})
     view_BD = network.image.summary(batch["features"])
     contrast = contrast_sum(view_BD, read.pooled_BD)
-    matched, mismatched = nearness_sums(view_BD, read.pooled_BD)
+    cosine_BB = cosines(view_BD, read.pooled_BD)
     blank = {**batch, "tokens": batch["blank_tokens"], "mask": batch["blank_mask"]}
     written = _written(network, encode(network, blank), blank, batch["written"])
     return {
         "contrast": contrast,
         "caption": _token_sum(written, batch),
-        "matched": matched,
-        "mismatched": mismatched,
+        **nearness_sums(cosine_BB),
     }
 
 
 def contrast_sum(seen_BD: Tensor, read_BD: Tensor) -> Tensor:
     """Return the symmetric InfoNCE loss of pairs: each row of one is nearest to its own of the
     other."""
-    seen_BD, read_BD = F.normalize(seen_BD.float(), dim=-1), F.normalize(read_BD.float(), dim=-1)
-    logits_BB = seen_BD @ read_BD.T / CONTRAST_TEMPERATURE
+    logits_BB = cosines(seen_BD, read_BD) / CONTRAST_TEMPERATURE
     target_B = torch.arange(len(logits_BB), device=logits_BB.device)
     return (
         F.cross_entropy(logits_BB, target_B, reduction="sum")
@@ -266,20 +268,26 @@ def contrast_sum(seen_BD: Tensor, read_BD: Tensor) -> Tensor:
     ) / 2
 
 
-def nearness_sums(seen_BD: Tensor, read_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return by how much the cosines of pairs are below MATCHED, and by how much those of others,
-    the mean of a row, are above MISMATCHED, summed over a batch.
+def cosines(seen_BD: Tensor, read_BD: Tensor) -> Tensor:
+    """Return the cosines (B, B) of each row of one with each of the other."""
+    return F.normalize(seen_BD.float(), dim=-1) @ F.normalize(read_BD.float(), dim=-1).T
+
+
+def nearness_sums(cosine_BB: Tensor) -> Sums:
+    """Return the cosines of pairs and of others, the mean of a row, summed over a batch; and by how
+    much the ones are below MATCHED and the others above MISMATCHED.
 
     The contrast alone asks for an order; this asks for sizes that mean something by themselves.
     """
-    seen_BD, read_BD = F.normalize(seen_BD.float(), dim=-1), F.normalize(read_BD.float(), dim=-1)
-    cosine_BB = seen_BD @ read_BD.T
-    own_BB = torch.eye(len(cosine_BB), dtype=torch.bool, device=cosine_BB.device)
-    others_BB = F.relu(cosine_BB - MISMATCHED).masked_fill(own_BB, 0.0)
-    return (
-        F.relu(MATCHED - cosine_BB.diagonal()).sum(),
-        others_BB.sum() / max(1, len(cosine_BB) - 1),
-    )
+    own_B = cosine_BB.diagonal()
+    others = max(1, len(cosine_BB) - 1)
+    above_BB = F.relu(cosine_BB - MISMATCHED)
+    return {
+        "cosine_matched": own_B.sum(),
+        "cosine_mismatched": (cosine_BB.sum() - own_B.sum()) / others,
+        "matched": F.relu(MATCHED - own_B).sum(),
+        "mismatched": (above_BB.sum() - above_BB.diagonal().sum()) / others,
+    }
 
 
 def instruct_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:

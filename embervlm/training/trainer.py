@@ -208,6 +208,8 @@ class EmberTrainer(Trainer):
             measured = self.measure(network) if self.measure else {}
             if "exact" in measured and self.args.should_save:
                 self._keep_best(measured["exact"])
+            if self.stage.figures is not None:
+                measured = {**measured, **self.stage.figures(network, batch)}
         self.average.put(held)
         means_K = sums_K / counts_K.clamp(min=1)
         weights_K = torch.tensor(list(self.stage.losses.values()))
