@@ -39,6 +39,10 @@ class Recipe:
 
     stage: str = _field("select", f"one of {', '.join(STAGES)}; all: see --recipe")
     preset: str = _field("ember-nano", f"one of {', '.join(PRESETS)}; a model brings its own")
+    switches: dict[str, Any] = _field(
+        (),
+        "fields of a preset that a new network has otherwise, such as linear (a flag takes JSON)",
+    )
     model: str = _field(
         "", "network.safetensors or GGUF model to go on with; without it, random weights"
     )
@@ -123,6 +127,10 @@ class Recipe:
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}; there are {', '.join(allowed)}.")
+        if self.switches and self.model:
+            raise ValueError(
+                f"switches are of a new network, and {self.model} brings its own; leave one out."
+            )
         if self.teacher_scores and self.stage != "select":
             raise ValueError(f"teacher_scores are for the stage select, and stage is {self.stage}.")
         at_least = {
@@ -250,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         kind: dict[str, Any] = {"type": kinds[f.name]}
         if kinds[f.name] is bool:
             kind = {"action": argparse.BooleanOptionalAction}
-        elif kinds[f.name] == list[Any]:
+        elif kinds[f.name] in (list[Any], dict[str, Any]):
             kind = {"type": json.loads, "metavar": "JSON"}
         default = "none" if f.default in ("", ()) else f.default
         text = f"{f.metadata['help']} [{default}]"
@@ -275,6 +283,10 @@ def _of_kind(name: str, value: Any, kind: type | types.UnionType) -> Any:
     if kind == list[Any]:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise ValueError(f"{name} is {value!r}; expected a list of sets, each with its keys.")
+        return value
+    if kind == dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is {value!r}; expected fields and their values.")
         return value
     kinds = get_args(kind) or (kind,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):

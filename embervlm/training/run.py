@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from embervlm.checkpoint import load_checkpoint
-from embervlm.models.configuration import PRESETS, EmberConfig
+from embervlm.models.configuration import PRESETS, EmberConfig, config_of
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.bitmar import BITMAR_STAGES
@@ -161,10 +161,10 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         ValueError: something that the recipe names is missing or does not fit.
     """
-    if recipe.published:
-        raise ValueError(f"ember-nano has no published weights; published is {recipe.published}.")
     tokenizer = _tokenizer(recipe)
     network = _network(recipe, tokenizer)
+    if recipe.published:
+        _see_as_published(network, recipe.published)
     photos = _photos(recipe, network.config.image_grid)
     data, validation = _data(recipe, network.config, tokenizer, photos)
     return Prepared(
@@ -273,7 +273,15 @@ def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
     config = PRESETS[recipe.preset] if path is None else read_config(path)
     assert isinstance(config, EmberConfig), "the file names the family"
     if path is None:
-        config = replace(config, vocabulary_size=len(tokenizer))
+        config = config_of(
+            {
+                **config.to_dict(),
+                "family": config.family,
+                "vocabulary_size": len(tokenizer),
+                **dict(recipe.switches),
+            }
+        )
+        assert isinstance(config, EmberConfig), "a preset of this family"
     # GRPO trains the very network that it draws from.
     config = replace(config, dropout=0.0 if recipe.stage == "grpo" else recipe.dropout)
     if config.vocabulary_size != len(tokenizer):
@@ -282,12 +290,35 @@ def _network(recipe: Recipe, tokenizer: Tokenizer) -> EmberNetwork:
             "must be of one run."
         )
     network = new_network(config)
-    if recipe.vision and (Path(recipe.vision) / "vision.safetensors").is_file():
+    if recipe.vision:
         with_vision(network, Path(recipe.vision))
     if path is not None:
         sys.stderr.write(f"{path}: {load_start(network, path).summary()}\n")
     network.text.checkpointed = recipe.gradient_checkpointing
     return network
+
+
+def _see_as_published(network: EmberNetwork, name: str) -> None:
+    """Put DINOv2's published weights into a network that sees with it.
+
+    Raises:
+        ValueError: the network sees with another eye, or the weights are not to be had.
+    """
+    from embervlm.models.dinov2 import Dinov2Vision
+
+    config = network.config
+    if not config.vision.startswith("dinov2"):
+        raise ValueError(
+            f"published is {name}, and the network sees with {config.vision}; only dinov2-small "
+            'and dinov2-base have published weights (switches: {"vision": "dinov2-small", ...}).'
+        )
+    found = Dinov2Vision.from_pretrained(name)
+    if found.channels != config.image_width:
+        raise ValueError(
+            f"{name} gives {found.channels} features and image_width is {config.image_width}; "
+            "make them the same."
+        )
+    network.vision = found
 
 
 def _teacher(recipe: Recipe, config: EmberConfig) -> EmberNetwork | None:

@@ -68,15 +68,18 @@ def start_reader(
 
 
 def with_vision(network: EmberNetwork, folder: Path) -> None:
-    """Take vision and the place of a photo from the folder of a vision run.
-
-    Raises:
-        OSError: `vision.safetensors` is not there.
-    """
-    weights = load_file(folder / "vision.safetensors")
+    """Take vision and the place of a photo from the folder of a vision run; of a folder with
+    DINOv2's features (`photo_grid.py`) the place alone; of features alone nothing."""
+    if (folder / "vision.safetensors").is_file():
+        weights = load_file(folder / "vision.safetensors")
+    elif (folder / "scene.safetensors").is_file():
+        weights = load_file(folder / "scene.safetensors")
+    else:
+        return
     for part, module in (("vision.", network.vision), ("scene.", network.image.scene)):
         found = {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)}
-        module.load_state_dict(found)
+        if found:
+            module.load_state_dict(found)
 
 
 def new_network(config: EmberConfig) -> EmberNetwork:

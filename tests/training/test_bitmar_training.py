@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from small_run import data_of, recipe_of  # noqa: E402
 
+from embervlm.data.scenarios import load  # noqa: E402
 from embervlm.models.bitnet import ternary  # noqa: E402
 from embervlm.models.configuration import BitMarConfig, EmberConfig  # noqa: E402
-from embervlm.models.modeling import EmberNetwork  # noqa: E402
+from embervlm.models.modeling import EmberNetwork, ImageTokens, load_network  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
+from embervlm.training import decisions, run  # noqa: E402
 from embervlm.training.bitmar import BITMAR_STAGES, figures  # noqa: E402
 from embervlm.training.bitmar_start import narrowed, start, switched  # noqa: E402
 from embervlm.training.stages import StageModule, cosines, nearness_sums  # noqa: E402
@@ -61,12 +64,12 @@ def trainer_of(tokenizer: Tokenizer, folder: Path, stage: str, **more: object) -
 
 @pytest.mark.parametrize("stage", ["select", "reason"])
 def test_over_fits_eight_requests(stage: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    run = trainer_of(
+    started = trainer_of(
         tokenizer, tmp_path, stage, batch_size=8, epochs=150.0, learning_rate=3e-3,
         head_learning_rate=1e-2, weight_decay=0.0, save_steps=1000, average=0.0,
     )  # fmt: skip
-    run.train()
-    lines = [line for line in run.state.log_history if "loss" in line]
+    started.train()
+    lines = [line for line in started.state.log_history if "loss" in line]
     name = "loss_subsets" if stage == "select" else "loss_words"
     # Smoothing leaves the sets a loss of their own.
     least = 0.32 if stage == "select" else 0.05
@@ -88,9 +91,9 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_stopped(
 
 
 def test_a_look_at_validation_says_how_the_parts_are(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    run = trainer_of(tokenizer, tmp_path, "select", eval_steps=1, max_steps=1)
-    run.train()
-    (line,) = (line for line in run.state.log_history if "eval_loss" in line)
+    started = trainer_of(tokenizer, tmp_path, "select", eval_steps=1, max_steps=1)
+    started.train()
+    (line,) = (line for line in started.state.log_history if "eval_loss" in line)
     assert line["eval_ternary/layers"] == 22
     assert 1 <= line["eval_memory/active_slots"] <= 4
     assert 0 < line["eval_ternary/sparsity"] < 1
@@ -172,9 +175,55 @@ def test_nearness_asks_for_sizes_of_cosines() -> None:
 
 
 def test_ternary_weights_learn_behind_their_values(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    run = trainer_of(tokenizer, tmp_path, "select", max_steps=3)
-    layer = run.module.network.text.layers[0].up
+    started = trainer_of(tokenizer, tmp_path, "select", max_steps=3)
+    layer = started.module.network.text.layers[0].up
     before = layer.weight.detach().clone()
-    run.train()
+    started.train()
     assert not torch.equal(layer.weight, before)
     assert len(ternary(layer.weight).reshape(-1, 256)[0].abs().unique()) == 2
+
+
+def test_a_recipe_switches_parts_of_a_new_network(
+    tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = load("scenarios", "train")[:8]
+    monkeypatch.setattr(decisions, "load_own", lambda kind, *_: rows if kind == "scenarios" else [])
+    monkeypatch.setattr(run, "_measure", lambda *_: None)
+    sizes = {**SIZES, "text_layers": 1, "memory_width": 32, "reasoning_width": 32, "ngram_rows": 64}
+    flags = ["--preset", "bitmar", "--tokenizer", str(tokenizer_file), "--report-to", "none",
+             "--max-steps", "1", "--batch-size", "4", "--threads", "1"]  # fmt: skip
+
+    def switched_by(**switches: object) -> BitMarConfig:
+        told = json.dumps({**sizes, "embed_width": 32, "fusion_width": 32, **switches})
+        path = run.run([*flags, "--switches", told, "--output-dir", str(tmp_path / "out"),
+                        "--no-resume"])  # fmt: skip
+        return load_network(path).config
+
+    assert switched_by().memory_slots == 32
+    found = switched_by(memory_slots=0, linear="full", fusion="prefix", image_grid=0,
+                        image_tokens=2)  # fmt: skip
+    assert (found.memory_slots, found.linear, found.fusion) == (0, "full", "prefix")
+    with pytest.raises(ValueError, match=r"Unknown configuration keys \['slots'\]"):
+        switched_by(slots=3)
+    with pytest.raises(ValueError, match="switches are of a new network, and m brings its own"):
+        run.run([*flags, "--switches", '{"linear": "full"}', "--model", "m"])
+
+
+def test_dinov2_comes_from_its_publisher_s_files(tmp_path: Path) -> None:
+    transformers.Dinov2Model(
+        transformers.Dinov2Config(
+            hidden_size=384, num_hidden_layers=1, num_attention_heads=6, image_size=56
+        )
+    ).save_pretrained(tmp_path)
+    config = BitMarConfig(vocabulary_size=64, text_layers=1, decoder_layers=1, ngram_rows=64)
+    network = EmberNetwork(config)
+    with pytest.raises(ValueError, match="the network sees with mobilenet-v2"):
+        run._see_as_published(network, str(tmp_path))
+    network.config = replace(config, vision="dinov2-small", image_width=320)
+    with pytest.raises(ValueError, match="gives 384 features and image_width is 320"):
+        run._see_as_published(network, str(tmp_path))
+    network.config = replace(config, vision="dinov2-small", image_width=384)
+    network.image = ImageTokens(network.config)
+    run._see_as_published(network, str(tmp_path))
+    features_BPC, scene_BE = network.look(torch.zeros(1, 3, 70, 70))
+    assert (features_BPC.shape, scene_BE.shape) == ((1, 25, 384), (1, 10))

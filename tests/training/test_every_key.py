@@ -160,6 +160,7 @@ ELSEWHERE = {
     "push_to_hub": "test_push_to_hub_sends_what_the_next_run_needs",
     "preset": "test_all_stages_then_a_decision",
     "published": "test_all_stages_then_a_decision",
+    "switches": "test_a_recipe_switches_parts_of_a_new_network",
     "teacher_scores": "test_a_recipe_names_the_scores",
 }
 
