@@ -34,7 +34,7 @@ from embervlm.models.precision import autocast
 from embervlm.prompts import Reading, read_task
 from embervlm.scenario import FLAGS
 from embervlm.tokenizer import Tokenizer
-from embervlm.training.redrawing import mentions_of, redrawn, times
+from embervlm.training.redrawing import mentions_of, redrawn, times, varied
 
 IGNORED = -100
 
@@ -61,6 +61,7 @@ class Settings:
     authors_again: float = 0.5
     redraw: float = 0.25
     drop_digits: float = 0.3
+    vary: float = 0.0
     typo: float = 0.15
 
 
@@ -182,6 +183,14 @@ class Mixture:
         self, sample: Sample, photo: int | None, scene: str | None, rng: random.Random
     ) -> Item:
         task = sample.task
+        if (
+            self.settings.vary
+            and rng.random() < self.settings.vary
+            and (drawn := varied(sample, rng) if sample.limits is not None else None)
+        ):
+            reading = read_task(drawn[0], self.tokenizer, self.settings.max_tokens)
+            kept = tuple(drawn[1]) if len(drawn[1]) == len(reading.marks) else None
+            return Item(sample, reading, photo, scene, kept)
         if task and rng.random() < self.settings.typo:
             reading = read_task(with_typo(task, rng), self.tokenizer, self.settings.max_tokens)
         else:

@@ -47,8 +47,9 @@ def prepare(recipe: Recipe) -> Prepared:
         raise ValueError(f"vision is {recipe.vision}, which {PRESET} has no use for; leave it out.")
     if recipe.rounding != "none":
         raise ValueError(f"rounding is {recipe.rounding}; {PRESET} has no file of four bits yet.")
-    if recipe.drop_digits != Recipe.drop_digits:
-        raise ValueError(f"drop_digits is {recipe.drop_digits}; {PRESET} has no marks to go by.")
+    for name in ("drop_digits", "vary"):
+        if (value := getattr(recipe, name)) != getattr(Recipe, name):
+            raise ValueError(f"{name} is {value}; {PRESET} has no marks to go by.")
     if recipe.teacher and recipe.stage not in ("instruct", "select"):
         raise ValueError(f"{recipe.stage} takes no teacher; instruct and select of {PRESET} do.")
     published = _published(recipe)

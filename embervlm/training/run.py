@@ -205,6 +205,7 @@ def _data(
         seed=recipe.seed,
         redraw=recipe.redraw,
         drop_digits=recipe.drop_digits,
+        vary=recipe.vary,
         scenarios=recipe.scenarios,
     )
     if recipe.stage == "select":
