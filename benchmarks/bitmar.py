@@ -35,7 +35,6 @@ VARIANTS = {
     "fusion": ["--fusion", "prefix"],
     "memory": ["--memory", "off"],
     "ternary": ["--linear", "full"],
-    "steps": ["--steps", "off"],
 }
 GRPO = "grpo"
 FIGURES = {
@@ -155,7 +154,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--grpo-steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What fusion, memory, ternary weights, the steps of reasoning and GRPO bring: each left out in turn, three
-# seeds, short trainings; the table is benchmarks/bitmar.json.
+# What fusion, memory, ternary weights and GRPO bring: each left out in turn, three seeds, short trainings; the
+# table is benchmarks/bitmar.json.
 #
 #   bash runs/bitmar.sh ../shared build/nano build/bitmar-grid
 #

@@ -2,6 +2,7 @@
 
     OUT/evaluations/step-400/   metrics.json, examples.md, and for `requests` and `photo` each
                                 *-first.png, *-presence.png, *-reliability.png
+    OUT/metrics.jsonl           each line of the log: losses, rates, evaluations
     OUT/summary.json            steps, seconds, examples and tokens a second, best, memory, energy
     OUT/curves.png              losses and exact sets over the steps
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 Answering = Callable[[Any, Sequence[Item]], dict[str, Tensor]]
 OUTCOMES = Fleet.default().outcomes
 SESSIONS, SUMMARY, CURVES = "sessions.json", "summary.json", "curves.png"
+LOG = "metrics.jsonl"
 EXAMPLES_SHOWN = 20
 _TASK_CHARACTERS = 160
 
@@ -260,7 +262,7 @@ def _show(writer: Any, folder: Path, pictures: Sequence[Path], step: int) -> Non
 
 
 class Account(TrainerCallback):
-    """Keeps `sessions.json`, and writes summary and curves when the phase is over."""
+    """Keeps sessions and log, and writes summary and curves when the phase is over."""
 
     def __init__(self, trainer: EmberTrainer) -> None:
         self.trainer = trainer
@@ -287,7 +289,7 @@ class Account(TrainerCallback):
             self.meter.read()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Bring the sessions up to date."""
+        """Bring the sessions and the log up to date."""
         if state.is_world_process_zero:
             self._keep(state)
 
@@ -326,6 +328,8 @@ class Account(TrainerCallback):
         done = state.global_step > self.from_step
         sessions = [*self.earlier, session] if done or not self.earlier else self.earlier
         _write(self.trainer.place / SESSIONS, json.dumps(sessions, indent=1) + "\n")
+        lines = (json.dumps(line) + "\n" for line in state.log_history)
+        _write(self.trainer.place / LOG, "".join(lines))
         return sessions
 
 

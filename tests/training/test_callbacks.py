@@ -29,6 +29,7 @@ from embervlm.fleet import Fleet  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training.callbacks import (  # noqa: E402
     CURVES,
+    LOG,
     SESSIONS,
     SUMMARY,
     Examination,
@@ -186,6 +187,13 @@ def test_a_run_that_is_broken_off_accounts_for_all_of_it(
     assert found["peak_memory_bytes"] > 2**26
     sessions = json.loads((tmp_path / "broken" / SESSIONS).read_text("utf-8"))
     assert [(one["from_step"], one["to_step"]) for one in sessions] == [(0, 4), (4, 6)]
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / LOG).open(encoding="utf-8")]
+        for name in ("whole", "broken")
+    ]
+    steps, again_steps = ([line["step"] for line in one] for one in lines)
+    assert steps == again_steps == sorted(steps)
+    assert [line.get("loss") for line in lines[0]] == [line.get("loss") for line in lines[1]]
     assert (tmp_path / "broken" / CURVES).stat().st_size > 10_000
     told = capsys.readouterr().err
     for beginning in ("select: 6 steps in ", "best validation exact ", "energy not known (not "):
