@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from embervlm.evaluation.reasoning import names_in
+from embervlm.faithfulness import names_in
 from embervlm.fleet import Fleet
 from embervlm.prompts import Reasoning, parse_reasoning
 from embervlm.quantities import find_quantities
