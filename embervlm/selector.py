@@ -365,8 +365,9 @@ class ReasoningAnalysis(TypedDict):
     `robot_probabilities` is a softmax over all outcomes, six of the default fleet: the network's
     own opinion of whom to send first (the head `primary`), before rules and lessons.
     `Decision.probabilities` are something else: for each robot the chance that it is in the set.
-    `reasoning_quality` is the share of `faithfulness.checks_of` that hold, 0 to 1. The lines are
-    worded by rules, so it says little of the network unless the decoder words them (`own_words`).
+    `reasoning_quality` is the share of `faithfulness.checks_of` that hold, 0 to 1. The selector
+    words its lines by rules and shows no own words of the decoder that fail them, so a decision
+    that falls short has been altered, or has met a fault; `checks_of` measures any writer's text.
     """
 
     robot_probabilities: list[dict[str, float]]

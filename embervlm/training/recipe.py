@@ -24,6 +24,7 @@ from embervlm.models.configuration import PRESETS
 PRECISIONS = ("auto", "bf16", "fp16", "none")
 REPORTS = ("tensorboard", "wandb", "mlflow", "codecarbon")
 ROUNDINGS = ("none", "q4_0")
+BASELINES = ("group", "value")
 STAGES = ("align", "instruct", "select", "reason", "grpo")
 # What a run leaves in its folder, and the next one goes on with.
 NETWORK = "network.safetensors"
@@ -101,6 +102,10 @@ class Recipe:
     rewards: str = _field(
         "set,format,faithfulness,brevity", "grpo: what counts of an answer, with commas"
     )
+    baseline: str = _field(
+        "group",
+        f"grpo: {' or '.join(BASELINES)}: an answer is held against others, or what bitmar expects",
+    )
     log_steps: int = _field(20, "steps between two lines of the log")
     eval_steps: int = _field(0, "steps between two looks at validation; 0: once an epoch")
     save_steps: int = _field(0, "steps between two checkpoints; 0: once an epoch")
@@ -125,7 +130,7 @@ class Recipe:
         """
         choices = (
             ("preset", PRESETS), ("stage", STAGES), ("mixed_precision", PRECISIONS),
-            ("rounding", ROUNDINGS),
+            ("rounding", ROUNDINGS), ("baseline", BASELINES),
         )  # fmt: skip
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
