@@ -165,7 +165,8 @@ def test_the_gradient_of_a_whole_network_is_the_difference_quotient(tokenizer: T
         "sets": one.sets_BG, "written": one.written_NT, "own": one.own_NT, "first": one.first_BG,
         "advantage_set": rewards_BG - 0.5, "advantage_primary": 0.6 - rewards_BG,
         "advantage_words": rewards_BG.flatten(), "worth": rewards_BG,
-        "reference_sets": found.sets_BC, "reference_words": torch.zeros(12, one.own_NT.shape[1] - 1),
+        "reference_sets": found.sets_BC,
+        "reference_words": torch.zeros(12, one.own_NT.shape[1] - 1),
         "reference_primary": torch.randn(3, 6, generator=drawn).log_softmax(-1),
         "old_primary": found.first_BO.gather(-1, one.first_BG) - 0.05,
     }  # fmt: skip
