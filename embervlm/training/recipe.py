@@ -262,9 +262,7 @@ def _by_stage(files: Sequence[str], values: dict[str, Any]) -> dict[str, Recipe]
     return {one.stage: one for one in sorted(read, key=lambda one: STAGES.index(one.stage))}
 
 
-def _by_steps(
-    file: str, content: Mapping[str, Any], values: Mapping[str, Any]
-) -> dict[str, Recipe]:
+def _by_steps(file: str, content: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Recipe]:
     """Return the recipes that a file of steps names, by the names of their files."""
     steps = content[STEPS]
     if "stage" in values:
