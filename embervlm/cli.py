@@ -124,6 +124,8 @@ embervlm decide "carry the 8 kg pump up the stairs" --fleet my-fleet.yaml
 
 embervlm decide --image site.jpg --json
 
+embervlm decide "look at the roof" --tags
+
 embervlm decide --batch requests.jsonl --out decisions.jsonl
 
 [bold]Batch[/bold]
@@ -154,6 +156,10 @@ def decide(
     ] = None,
     fleet: FleetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+    as_tags: Annotated[
+        bool,
+        typer.Option("--tags", help="Print robots and reasons in tags, <thinking> and others."),
+    ] = False,
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="N", help="At most N robots, the best first.")
     ] = None,
@@ -181,6 +187,10 @@ def decide(
             raise ValueError("--batch and --out belong together: give both files.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"--top-k is {top_k}; ask for 1 robot or more.")
+        if as_tags and (as_json or batch is not None or not reasoning):
+            raise ValueError(
+                "--tags prints one reasoning: leave out --json, --batch and --no-reasoning."
+            )
         if batch is not None and out is not None:
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
@@ -201,6 +211,10 @@ def decide(
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
         if as_json:
             typer.echo(json.dumps(decision.to_dict(), indent=2))
+        elif as_tags:
+            from embervlm.prompts import Thinking, write_thinking
+
+            typer.echo(_printable(write_thinking(Thinking.of(decision))))
         else:
             show_decision(decision, photo=image)
 

@@ -8,6 +8,9 @@ Writing: the decoder is given the decision and puts it into words, each line beh
 `<|robots|>Drone; Robot with Legs<|task|>what is asked<|environment|>where<|decision|>why
 these<|end|>`. The line on the robots is not generated: `planning` writes it from the fleet's
 numbers, so it cannot be false.
+
+Showing: a decision's account can also be written in BitMar's tags (`Thinking`), for programs that
+read those: `<thinking>` around four steps, then `<robot_selection>`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from embervlm.quantities import Mention, find_quantities
-from embervlm.scenario import Needs
+from embervlm.scenario import Decision, Needs
 from embervlm.tokenizer import Tokenizer
 
 # The upper ends of the buckets; the numbers are thresholds of the labelling guide and the default
@@ -155,6 +158,114 @@ def parse_reasoning(text: str) -> Reasoning | None:
         return None
     robots, task, environment, decision = values
     return Reasoning(tuple(robots.split("; ")), task, environment, decision)
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """A decision's account: its four lines, how sure it is, and the robots in order.
+
+    `confidence` is from 0 to 1, of four decimals. `robots` are kept as they were written: whether a
+    fleet has them is for the caller to say.
+    """
+
+    task: str
+    environment: str
+    evaluation: str
+    selection: str
+    confidence: float
+    robots: tuple[str, ...]
+
+    @classmethod
+    def of(cls, decision: Decision) -> Thinking:
+        """Return the account of a decision.
+
+        Raises:
+            ValueError: the decision was made without its reasoning.
+        """
+        if len(decision.reasoning) != len(_LINES):
+            raise ValueError("This decision has no reasoning; decide with reasoning=True.")
+        lines = zip(_LINES, decision.reasoning, strict=True)
+        task, environment, evaluation, selection = (line.removeprefix(head) for head, line in lines)
+        sure = round(decision.confidence, 4)
+        return cls(task, environment, evaluation, selection, sure, decision.robots)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The four lines, as `Decision.reasoning` has them."""
+        said = (self.task, self.environment, self.evaluation, self.selection)
+        return tuple(head + line for head, line in zip(_LINES, said, strict=True))
+
+
+_LINES = ("Task: ", "Environment: ", "Robots: ", "Decision: ")
+
+
+def write_thinking(thinking: Thinking) -> str:
+    """Return an account in tags; `parse_thinking` reads it back. "&", "<", ">" and line breaks of
+    the text are written as in XML, robots stand in order with "; " between them.
+
+        <thinking>
+        <environment_analysis>Task: Look
+        Environment: Rough</environment_analysis>
+        <robot_evaluation>Drone: can look; not Humanoid: cannot look</robot_evaluation>
+        <selection_reasoning>Send the Drone.</selection_reasoning>
+        <confidence_check>0.97</confidence_check>
+        </thinking>
+        <robot_selection>Drone</robot_selection>
+    """
+    return _TAGGED.format(
+        task=_escaped(thinking.task),
+        environment=_escaped(thinking.environment),
+        evaluation=_escaped(thinking.evaluation),
+        selection=_escaped(thinking.selection),
+        confidence=thinking.confidence,
+        robots="; ".join(_escaped(name) for name in thinking.robots),
+    )
+
+
+def parse_thinking(text: str) -> Thinking | None:
+    """Read an account in tags; None if one is missing, twice there, out of place or within another,
+    if the confidence is no number from 0 to 1, or if a robot has no name."""
+    found = _TAGGED_FORM.fullmatch(text)
+    if found is None or any(_STRAY.search(part) for part in found.groups()):
+        return None
+    task, environment, evaluation, selection, confidence, robots = map(_plain, found.groups())
+    names = tuple(robots.split("; "))
+    if not all(name.strip() for name in names) or not 0 <= float(confidence) <= 1:
+        return None
+    return Thinking(task, environment, evaluation, selection, float(confidence), names)
+
+
+_TAGGED = """<thinking>
+<environment_analysis>Task: {task}
+Environment: {environment}</environment_analysis>
+<robot_evaluation>{evaluation}</robot_evaluation>
+<selection_reasoning>{selection}</selection_reasoning>
+<confidence_check>{confidence!r}</confidence_check>
+</thinking>
+<robot_selection>{robots}</robot_selection>"""
+# As it is written, with any white space around tags, and text without tags within the leaves.
+_TAGGED_FORM = re.compile(
+    r"\s*<thinking>\s*"
+    r"<environment_analysis>Task: ([^<>\n]*)\nEnvironment: ([^<>\n]*)</environment_analysis>\s*"
+    r"<robot_evaluation>([^<>\n]*)</robot_evaluation>\s*"
+    r"<selection_reasoning>([^<>\n]*)</selection_reasoning>\s*"
+    r"<confidence_check>(\d+(?:\.\d+)?(?:e-\d+)?)</confidence_check>\s*"
+    r"</thinking>\s*"
+    r"<robot_selection>([^<>\n]*)</robot_selection>\s*",
+    re.ASCII,
+)
+_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;"}
+_STRAY = re.compile("&(?!" + "|".join(mark[1:] for mark in _ESCAPES.values()) + ")")
+
+
+def _escaped(text: str) -> str:
+    return "".join(_ESCAPES.get(char, char) for char in text)
+
+
+def _plain(text: str) -> str:
+    for char, mark in reversed(_ESCAPES.items()):
+        text = text.replace(mark, char)
+    return text
 
 
 _QUANTITY_UNITS = {"kg": "kg", "m": "m", "cm": "cm", "kmh": "km/h"}

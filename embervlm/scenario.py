@@ -120,7 +120,8 @@ class Decision:
     that it is below the threshold under which a person should decide. `probabilities` maps each
     outcome to the chance that it belongs to the set. `rejected` maps every other robot to the limit
     it would break, or to how it compares. `reasoning` has four lines: task, environment, robots,
-    decision.
+    decision. `policy` is what the network alone says of whom to send first, before rules and
+    lessons: one distribution over all outcomes, while `probabilities` are a chance for each.
     """
 
     robots: tuple[str, ...]
@@ -135,9 +136,10 @@ class Decision:
     rejected: Mapping[str, str] = field(default_factory=dict)
     memory: tuple[str, ...] = ()
     scenario: Scenario | None = None
+    policy: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the decision as plain JSON values, the photo and request left out."""
+        """Return the decision as plain JSON values; photo, request and policy are left out."""
         return {
             "robots": list(self.robots),
             "primary": self.primary,

@@ -12,16 +12,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embervlm import planning
 from embervlm.backends.base import Backend, Proposal
+from embervlm.faithfulness import checks_of
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.memory.lessons import Lessons
-from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
+from embervlm.prompts import (
+    Reasoning,
+    Thinking,
+    describe_needs,
+    parse_reasoning,
+    write_thinking,
+)
 from embervlm.quantities import Mention, find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
 
@@ -156,6 +164,7 @@ class Selector:
             rejected=planning.reasons_against(self.fleet, needs, robots, chance),
             memory=notes,
             scenario=scenario,
+            policy=self._policy(proposal),
         )
         if reasoning:
             decision = replace(decision, reasoning=self._explain(decision, proposal, team))
@@ -227,6 +236,20 @@ class Selector:
         # From the fleet's order, so that equals stay in it: a set has another order in every run.
         in_order = [name for name in self.fleet.names if name in chosen]
         return sorted(in_order, key=rank, reverse=True)
+
+    def _policy(self, proposal: Proposal) -> dict[str, float]:
+        """Return whom the network would send first, a distribution over this fleet's outcomes.
+
+        Robots that stand for one default robot share its chance; where nobody stands for one, its
+        chance goes to the others in proportion.
+        """
+        first = _softmax(proposal.primary)
+        slots = [default_slot(robot) for robot in self.fleet]
+        shares = [float(first[slot]) / slots.count(slot) for slot in slots] + [float(first[-1])]
+        return {
+            name: share / sum(shares)
+            for name, share in zip(self.fleet.outcomes, shares, strict=True)
+        }
 
     def _confidence(self, p: float) -> float:
         p = min(max(p, 1e-6), 1 - 1e-6)
@@ -311,6 +334,49 @@ class EmberVLM(Selector):
     ) -> Decision:
         """Decide for a photo, a request, or both; see `Selector.decide`."""
         return self.decide(Scenario(task=task, image=image), top_k=top_k, reasoning=reasoning)
+
+    def extract_robot_selections(self, outputs: Decision | Sequence[Decision]) -> list[list[str]]:
+        """Return the robots of each decision in order, `["No Robot"]` where none is sent."""
+        return [list(decision.robots) for decision in _listed(outputs)]
+
+    def get_reasoning_analysis(self, outputs: Decision | Sequence[Decision]) -> ReasoningAnalysis:
+        """Return what was decided, what the policy says and what is right about the reasoning.
+
+        Raises:
+            ValueError: a decision has no reasoning, or was not made by `decide`.
+        """
+        decisions = _listed(outputs)
+        if not all(decision.policy for decision in decisions):
+            raise ValueError("A decision has no policy; give what decide() returned.")
+        checks = [
+            checks_of(write_thinking(Thinking.of(decision)), decision, self.fleet)
+            for decision in decisions
+        ]
+        return {
+            "robot_probabilities": [dict(decision.policy) for decision in decisions],
+            "reasoning_quality": [sum(found.values()) / len(found) for found in checks],
+            "robot_selections": self.extract_robot_selections(decisions),
+        }
+
+
+class ReasoningAnalysis(TypedDict):
+    """What `EmberVLM.get_reasoning_analysis` tells of decisions, an entry for each.
+
+    `robot_probabilities` is a softmax over all outcomes, six of the default fleet: the network's
+    own opinion of whom to send first (the head `primary`), before rules and lessons.
+    `Decision.probabilities` are something else: for each robot the chance that it is in the set.
+    `reasoning_quality` is the share of `faithfulness.checks_of` that hold, 0 to 1. The selector
+    words its lines by rules and shows no own words of the decoder that fail them, so a decision
+    that falls short has been altered, or has met a fault; `checks_of` measures any writer's text.
+    """
+
+    robot_probabilities: list[dict[str, float]]
+    reasoning_quality: list[float]
+    robot_selections: list[list[str]]
+
+
+def _listed(outputs: Decision | Sequence[Decision]) -> list[Decision]:
+    return [outputs] if isinstance(outputs, Decision) else list(outputs)
 
 
 def read_needs(

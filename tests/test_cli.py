@@ -14,7 +14,7 @@ from embervlm import cli
 from embervlm.checkpoint import SHIPPED
 from embervlm.fleet import Fleet
 from embervlm.intake import sort_words
-from embervlm.prompts import describe_needs
+from embervlm.prompts import describe_needs, parse_thinking
 from embervlm.scenario import Needs
 
 Run = Callable[..., Result]
@@ -66,6 +66,16 @@ def test_prints_a_decision_as_json(run: Run, photo: Path) -> None:
     assert set(record["needs"]) == {"actions", "environment", "limits"}
     bare = json.loads(run("decide", "look at the roof", "--json", "--no-reasoning").stdout)
     assert bare["reasoning"] == []
+
+
+def test_prints_the_same_reasons_in_tags(run: Run, photo: Path) -> None:
+    words = ("decide", photo, "carry the 8 kg pump past the <old> mill")
+    record = json.loads(run(*words, "--json").stdout)
+    told = parse_thinking(run(*words, "--tags").stdout)
+    assert told is not None
+    assert list(told.lines) == record["reasoning"]
+    assert list(told.robots) == record["robots"]
+    assert told.confidence == record["confidence"]
 
 
 def test_the_backends_decide_alike(run: Run, photo: Path) -> None:
@@ -122,6 +132,9 @@ def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) ->
         (["decide", "https://example.org/a.jpg", "look"], "never fetched"),
         (["decide", "x" * 4001], "4,001 characters"),
         (["decide", "look", "--top-k", "0"], "--top-k is 0"),
+        (["decide", "look", "--tags", "--json"], "--tags prints one reasoning: leave out --json"),
+        (["decide", "look", "--tags", "--no-reasoning"], "--tags prints one reasoning"),
+        (["decide", "--batch", "a", "--out", "b", "--tags"], "--tags prints one reasoning"),
         (["decide", "look", "--backend", "tpu"], "Unknown backend 'tpu'"),
         (["decide", "look", "--model", "absent"], "absent: cannot be opened"),
         (["decide", "look", "--fleet", "absent.yaml"], "fleet file absent.yaml cannot be read"),

@@ -1,6 +1,7 @@
 """Every text format is read back by the parser beside it."""
 
 import random
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,12 +12,15 @@ from embervlm.prompts import (
     SPECIALS,
     TASK,
     Reasoning,
+    Thinking,
     bucket_mark,
     encode_marked,
     parse_reasoning,
+    parse_thinking,
     read_task,
     reasoning_prefix,
     write_reasoning,
+    write_thinking,
 )
 from embervlm.quantities import Mention, find_quantities
 from embervlm.tokenizer import Tokenizer
@@ -160,3 +164,92 @@ def test_whatever_the_request_its_marks_stand_where_the_reading_says(tokenizer: 
         assert specials[1:-1] == list(reading.marks)
         for mark, mention in zip(reading.marks, reading.mentions, strict=True):
             assert reading.tokens[mark] == tokenizer.specials[bucket_mark(mention)]
+
+
+THINKING = Thinking(
+    "Look; load 8 kg", "Rough. A <wet> roof", "Drone: can look; not Humanoid: a & b", "Send it.",
+    0.9312, ("Drone", "Robot with Legs"),
+)  # fmt: skip
+TAGGED = write_thinking(THINKING)
+TAGS = (
+    "thinking", "environment_analysis", "robot_evaluation", "selection_reasoning",
+    "confidence_check", "robot_selection",
+)  # fmt: skip
+
+
+def test_any_account_in_tags_is_read_back_as_it_was_written() -> None:
+    chance = random.Random(2)
+    bits = ["<", ">", "&", "&lt;", "&#10;", "\n", "\t", " ", "</thinking>", "Task: ", "{task}", "ü"]
+    bits += ["8 kg", "; ", "<|end|>", '"', "\\n", "\r"]
+
+    def line() -> str:
+        return "".join(chance.choices(bits, k=chance.randrange(6)))
+
+    names = [*Fleet.default().outcomes, "R2<D2>", "Tom & co"]
+    for _ in range(2000):
+        robots = tuple(chance.sample(names, chance.randrange(1, 4)))
+        sure = chance.choice([chance.random(), round(chance.random(), 4), 0.0, 1.0, 3e-7])
+        record = Thinking(line(), line(), line(), line(), sure, robots)
+        assert parse_thinking(write_thinking(record)) == record
+
+
+def test_other_readers_of_xml_see_the_same() -> None:
+    root = ElementTree.fromstring(f"<answer>{TAGGED}</answer>")
+    assert [element.tag for element in root.iter()] == ["answer", *TAGS]
+    assert root.findtext("thinking/robot_evaluation") == THINKING.evaluation
+    assert root.findtext("thinking/environment_analysis") == "\n".join(THINKING.lines[:2])
+    assert root.findtext("robot_selection") == "; ".join(THINKING.robots)
+
+
+def test_white_space_around_tags_does_not_matter() -> None:
+    assert parse_thinking(TAGGED.replace(">\n<", "><")) == THINKING
+    assert parse_thinking("\n" + TAGGED.replace(">\n<", ">\n\n  <") + "\n") == THINKING
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_tags_that_are_missing_doubled_or_nested_are_no_answer(tag: str) -> None:
+    start, end = f"<{tag}>", f"</{tag}>"
+    for text in (
+        TAGGED.replace(start, ""),
+        TAGGED.replace(end, ""),
+        TAGGED.replace(start, start * 2),
+        TAGGED.replace(end, end * 2),
+        TAGGED.replace(start, end),
+        TAGGED.replace(start, f"{start}{start}x{end}"),
+        TAGGED.replace(start, f"<{tag.upper()}>"),
+        TAGGED + start + end,
+    ):
+        assert parse_thinking(text) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (TAGGED, ""),
+        (TAGGED, TAGGED * 2),
+        (TAGGED, "Send the Drone. " + TAGGED),
+        ("0.9312", "certain"),
+        ("0.9312", "1.5"),
+        ("0.9312", "nan"),
+        ("0.9312", "-0.5"),
+        ("0.9312", "٠.٩"),
+        ("0.9312", ""),
+        ("&lt;wet", "<wet"),
+        ("&amp; b", "& b"),
+        ("Task: ", ""),
+        ("Environment: ", "Place: "),
+        ("Drone; Robot", "; Robot"),
+        ("Drone; Robot with Legs<", "<"),
+    ],
+)
+def test_an_account_that_is_not_whole_is_no_answer(old: str, new: str) -> None:
+    assert parse_thinking(TAGGED.replace(old, new)) is None
+    swapped = TAGGED.replace("robot_evaluation", "x").replace("selection_reasoning", "y")
+    swapped = swapped.replace("x>", "selection_reasoning>").replace("y>", "robot_evaluation>")
+    assert parse_thinking(swapped) is None
+
+
+def test_robots_that_nobody_knows_are_kept_as_text() -> None:
+    found = parse_thinking(TAGGED.replace("Robot with Legs<", "Flying Pig<"))
+    assert found is not None
+    assert found.robots == ("Drone", "Flying Pig")

@@ -419,3 +419,52 @@ def test_an_unsure_action_is_told_but_rules_nothing_out() -> None:
         needs, hard, _ = read_needs(replace(proposal, actions=unsure), Calibration(), "do it")
         assert needs.actions == expected
         assert hard.actions == ()
+
+
+def test_the_policy_is_one_distribution_over_the_fleet() -> None:
+    selector = Selector(Opinion(one(DRONE), first=LEGS))
+    first = selector.backend.propose("look", None).primary
+    shares = np.exp(first - first.max())
+    policy = selector.decide(Scenario("look")).policy
+    assert list(policy) == list(Fleet.default().outcomes)
+    assert list(policy.values()) == pytest.approx((shares / shares.sum()).tolist())
+    twins = [replace(Fleet.default()[LEGS], name=name) for name in ("Rex", "Max")]
+    policy = (
+        Selector(Opinion(one(LEGS), first=LEGS), Fleet(tuple(twins)))
+        .decide(Scenario("look"))
+        .policy
+    )
+    assert list(policy) == ["Rex", "Max", NO_ROBOT]
+    assert policy["Rex"] == policy["Max"] == pytest.approx(0.5, abs=1e-4)
+    assert sum(policy.values()) == pytest.approx(1)
+
+
+REQUESTS = (
+    "carry the 8 kg pump up the stairs",
+    "look for the boat 18 miles out in 30 knots of wind",
+    "paint me a picture",
+    "inspect the hull at 12 fathoms for 3 hours",
+    "search the rubble for survivors, then carry 10 lb of water to them",
+)
+
+
+def test_decisions_of_the_model_that_ships_are_analysed() -> None:
+    model = EmberVLM.from_pretrained()
+    decisions = [model.select_robots(task=task) for task in REQUESTS]
+    found = model.get_reasoning_analysis(decisions)
+    assert set(found) == {"robot_probabilities", "reasoning_quality", "robot_selections"}
+    chosen = model.extract_robot_selections(decisions)
+    assert found["robot_selections"] == chosen == [list(one.robots) for one in decisions]
+    assert [NO_ROBOT] in chosen
+    for policy in found["robot_probabilities"]:
+        assert list(policy) == list(Fleet.default().outcomes)
+        assert sum(policy.values()) == pytest.approx(1)
+    # What is shown is worded by rules and so holds; a false number does not.
+    assert found["reasoning_quality"] == [1.0] * len(REQUESTS)
+    lines = decisions[0].reasoning
+    lied = replace(decisions[0], reasoning=(lines[0].replace("8 kg", "9 kg"), *lines[1:]))
+    assert model.get_reasoning_analysis(lied)["reasoning_quality"] == [pytest.approx(5 / 6)]
+    silent = model.select_robots(task=REQUESTS[0], reasoning=False)
+    assert model.extract_robot_selections(silent) == chosen[:1]
+    with pytest.raises(ValueError, match="has no reasoning; decide with reasoning=True"):
+        model.get_reasoning_analysis([silent])

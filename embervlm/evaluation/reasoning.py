@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embervlm.evaluation.cases import Answered, watched
-from embervlm.evaluation.faithfulness import check_line, named_robots
 from embervlm.evaluation.metrics import Rows, share
-from embervlm.fleet import Fleet
+from embervlm.faithfulness import check_line, named_robots, names_in
 from embervlm.prompts import parse_reasoning
 from embervlm.selector import Selector
 
@@ -20,7 +19,7 @@ def reasoning_rows(selector: Selector, answered: Sequence[Answered]) -> tuple[Ro
 
     "own words" is what the decoder writes; the rest is what the selector shows unless asked for own
     words. Facts are the clauses of the line on the robots, checked by
-    `evaluation.faithfulness`.
+    `embervlm.faithfulness`.
     """
     parses, own, shown, speaks_for, facts, facts_of, faultless = [], [], [], [], [], [], []
     ids, parsed_ids, faults = [], [], []
@@ -54,8 +53,3 @@ def reasoning_rows(selector: Selector, answered: Sequence[Answered]) -> tuple[Ro
     }
     rows = {name: {"share": share(right, of)} for name, (right, of) in lines.items()}
     return rows, faults[:SHOWN_FAULTS]
-
-
-def names_in(text: str, fleet: Fleet) -> set[str]:
-    """Return the outcomes whose names stand in a text."""
-    return {name for name in fleet.outcomes if name.lower() in text.lower()}

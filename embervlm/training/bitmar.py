@@ -4,6 +4,8 @@
             how near a photo and its caption are to be (MATCHED), and other captions (MISMATCHED),
             and the cosines themselves, `cosine_matched`, `cosine_mismatched`, which weigh nothing
     select, reason   one loss more: the value, which learns whether the set is right
+    grpo    what is drawn has one part more: whom to send first, by the policy; the value learns
+            what answers earn where it is the recipe's baseline
 
 and the figures of its parts at each look at validation, under one name each, in the run's
 `metrics.jsonl` and TensorBoard:
@@ -33,6 +35,7 @@ from embervlm.models.bitnet import statistics
 from embervlm.training.stages import STAGES, Batch, Phase, Stage
 
 PARTS = ("fusion.", "memory.", "reasoning.")
+CHOOSING = ("heads.primary.", "heads.value.", "reasoning.")
 
 
 def _with(stage: Stage, **changes: Any) -> Stage:
@@ -48,6 +51,7 @@ def _with(stage: Stage, **changes: Any) -> Stage:
 
 def _stages() -> Mapping[str, Stage]:
     align, select, reason = STAGES["align"], STAGES["select"], STAGES["reason"]
+    grpo = STAGES["grpo"]
     image = align.phases[0].moves
     return {
         "align": replace(
@@ -64,7 +68,17 @@ def _stages() -> Mapping[str, Stage]:
         "instruct": _with(STAGES["instruct"]),
         "select": _with(select, losses={**select.losses, "value": 0.2}),
         "reason": _with(reason, losses={**reason.losses, "value": 0.1}),
-        "grpo": STAGES["grpo"],
+        "grpo": replace(
+            grpo,
+            losses={
+                **grpo.losses,
+                "primary": 1.0,
+                "kl_primary": 0.04,
+                "clipped_primary": 0.0,
+                "value": 0.5,
+            },
+            phases=(replace(grpo.phases[0], moves=(*grpo.phases[0].moves, *CHOOSING)),),
+        ),
     }
 
 

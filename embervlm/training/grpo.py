@@ -15,11 +15,22 @@ the words with those of `rewards.OF_WORDS`. The set is not one token among fifty
 mean over answers, that of the words a mean over all tokens of the step (DAPO, Yu et al. 2025, 3.3),
 and both count alike.
 
-Both are held near the network that the stage began with, the reference: the words by the estimator
-k3 = p_ref / p - log(p_ref / p) - 1 of each drawn token (Schulman 2020, "Approximating KL
-divergence"), the set by the sum over all 32, which is the KL divergence itself.
+A network that reasons in steps (`bitmar`) draws one thing more, whom to send first, its policy over
+six outcomes. It is paid by whether that robot is in the right set, and trained like the set.
 
-Axes: B requests, G answers to each, N = B G, T tokens, C sets.
+The group is one baseline. The other is the network's value head (actor-critic: Sutton and Barto
+2018, 13.5, of a single step), one number for the whole answer, 0 to 1, learnt on what answers earn:
+
+    R = (r + r_first) / 2      A = R - value      loss of the value = (value - R)^2
+
+Each choice of the answer then has the same A; a group need not differ to teach, and nothing is
+divided.
+
+All are held near the network that the stage began with, the reference: the words by the estimator
+k3 = p_ref / p - log(p_ref / p) - 1 of each drawn token (Schulman 2020, "Approximating KL
+divergence"), set and outcome by the sum over all 32 or 6, which is the KL divergence itself.
+
+Axes: B requests, G answers to each, N = B G, T tokens, C sets (or outcomes).
 """
 
 from __future__ import annotations
@@ -47,6 +58,16 @@ def advantages(rewards_BG: Tensor) -> Tensor:
     return (centred_BG / (spread_B1 + EPSILON)).float()
 
 
+def advantages_over_value(rewards_BG: Tensor, value_B: Tensor) -> Tensor:
+    """Return how far each reward is above what the network thought its answer was worth."""
+    return rewards_BG - value_B[:, None]
+
+
+def value_loss(value_B: Tensor, rewards_BG: Tensor) -> Tensor:
+    """Return the squared error of a value for each answer; it is least at the mean reward."""
+    return (value_B[:, None] - rewards_BG).square()
+
+
 def surrogate(new: Tensor, old: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """Return the loss of each choice, and where it is clipped (and so has no gradient).
 
@@ -69,6 +90,31 @@ def exact_kl(new_BC: Tensor, reference_BC: Tensor) -> Tensor:
     return (new_BC.exp() * (new_BC - reference_BC)).sum(-1)
 
 
+def choice_sums(
+    name: str,
+    log_p_BC: Tensor,
+    chosen_BG: Tensor,
+    advantage_BG: Tensor,
+    reference_BC: Tensor,
+    *,
+    clip: float,
+    old_BG: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return surrogate, divergence and number of clipped choices of one distribution, by `name`.
+
+    `old_BG` are the log-probabilities of what was chosen when it was drawn; None: the present ones.
+    """
+    new_BG = log_p_BC.gather(-1, chosen_BG)
+    loss_BG, clipped_BG = surrogate(
+        new_BG, new_BG.detach() if old_BG is None else old_BG, advantage_BG, clip
+    )
+    return {
+        name: loss_BG.sum(),
+        f"kl_{name}": exact_kl(log_p_BC, reference_BC).sum(),
+        f"clipped_{name}": clipped_BG.sum(),
+    }
+
+
 def grpo_sums(
     network: EmberNetwork,
     batch: Batch,
@@ -76,13 +122,15 @@ def grpo_sums(
     clip: float,
     temperature: float,
 ) -> dict[str, Tensor]:
-    """Return the sums of both surrogates and of both divergences, and how many choices are clipped.
+    """Return the sums of surrogates and divergences, and how many choices are clipped.
 
     A batch of drawn answers holds, beside the request's tensors and `ngrams`: `sets` (B, G) and
     `written`, `own` (N, T) as `sampling.Drawn` has them, `advantage_set` (B, G),
     `advantage_words` (N,), the log-probabilities `reference_sets` (B, C) and `reference_words`
     (N, T - 1), and those from when it was drawn, `old_set` (B, G) and `old_words` (N, T - 1),
-    unless it is trained on but once: then they are the present ones.
+    unless it is trained on but once: then they are the present ones. Of a network that reasons in
+    steps also `first`, `advantage_primary`, `reference_primary` and `old_primary` for whom to send
+    first, and `worth` (B, G), which the value learns.
     """
     found = read(network, batch, temperature)
     sets_BC, sets_BG = found.sets_BC, batch["sets"]
@@ -91,34 +139,39 @@ def grpo_sums(
         network, found.repeated(sets_BG.shape[1]), batch["written"], own_NT, temperature
     )
     weight_NT = own_NT[:, 1:].float()
-    set_BG = sets_BC.gather(-1, sets_BG)
-    set_loss_BG, set_clipped_BG = surrogate(
-        set_BG, batch.get("old_set", set_BG.detach()), batch["advantage_set"], clip
-    )
     words_loss_NT, words_clipped_NT = surrogate(
         words_NT,
         batch.get("old_words", words_NT.detach()),
         batch["advantage_words"][:, None].expand_as(words_NT),
         clip,
     )
-    return {
-        "set": set_loss_BG.sum(),
+    sums = {
+        **choice_sums(
+            "set", sets_BC, sets_BG, batch["advantage_set"], batch["reference_sets"],
+            clip=clip, old_BG=batch.get("old_set"),
+        ),
         "words": (words_loss_NT * weight_NT).sum(),
-        "kl_set": exact_kl(sets_BC, batch["reference_sets"]).sum(),
         "kl_words": (k3(words_NT, batch["reference_words"]) * weight_NT).sum(),
-        "clipped_set": set_clipped_BG.sum(),
         "clipped_words": (words_clipped_NT * weight_NT).sum(),
-    }
+    }  # fmt: skip
+    if found.first_BO is None or found.value_B is None:
+        return sums
+    return {
+        **sums,
+        **choice_sums(
+            "primary", found.first_BO, batch["first"], batch["advantage_primary"],
+            batch["reference_primary"], clip=clip, old_BG=batch.get("old_primary"),
+        ),
+        "value": value_loss(found.value_B, batch["worth"]).sum(),
+    }  # fmt: skip
 
 
 def grpo_counts(batch: Batch) -> dict[str, Tensor]:
     """Return the number of answers, of their own tokens, and of requests."""
     answers, words = batch["sets"].new_tensor(batch["sets"].numel()), batch["own"][:, 1:].sum()
+    requests = answers.new_tensor(len(batch["sets"]))
     return {
-        "set": answers,
-        "words": words,
-        "kl_set": answers.new_tensor(len(batch["sets"])),
-        "kl_words": words,
-        "clipped_set": answers,
-        "clipped_words": words,
+        **dict.fromkeys(("set", "clipped_set", "primary", "clipped_primary", "value"), answers),
+        **dict.fromkeys(("words", "kl_words", "clipped_words"), words),
+        **dict.fromkeys(("kl_set", "kl_primary"), requests),
     }

@@ -25,30 +25,47 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from embervlm.data.sample import Sample, robots_of
+from embervlm.fleet import Fleet
 from embervlm.models.configuration import EmberConfig
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
 from embervlm.scoring import exact
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import Item, Settings, base_samples, collate
-from embervlm.training.grpo import advantages, grpo_counts, grpo_sums
+from embervlm.training.grpo import advantages, advantages_over_value, grpo_counts, grpo_sums
 from embervlm.training.recipe import Recipe
-from embervlm.training.rewards import OF_WORDS, REWARDS, names_of, rewards_of, total
-from embervlm.training.sampling import Drawn, draw, log_chances, read, uniform
+from embervlm.training.rewards import OF_WORDS, first_reward, names_of, rewards_of, total
+from embervlm.training.sampling import Drawn, draw, log_chances, numbers_for, read, uniform
 from embervlm.training.stage_data import EpochBatches, Epochs, Place, Placed, Written
 from embervlm.training.stages import Batch, Phase, Stage, StageModule
 from embervlm.training.trainer import EmberTrainer, EpochLoader
 
 Asked = Sequence[tuple[Place, Written]]
+OUTCOMES = Fleet.default().outcomes
 
 
-def row_of(stage: Stage, recipe: Recipe) -> Stage:
-    """Return the stage with the recipe's clip, temperature and weight of the divergences."""
-    return replace(
+def row_of(
+    stage: Stage, phase: Phase, recipe: Recipe, *, reasons: bool = False
+) -> tuple[Stage, Phase]:
+    """Return the stage with the recipe's clip, temperature and weight of the divergences, and its
+    phase, both without what the network or the recipe does not train.
+
+    A network that `reasons` in steps draws whom to send first; its value learns where it is the
+    baseline.
+    """
+    trained = {"primary": reasons, "value": reasons and recipe.baseline == "value"}
+    losses = {
+        name: recipe.kl if name.startswith("kl_") else weight
+        for name, weight in stage.losses.items()
+        if trained.get(name.rpartition("_")[2], True)
+    }
+    stays = tuple(f"heads.{name}." for name, moves in trained.items() if not moves)
+    row = replace(
         stage,
-        losses={**stage.losses, "kl_set": recipe.kl, "kl_words": recipe.kl},
+        losses=losses,
         sums=partial(grpo_sums, clip=recipe.clip, temperature=recipe.temperature),
     )
+    return row, replace(phase, moves=tuple(part for part in phase.moves if part not in stays))
 
 
 class Requests:
@@ -130,13 +147,14 @@ class Blocks(EpochBatches):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a request, and what it is worth."""
+    """An answer to a request, and what it is worth; `first` is None where it is not drawn."""
 
     id: str
     robots: tuple[str, ...]
     text: str
     rewards: Mapping[str, float]
     is_exact: bool
+    first: str | None = None
 
 
 class GrpoTrainer(EmberTrainer):
@@ -154,10 +172,16 @@ class GrpoTrainer(EmberTrainer):
         """Take what `EmberTrainer` takes; the network as it is now is the reference.
 
         Raises:
-            ValueError: the recipe's `rewards` are not known.
+            ValueError: the recipe's `rewards` are not known, or its baseline is the value of a
+                network that has none.
         """
         self.names = names_of(recipe.rewards)
-        module.stage = row_of(module.stage, recipe)
+        reasons = module.network.reasoning is not None
+        if recipe.baseline == "value" and not reasons:
+            raise ValueError(
+                "baseline is value, but this network has no value head; say group, or train bitmar."
+            )
+        module.stage, phase = row_of(module.stage, phase, recipe, reasons=reasons)
         # Neither moves. The n-grams' table is read on the processor, wherever the network is.
         self.ngrams = copy.deepcopy(module.network.ngrams).requires_grad_(False)
         reference = copy.deepcopy(module.network).eval().requires_grad_(False)
@@ -165,6 +189,7 @@ class GrpoTrainer(EmberTrainer):
         self.reference = reference.to(self.args.device)
         self.tokenizer = cast(Requests, data).tokenizer
         self.args.eval_on_start = validation is not None
+        self.module.train()  # before the first draws: a memory that does not move is not written
         self._places: list[Any] = []
         self._block: list[Batch] = []
         self._told: dict[str, list[float]] = defaultdict(list)
@@ -202,7 +227,7 @@ class GrpoTrainer(EmberTrainer):
         if recipe.pool > 1:
             asked = self._least_sure(asked)
         items = [one for _, one in asked]
-        G, U = recipe.group, network.config.decoder_positions
+        G, U = recipe.group, numbers_for(network)
         batch = self._requests(items)
         with self.accelerator.autocast():
             found = read(network, batch, recipe.temperature)
@@ -218,14 +243,28 @@ class GrpoTrainer(EmberTrainer):
             if recipe.iterations > 1:
                 batch["old_set"] = found.sets_BC.gather(-1, drawn.sets_BG)
                 batch["old_words"] = log_chances(network, found.repeated(G), *told)
+                if found.first_BO is not None and drawn.first_BG is not None:
+                    batch["old_primary"] = found.first_BO.gather(-1, drawn.first_BG)
         answers = self._rewarded(items, drawn)
         batch |= {"sets": drawn.sets_BG, "written": drawn.written_NT, "own": drawn.own_NT}
         worth_BG, words_BG = (
             torch.tensor([total(one.rewards, names) for one in answers]).view(-1, G)
             for names in (self.names, [name for name in self.names if name in OF_WORDS])
         )
-        batch["advantage_set"] = advantages(worth_BG).to(drawn.sets_BG.device)
-        batch["advantage_words"] = advantages(words_BG).flatten().to(drawn.sets_BG.device)
+        device = drawn.sets_BG.device
+        batch["advantage_set"] = advantages(worth_BG).to(device)
+        batch["advantage_words"] = advantages(words_BG).flatten().to(device)
+        if drawn.first_BG is not None:
+            assert before.first_BO is not None
+            assert found.value_B is not None
+            first_BG = torch.tensor([one.rewards["first"] for one in answers]).view(-1, G)
+            whole_BG = ((worth_BG + first_BG) / 2).to(device)
+            batch |= {"first": drawn.first_BG, "reference_primary": before.first_BO}
+            batch |= {"advantage_primary": advantages(first_BG).to(device), "worth": whole_BG}
+            if recipe.baseline == "value":
+                over_BG = advantages_over_value(whole_BG, found.value_B)
+                batch |= {"advantage_set": over_BG, "advantage_primary": over_BG}
+                batch["advantage_words"] = over_BG.flatten()
         self._tell(answers, worth_BG, words_BG, drawn)
         counts = grpo_counts(batch)
         batch["counts"] = torch.stack([counts[name].float() for name in self.stage.losses])
@@ -259,11 +298,18 @@ class GrpoTrainer(EmberTrainer):
         found = []
         samples = [one.item.sample for one in items for _ in range(drawn.sets_BG.shape[1])]
         texts, sets = drawn.texts(self.tokenizer), drawn.sets_BG.flatten().tolist()
+        firsts = None if drawn.first_BG is None else iter(drawn.first_BG.flatten().tolist())
         for sample, number, text in zip(samples, sets, texts, strict=True):
             assert sample.subset is not None
             suited, robots = robots_of(sample.subset), robots_of(number)
             worth = rewards_of(sample.task or "", suited=suited, decided=robots, text=text)
-            found.append(Answer(sample.id, tuple(robots), text, worth, exact(robots, suited)))
+            first = None
+            if firsts is not None:
+                first = OUTCOMES[next(firsts)]
+                worth = {**worth, "first": first_reward(first, suited)}
+            found.append(
+                Answer(sample.id, tuple(robots), text, worth, exact(robots, suited), first)
+            )
         return found
 
     def _tell(
@@ -271,7 +317,7 @@ class GrpoTrainer(EmberTrainer):
     ) -> None:
         """Keep for the log: each reward, and the share of groups that something can be learnt
         from."""
-        for name in REWARDS:
+        for name in answers[0].rewards:
             self._told[f"reward_{name}"] += [one.rewards[name] for one in answers]
         self._told["reward"] += worth_BG.flatten().tolist()
         self._told["exact"] += [float(one.is_exact) for one in answers]
@@ -328,9 +374,7 @@ class GrpoTrainer(EmberTrainer):
     def _both(self, asked: Asked) -> tuple[Drawn, Drawn]:
         network = self.module.network
         batch = self._requests([one for _, one in asked])
-        numbers_B1U = uniform(
-            0, [one.item.sample.id for _, one in asked], 1, network.config.decoder_positions
-        )
+        numbers_B1U = uniform(0, [one.item.sample.id for _, one in asked], 1, numbers_for(network))
         with self.accelerator.autocast():
             found = read(network, batch)
             numbers_B1U = numbers_B1U.to(found.sets_BC.device)
@@ -343,7 +387,10 @@ class GrpoTrainer(EmberTrainer):
         figures = {
             "exact": [float(one.is_exact) for one in answers],
             "reward": [total(one.rewards, self.names) for one in answers],
-            **{f"reward_{name}": [one.rewards[name] for one in answers] for name in REWARDS},
+            **{
+                f"reward_{name}": [one.rewards[name] for one in answers]
+                for name in answers[0].rewards
+            },
         }
         return {name: round(sum(x) / len(x), 4) for name, x in figures.items()}
 
@@ -353,6 +400,7 @@ class GrpoTrainer(EmberTrainer):
             told = {
                 kind: {
                     "robots": one.robots,
+                    **({} if one.first is None else {"first": one.first}),
                     "exact": one.is_exact,
                     "rewards": {name: round(x, 4) for name, x in one.rewards.items()},
                     "text": one.text,

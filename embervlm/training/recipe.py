@@ -3,6 +3,7 @@
     embervlm train --stage select --recipe recipes/ember/select.yaml --learning-rate 1e-4
     torchrun --nproc_per_node 4 -m embervlm.training.run --recipe recipes/ember/select.yaml
     embervlm train --stage all --recipe recipes/ember/*.yaml --output-dir build/ember
+    embervlm train --recipe recipes/bitmar/unified.yaml --skip-pretrain
 
 Every key of the file is a field of `Recipe` and a flag; one that is not known is an error.
 """
@@ -13,7 +14,7 @@ import argparse
 import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -24,9 +25,12 @@ from embervlm.models.configuration import PRESETS
 PRECISIONS = ("auto", "bf16", "fp16", "none")
 REPORTS = ("tensorboard", "wandb", "mlflow", "codecarbon")
 ROUNDINGS = ("none", "q4_0")
+BASELINES = ("group", "value")
 STAGES = ("align", "instruct", "select", "reason", "grpo")
 # What a run leaves in its folder, and the next one goes on with.
 NETWORK = "network.safetensors"
+# The only key of a file that names other recipes.
+STEPS = "steps"
 
 
 def _field(default: Any, meaning: str) -> Any:
@@ -101,6 +105,10 @@ class Recipe:
     rewards: str = _field(
         "set,format,faithfulness,brevity", "grpo: what counts of an answer, with commas"
     )
+    baseline: str = _field(
+        "group",
+        f"grpo: {' or '.join(BASELINES)}: an answer is held against others, or what bitmar expects",
+    )
     log_steps: int = _field(20, "steps between two lines of the log")
     eval_steps: int = _field(0, "steps between two looks at validation; 0: once an epoch")
     save_steps: int = _field(0, "steps between two checkpoints; 0: once an epoch")
@@ -125,7 +133,7 @@ class Recipe:
         """
         choices = (
             ("preset", PRESETS), ("stage", STAGES), ("mixed_precision", PRECISIONS),
-            ("rounding", ROUNDINGS),
+            ("rounding", ROUNDINGS), ("baseline", BASELINES),
         )  # fmt: skip
         for name, allowed in choices:
             if (value := getattr(self, name)) not in allowed:
@@ -211,40 +219,91 @@ class Recipe:
 def parse(arguments: Sequence[str]) -> list[Recipe]:
     """Return the recipes that flags name: `--recipe FILE ...`, then a flag for each field.
 
-    With `--stage all` there is one for each file, in the order of STAGES, each with the network
-    before it as `model` and a folder of its own in `output_dir`; else there is one.
+    With `--stage all` there is one for each file, in the order of STAGES; with a file that holds
+    `steps`, the names of recipes beside it, one for each step, in its order. Each then has the
+    network before it as `model`, and a folder of its own in `output_dir` if that flag is given.
+    `--skip-pretrain` leaves out all that are for align; what follows begins as they would have.
+    Else there is one recipe.
 
     Raises:
         SystemExit: `--help`, or flags that argparse refuses (code 2).
         ValueError: a file or a value is wrong.
     """
     given = vars(_parser().parse_args(list(arguments)))
-    files = given.pop("recipe") or []
+    files, skips = given.pop("recipe") or [], given.pop("skip_pretrain")
+    del given["test_only"]
     values = {name: value for name, value in given.items() if value is not None}
     if values.get("stage") == "all":
-        return _one_after_the_other(files, values)
-    if len(files) > 1:
+        found = _by_stage(files, values)
+    elif len(files) > 1:
         raise ValueError(f"{len(files)} recipes were given; more than one need --stage all.")
-    found = _read(files[0]) if files else {}
-    return [Recipe.from_dict(found | values, files[0] if files else "the flags")]
+    elif files and STEPS in (content := _read(files[0])):
+        found = _by_steps(files[0], content, values)
+    else:
+        content = _read(files[0]) if files else {}
+        found = {"": Recipe.from_dict(content | values, files[0] if files else "the flags")}
+    return _one_after_the_other(found, values, skips_pretrain=skips)
 
 
-def _one_after_the_other(files: Sequence[str], values: dict[str, Any]) -> list[Recipe]:
+def asks_for_test_only(arguments: Sequence[str]) -> bool:
+    """Return whether `--test-only` is among the flags: nothing is to be trained."""
+    return bool(_parser().parse_args(list(arguments)).test_only)
+
+
+def _by_stage(files: Sequence[str], values: dict[str, Any]) -> dict[str, Recipe]:
+    """Return the recipes of files in the order of their stages, by stage."""
     if not files:
         raise ValueError("--stage all needs --recipe with a file for each stage to be run.")
     del values["stage"]
-    read = {file: Recipe.from_dict(_read(file), file) for file in files}
-    stages = [recipe.stage for recipe in read.values()]
+    read = [Recipe.from_dict(_read(file) | values, file) for file in files]
+    stages = [recipe.stage for recipe in read]
     if twice := sorted({stage for stage in stages if stages.count(stage) > 1}):
         raise ValueError(f"Two recipes are for {', '.join(twice)}; give one for each stage.")
+    return {one.stage: one for one in sorted(read, key=lambda one: STAGES.index(one.stage))}
+
+
+def _by_steps(file: str, content: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Recipe]:
+    """Return the recipes that a file of steps names, by the names of their files."""
+    steps = content[STEPS]
+    if "stage" in values:
+        raise ValueError(f"{file} holds steps, each with its stage; leave --stage out.")
+    if set(content) != {STEPS}:
+        others = ", ".join(sorted(map(str, set(content) - {STEPS})))
+        raise ValueError(f"{file} holds steps and {others}; the recipes it names hold all else.")
+    if not isinstance(steps, list) or not steps or not all(isinstance(x, str) for x in steps):
+        raise ValueError(f"{file}: steps is {steps!r}; expected names of recipes beside it.")
+    found: dict[str, Recipe] = {}
+    for step in steps:
+        path = Path(file).parent / step
+        if STEPS in (own := _read(path)):
+            raise ValueError(f"{file}: {step} holds steps itself; name the recipes it names.")
+        if path.stem in found:
+            raise ValueError(f"{file}: {path.stem} stands among the steps twice.")
+        found[path.stem] = Recipe.from_dict(own | values, str(path))
+    return found
+
+
+def _one_after_the_other(
+    recipes: Mapping[str, Recipe], values: Mapping[str, Any], *, skips_pretrain: bool
+) -> list[Recipe]:
+    """Return recipes that each begin where the one before ended; a skipped one has ended where it
+    would have begun."""
+    skipped = [name for name, one in recipes.items() if skips_pretrain and one.stage == "align"]
+    if skips_pretrain and not skipped:
+        raise ValueError("No recipe is for align; there is nothing for --skip-pretrain to skip.")
+    if len(skipped) == len(recipes):
+        raise ValueError("Every recipe is for align; --skip-pretrain leaves nothing to train.")
     found: list[Recipe] = []
-    for file in sorted(files, key=lambda file: STAGES.index(read[file].stage)):
-        own = _read(file) | values
-        if "output_dir" in values:
-            own["output_dir"] = f"{values['output_dir']}/{read[file].stage}"
-        if found:
-            own["model"] = f"{found[-1].output_dir}/{NETWORK}"
-        found.append(Recipe.from_dict(own, file))
+    start = next(iter(recipes.values())).model
+    for name, one in recipes.items():
+        if name in skipped:
+            continue
+        if name and "output_dir" in values:
+            one = replace(one, output_dir=f"{one.output_dir}/{name}")
+        if any(one.output_dir == before.output_dir for before in found):
+            raise ValueError(f"Two recipes write to {one.output_dir}; give each its output_dir.")
+        found.append(replace(one, model=start))
+        start = f"{one.output_dir}/{NETWORK}"
     return found
 
 
@@ -256,6 +315,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--recipe", metavar="FILE", nargs="+", help="YAML; flags go before what it says"
+    )
+    parser.add_argument(
+        "--skip-pretrain",
+        action="store_true",
+        help="of several recipes: leave out those for align; the next begins as they would have",
+    )
+    parser.add_argument(
+        "--test-only",
+        action="store_true",
+        help="train nothing; evaluate what the (last) recipe has left on the test split",
     )
     kinds = get_type_hints(Recipe)
     for f in fields(Recipe):

@@ -8,6 +8,8 @@ Four rewards, each 0 to 1 and each checked by code, so that none can be flattere
                   cites a number that the request does not hold, or names a robot that stays
     brevity       as many words as authors use; less where it is longer, or next to nothing
 
+Whom a network would send first, where it draws that too, is worth `first_reward`.
+
 Lines that do not parse are no answer: the last three are then 0.
 
     >>> text = (
@@ -23,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from embervlm.evaluation.reasoning import names_in
+from embervlm.faithfulness import names_in
 from embervlm.fleet import Fleet
 from embervlm.prompts import Reasoning, parse_reasoning
 from embervlm.quantities import find_quantities
@@ -54,6 +56,11 @@ def rewards_of(
         found["faithfulness"] = faithfulness(written, decided, request)
         found["brevity"] = brevity(written)
     return found
+
+
+def first_reward(first: str, suited: Collection[str]) -> float:
+    """Return 1 if this outcome is in the right set (No Robot is where no robot is), else 0."""
+    return float(first in suited)
 
 
 def faithfulness(written: Reasoning, decided: Sequence[str], request: str) -> float:

@@ -33,7 +33,7 @@ from embervlm.training.grpo_trainer import GrpoTrainer, Requests
 from embervlm.training.low_rank import add_low_rank, without_low_rank
 from embervlm.training.moving_average import whole
 from embervlm.training.public_data import EmberForm, Examples, sources_of
-from embervlm.training.recipe import NETWORK, Recipe, parse
+from embervlm.training.recipe import NETWORK, Recipe, asks_for_test_only, parse
 from embervlm.training.requirements import check_machine
 from embervlm.training.rounding import keep_rounded, round_parts
 from embervlm.training.stage_data import Answers, Decisions, Epochs, Reasons, captions_of
@@ -369,14 +369,36 @@ def _save(network: nn.Module, path: Path) -> None:
     save_network(network, path)
 
 
-def run(arguments: Sequence[str]) -> Path:
-    """Train as the flags say, with each recipe written beside its run; return the last network.
+def test(recipe: Recipe) -> Path:
+    """Evaluate what the recipe has left on the test split; return the path of the report.
+
+    Photos and external sets are part of it where the recipe's `shared` folder has them.
 
     Raises:
-        ValueError: see `recipe.parse` and `train`.
+        ValueError: the recipe has left no network.
     """
-    path = Path()
-    for recipe in parse(arguments):
+    from embervlm.evaluation.run import run as evaluate
+
+    network, shared = Path(recipe.output_dir) / NETWORK, Path(recipe.shared)
+    if not network.is_file():
+        raise ValueError(f"{network} is not there; train first, without --test-only.")
+    has_sets = bool(recipe.shared) and all((shared / x).is_dir() for x in ("photos", "public"))
+    report = network.with_name("test.json")
+    evaluate("test", network, "pytorch", shared if has_sets else None, report, False, None)
+    return report
+
+
+def run(arguments: Sequence[str]) -> Path:
+    """Train as the flags say, with each recipe written beside its run; return the last network, or
+    with `--test-only` the report on the one that is there.
+
+    Raises:
+        ValueError: see `recipe.parse`, `train` and `test`.
+    """
+    recipes, path = parse(arguments), Path()
+    if asks_for_test_only(arguments):
+        return test(recipes[-1])
+    for recipe in recipes:
         if trainer_writes():
             out = Path(recipe.output_dir)
             out.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,22 @@
 """Draw answers from the network: a set for the request, then the lines behind that decision.
 
-The policy is `ember-nano` as it answers words alone: a softmax over the 32 sets, the n-grams'
+The policy is the network as it answers words alone: a softmax over the 32 sets, the n-grams'
 linear scores added, then the decoder's tokens one after the other until `<|end|>`. No grammar
-helps: that the lines parse is to be learnt.
+helps: that the lines parse is to be learnt. A network that reasons in steps (`bitmar`) also draws
+whom to send first, by a softmax over the six outcomes, from the request alone like the set.
 
 Every draw comes from a uniform number of its own, by inverting the cumulative chances, so an answer
 depends on its request and its numbers, not on what else is in the batch.
 
 Axes: B requests, G answers to each, N = B G, K those of them that are still written, T tokens, S
-states read, D width, C sets (32), V vocabulary, U uniform numbers.
+states read, D width, C sets (32), O outcomes (6), V vocabulary, U uniform numbers.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,27 +35,35 @@ MAX_OWN = 56
 @dataclass(frozen=True)
 class Read:
     """What the network makes of requests before it writes: the reader's states, the token that each
-    was read from (-1: not to be copied), and the log-probabilities of the sets (B, C)."""
+    was read from (-1: not to be copied), and the log-probabilities of the sets (B, C).
+
+    A network that reasons in steps also says whom it would send first, log-probabilities (B, O),
+    and what it thinks its answer is worth (B,), 0 to 1; of others both are None.
+    """
 
     states_BSD: Tensor
     mask_BS: Tensor
     source_BS: Tensor
     sets_BC: Tensor
+    first_BO: Tensor | None = None
+    value_B: Tensor | None = None
 
     def repeated(self, times: int) -> Read:
-        """Return it with each request `times` in a row."""
+        """Return what the words are written from, with each request `times` in a row."""
         parts = (self.states_BSD, self.mask_BS, self.source_BS, self.sets_BC)
         return Read(*(part.repeat_interleave(times, dim=0) for part in parts))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Answers: the number of each set, all tokens (0 behind the end), and which are the decoder's
-    own, which is those behind the prefix up to the end."""
+    """Answers: the number of each set, all tokens (0 behind the end), which are the decoder's own,
+    which is those behind the prefix up to the end, and the outcome to send first, if it is drawn.
+    """
 
     sets_BG: Tensor
     written_NT: Tensor
     own_NT: Tensor
+    first_BG: Tensor | None = None
 
     def texts(self, tokenizer: Tokenizer) -> list[str]:
         """Return the marked text of each answer."""
@@ -68,12 +77,17 @@ class Drawn:
 def read(network: EmberNetwork, batch: dict[str, Tensor], temperature: float = 1.0) -> Read:
     """Read a batch of requests; `batch["ngrams"]` (B, C) is added to the sets' logits."""
     encoded = encode(network, batch)
-    logits_BC = network.decide(encoded, None)["subsets"].float() + batch["ngrams"]
+    logits = network.decide(encoded, None)
+    logits_BC = logits["subsets"].float() + batch["ngrams"]
     tokens_BT, mask_BT = batch["tokens"], batch["mask"]
     images_BN = tokens_BT.new_full((len(tokens_BT), network.config.image_tokens), -1)
     source_BS = torch.cat([images_BN, tokens_BT.masked_fill(~mask_BT, -1)], dim=1)
     sets_BC = (logits_BC / temperature).log_softmax(-1)
-    return Read(encoded.states_BSD, encoded.mask_BS, source_BS, sets_BC)
+    found = Read(encoded.states_BSD, encoded.mask_BS, source_BS, sets_BC)
+    if network.reasoning is None:
+        return found
+    first_BO = (logits["primary"].float() / temperature).log_softmax(-1)
+    return replace(found, first_BO=first_BO, value_B=logits["value"].float().sigmoid())
 
 
 def log_chances(
@@ -107,10 +121,15 @@ def draw(
 
     `found` was read at the same temperature; `uniform_BGU` is what `uniform` gives.
     """
+    first_BG = None
     if uniform_BGU is None:
         sets_BG = found.sets_BC.argmax(-1, keepdim=True)
+        if found.first_BO is not None:
+            first_BG = found.first_BO.argmax(-1, keepdim=True)
     else:
         sets_BG = _inverted(found.sets_BC, uniform_BGU[..., 0])
+        if found.first_BO is not None:
+            first_BG = _inverted(found.first_BO, uniform_BGU[..., -1])
     G = sets_BG.shape[1]
     found = found.repeated(G)
     prefixes = _prefixes(sets_BG.flatten().tolist(), tokenizer)
@@ -141,16 +160,22 @@ def draw(
             if not len(going):
                 break
     T = t + 1
-    return Drawn(sets_BG, written_NT[:, :T], own_NT[:, :T])
+    return Drawn(sets_BG, written_NT[:, :T], own_NT[:, :T], first_BG)
 
 
-def uniform(seed: int, keys: Sequence[Hashable], group: int, positions: int) -> Tensor:
+def numbers_for(network: EmberNetwork) -> int:
+    """Return how many uniform numbers an answer takes: the set's, one for each token behind the
+    first, and behind those that of whom to send first, where it is drawn."""
+    return network.config.decoder_positions + (network.reasoning is not None)
+
+
+def uniform(seed: int, keys: Sequence[Hashable], group: int, numbers: int) -> Tensor:
     """Return numbers (B, G, U) from 0 to below 1, those of a request from its key and the seed
-    alone; U is the decoder's positions."""
+    alone; U is what `numbers_for` says."""
     rows = []
     for key in keys:
         generator = torch.Generator().manual_seed(random.Random(f"{seed} {key}").getrandbits(62))
-        rows.append(torch.rand(group, positions, generator=generator))
+        rows.append(torch.rand(group, numbers, generator=generator))
     return torch.stack(rows)
 
 

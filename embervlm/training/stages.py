@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embervlm.models.episodic_memory import EpisodicMemory
 from embervlm.models.modeling import EmberNetwork, Encoded
 from embervlm.training.decisions import IGNORED, encode, logits_of
 from embervlm.training.grpo import grpo_counts, grpo_sums
@@ -86,13 +87,15 @@ class StageModule(nn.Module):
         self._teacher = (teacher,)
 
     def train(self, mode: bool = True) -> StageModule:
-        """Set the mode of all parts but batch normalisations, which keep their statistics.
+        """Set the mode of all parts but batch normalisations, which keep their statistics, and a
+        memory that does not move, which is not written.
 
         With those of a batch, eight examples at once would not be what eight times one are.
         """
         super().train(mode)
         for part in self.modules():
-            if isinstance(part, nn.BatchNorm2d):
+            stays = isinstance(part, EpisodicMemory) and not part.gate.requires_grad
+            if stays or isinstance(part, nn.BatchNorm2d):
                 part.eval()
         return self
 

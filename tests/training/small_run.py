@@ -14,10 +14,11 @@ import torch
 
 from embervlm.data.sample import from_scenario
 from embervlm.data.scenarios import load
-from embervlm.models.configuration import EmberConfig
+from embervlm.models.configuration import PRESETS, EmberConfig
 from embervlm.models.modeling import EmberNetwork
 from embervlm.prompts import read_task
 from embervlm.tokenizer import Tokenizer
+from embervlm.training.bitmar import BITMAR_STAGES
 from embervlm.training.decisions import Item, Photos, collate
 from embervlm.training.grpo_trainer import GrpoTrainer
 from embervlm.training.grpo_trainer import Requests as AskedRequests
@@ -30,10 +31,18 @@ from embervlm.training.trainer import EmberTrainer, checkpoints
 COUNT = 24
 
 
-def network_of(tokenizer: Tokenizer) -> EmberNetwork:
+def network_of(tokenizer: Tokenizer, preset: str = "ember-nano") -> EmberNetwork:
     """Return a tiny random network without dropout."""
     torch.manual_seed(0)
-    config = EmberConfig(
+    more: dict[str, Any] = {}
+    if preset == "bitmar":
+        more = {
+            "embed_width": 32, "fusion_layers": 1, "fusion_width": 32, "fusion_heads": 2,
+            "image_grid": 2, "image_tokens": 5, "memory_slots": 4, "memory_width": 32,
+            "reasoning_width": 32,
+        }  # fmt: skip
+    config = type(PRESETS[preset])(
+        **more,
         vocabulary_size=len(tokenizer),
         text_layers=2,
         text_width=32,
@@ -108,7 +117,8 @@ def trainer_of(recipe: Recipe, tokenizer: Tokenizer, **more: Any) -> EmberTraine
     """Return the trainer of a stage's last phase."""
     # Threads cost such small matrices more than they bring.
     torch.set_num_threads(recipe.threads)
-    stage, network = STAGES[recipe.stage], network_of(tokenizer)
+    stages = BITMAR_STAGES if recipe.preset == "bitmar" else STAGES
+    stage, network = stages[recipe.stage], network_of(tokenizer, recipe.preset)
     return (GrpoTrainer if recipe.stage == "grpo" else EmberTrainer)(
         StageModule(network, stage),
         more.pop("phase", stage.phases[-1]),

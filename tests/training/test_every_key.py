@@ -163,6 +163,7 @@ ELSEWHERE = {
     "published": "test_all_stages_then_a_decision",
     "switches": "test_a_recipe_switches_parts_of_a_new_network",
     "teacher_scores": "test_a_recipe_names_the_scores",
+    "baseline": "test_the_policy_of_bitmar_is_trained_too",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +16,26 @@ from embervlm.models.modeling import EmberNetwork  # noqa: E402
 from embervlm.prompts import END  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training import sampling  # noqa: E402
-from embervlm.training.grpo import EPSILON, advantages, exact_kl, k3, surrogate  # noqa: E402
+from embervlm.training.grpo import (  # noqa: E402
+    EPSILON,
+    advantages,
+    advantages_over_value,
+    choice_sums,
+    exact_kl,
+    grpo_sums,
+    k3,
+    surrogate,
+    value_loss,
+)
 from embervlm.training.grpo_trainer import Requests  # noqa: E402
-from embervlm.training.sampling import Read, draw, log_chances, read, uniform  # noqa: E402
+from embervlm.training.sampling import (  # noqa: E402
+    Read,
+    draw,
+    log_chances,
+    numbers_for,
+    read,
+    uniform,
+)
 
 
 def test_an_advantage_is_the_distance_from_the_group_in_deviations() -> None:
@@ -79,6 +97,97 @@ def test_the_estimate_is_the_divergence_on_average() -> None:
     torch.testing.assert_close((new_C.exp() * estimate_C).sum(), exact_kl(new_C, reference_C))
     assert k3(new_C, new_C).abs().max() == 0
     assert exact_kl(new_C, new_C) == 0
+
+
+def of_two(theta_3: torch.Tensor) -> torch.Tensor:
+    """Return the loss of two outcomes, drawn three times, whose policy and value are `theta_3`."""
+    log_p_BC, value_B = theta_3[:2].log_softmax(-1)[None], theta_3[2:].sigmoid()
+    rewards_BG = torch.tensor([[1.0, 0.0, 0.7]], dtype=torch.float64)
+    old_BG = torch.tensor([[-0.5, -0.9, -0.6]], dtype=torch.float64)
+    reference_BC = torch.tensor([[0.3, 0.7]], dtype=torch.float64).log()
+    found = choice_sums(
+        "set", log_p_BC, torch.tensor([[0, 1, 0]]), rewards_BG - 0.4, reference_BC,
+        clip=0.5, old_BG=old_BG,
+    )  # fmt: skip
+    assert found["clipped_set"] == 0
+    return found["set"] + 0.3 * found["kl_set"] + 0.5 * value_loss(value_B, rewards_BG).sum()
+
+
+def test_on_two_outcomes_the_gradient_is_the_difference_quotient() -> None:
+    theta_3 = torch.tensor([0.2, -0.3, 0.4], dtype=torch.float64, requires_grad=True)
+    of_two(theta_3).backward()
+    with torch.no_grad():
+        steps_33 = 1e-6 * torch.eye(3, dtype=torch.float64)
+        slopes = [(of_two(theta_3 + s) - of_two(theta_3 - s)) / 2e-6 for s in steps_33]
+    assert theta_3.grad is not None
+    assert theta_3.grad.abs().min() > 0.01
+    torch.testing.assert_close(theta_3.grad, torch.stack(slopes), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("baseline", ["group", "value"])
+def test_either_baseline_raises_the_reward_of_a_bandit(baseline: str) -> None:
+    drawn = torch.Generator().manual_seed(4)
+    worth_C = torch.tensor([0.1, 0.9, 0.4, 0.0, 0.5, 0.2])
+    theta_C = torch.zeros(6, requires_grad=True)
+    value_B = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([theta_C, value_B], lr=0.5)
+    earned = []
+    for _ in range(150):
+        log_p_BC = theta_C.log_softmax(-1)[None]
+        chosen_BG = torch.multinomial(log_p_BC.detach().exp(), 8, True, generator=drawn)
+        rewards_BG = worth_C[chosen_BG]
+        expected_B = value_B.sigmoid()
+        over_BG = {
+            "group": advantages(rewards_BG),
+            "value": advantages_over_value(rewards_BG, expected_B.detach()),
+        }[baseline]
+        found = choice_sums("set", log_p_BC, chosen_BG, over_BG, log_p_BC.detach(), clip=0.2)
+        optimizer.zero_grad()
+        ((found["set"] + value_loss(expected_B, rewards_BG).sum()) / 8).backward()
+        optimizer.step()
+        earned.append(float(rewards_BG.mean()))
+    assert sum(earned[:5]) / 5 < 0.6
+    assert sum(earned[-20:]) / 20 > 0.8
+    # The value follows what is earned.
+    assert value_B.sigmoid().item() == pytest.approx(sum(earned[-20:]) / 20, abs=0.15)
+
+
+def test_the_gradient_of_a_whole_network_is_the_difference_quotient(tokenizer: Tokenizer) -> None:
+    network = network_of(tokenizer, "bitmar").eval()
+    torch.nn.init.normal_(network.heads.primary.weight, 0, 0.3)
+    batch = batch_of(network.config, tokenizer, slice(0, 3))
+    with torch.no_grad():
+        found = read(network, batch)
+        one = draw(network, found, tokenizer, uniform(2, range(3), 4, numbers_for(network)))
+    drawn = torch.Generator().manual_seed(5)
+    rewards_BG = torch.rand(3, 4, generator=drawn)
+    batch |= {
+        "sets": one.sets_BG, "written": one.written_NT, "own": one.own_NT, "first": one.first_BG,
+        "advantage_set": rewards_BG - 0.5, "advantage_primary": 0.6 - rewards_BG,
+        "advantage_words": rewards_BG.flatten(), "worth": rewards_BG,
+        "reference_sets": found.sets_BC,
+        "reference_words": torch.zeros(12, one.own_NT.shape[1] - 1),
+        "reference_primary": torch.randn(3, 6, generator=drawn).log_softmax(-1),
+        "old_primary": found.first_BO.gather(-1, one.first_BG) - 0.05,
+    }  # fmt: skip
+    names = ("primary", "kl_primary", "value", "set")
+
+    def loss() -> torch.Tensor:
+        sums = grpo_sums(network, batch, None, clip=0.2, temperature=1.0)
+        return torch.stack([sums[name] for name in names]).double().sum()
+
+    heads = network.heads
+    loss().backward()
+    with torch.no_grad():
+        for bias, places in ((heads.primary.bias, (0, 5)), (heads.value.bias, (0,))):
+            for place in places:
+                ends = []
+                for step in (0.01, -0.02):
+                    bias[place] += step
+                    ends.append(loss().item())
+                bias[place] += 0.01
+                slope = (ends[0] - ends[1]) / 0.02
+                assert bias.grad[place].item() == pytest.approx(slope, rel=0.02, abs=2e-3)
 
 
 # --- draws ----------------------------------------------------------------------------------------
@@ -175,3 +284,27 @@ def test_sets_are_drawn_as_often_as_their_chances_say(
     torch.testing.assert_close(
         shares_C[[1, 4, 16]], torch.tensor([0.5, 0.3, 0.2]), atol=0.035, rtol=0
     )
+
+
+@torch.no_grad()
+def test_whom_to_send_first_is_drawn_by_its_own_chances(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "MAX_OWN", 1)
+    network = network_of(tokenizer, "bitmar").eval()
+    numbers = numbers_for(network)
+    assert numbers == network.config.decoder_positions + 1
+    found = read(network, batch_of(network.config, tokenizer, slice(0, 1)))
+    chances_O = torch.tensor([0.4, 0.0, 0.25, 0.0, 0.05, 0.3])
+    found = replace(found, first_BO=chances_O.log()[None])
+    one = draw(network, found, tokenizer, uniform(3, [0], 2000, numbers))
+    shares_O = one.first_BG[0].bincount(minlength=6) / 2000
+    torch.testing.assert_close(shares_O, chances_O, atol=0.035, rtol=0)
+    # Drawn by a number of its own: it says nothing of the set.
+    sets_G, is_last_G = one.sets_BG[0].float(), (one.first_BG[0] == 5).float()
+    assert abs(torch.corrcoef(torch.stack([sets_G, is_last_G]))[0, 1]) < 0.08
+    assert draw(network, found, tokenizer, None).first_BG.tolist() == [[0]]
+    plain = network_of(tokenizer).eval()
+    found = read(plain, batch_of(plain.config, tokenizer, slice(0, 1)))
+    assert found.first_BO is found.value_B is None
+    assert draw(plain, found, tokenizer, None).first_BG is None

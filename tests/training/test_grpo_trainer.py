@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 
 from small_run import data_of, network_of, recipe_of, trainer_of  # noqa: E402
 
+from embervlm.fleet import Fleet  # noqa: E402
 from embervlm.models.modeling import save_network  # noqa: E402
 from embervlm.prompts import TASK  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
@@ -42,7 +43,7 @@ def grpo(folder: Path, tokenizer: Tokenizer, count: int = 8, **more: Any) -> Any
     handed = {"phase": more.pop("phase")} if "phase" in more else {}
     given = {"stage": "grpo", "group": 4, "rewards": "set", "head_learning_rate": 0.02, **more}
     recipe = recipe_of(folder, **{"save_steps": 1000, "eval_steps": 1000, **given})
-    config = network_of(tokenizer).config
+    config = network_of(tokenizer, recipe.preset).config
     data = data_of("grpo", config, tokenizer, count)
     return trainer_of(recipe, tokenizer, data=data, validation=data, **handed)
 
@@ -99,6 +100,45 @@ def test_the_reference_stays_and_only_the_answer_moves(
         assert torch.equal(value, before[name]) != moves or "positions" in name, name
 
 
+@pytest.mark.parametrize("baseline", ["group", "value"])
+def test_the_policy_of_bitmar_is_trained_too(
+    baseline: str, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "MAX_OWN", 1)
+    trainer = grpo(
+        tmp_path, tokenizer, preset="bitmar", baseline=baseline, batch_size=8, epochs=12.0,
+        group=8, kl=0.01, learning_rate=5e-3, head_learning_rate=3e-2, eval_steps=24,
+    )  # fmt: skip
+    before = copy.deepcopy(trainer.module.network.state_dict())
+    trainer.train()
+    held = lines(trainer, "eval_sampled_reward_first")
+    assert held[-1] > held[0] + 0.15
+    assert lines(trainer, "loss_kl_primary")[0] == pytest.approx(0, abs=1e-5)
+    assert (len(lines(trainer, "loss_value")) > 0) == (baseline == "value")
+    if baseline == "value":
+        assert lines(trainer, "loss_value")[-1] < lines(trainer, "loss_value")[0]
+    moves = ("decoder.", "heads.subset_features.", "heads.primary.", "reasoning.")
+    moves += ("heads.value.",) if baseline == "value" else ()
+    changed = {
+        name
+        for name, value in trainer.module.network.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    # The memory is read and not written, by draws and by looks at validation too.
+    assert all(name.startswith(moves) for name in changed), changed
+    assert {name for part in moves for name in changed if name.startswith(part)} == changed
+    assert all(any(name.startswith(part) for name in changed) for part in moves)
+    rows = (tmp_path / "validation-0.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(rows[0])["likeliest"]["first"] in Fleet.default().outcomes
+
+
+def test_without_a_value_there_is_no_such_baseline(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="baseline is value, but this network has no value head"):
+        grpo(tmp_path, tokenizer, baseline="value")
+    with pytest.raises(ValueError, match="baseline is 'mean'; there are group, value"):
+        Recipe.from_dict({"stage": "grpo", "baseline": "mean"})
+
+
 def test_words_are_rewarded_too(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,8 +163,12 @@ def test_words_are_rewarded_too(
     assert lines(trainer, "loss_kl_words")[0] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_run_goes_on_to_the_same_weights(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"preset": "bitmar", "baseline": "value"}])
+def test_a_run_goes_on_to_the_same_weights(
+    more: dict[str, str], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     settings: dict[str, Any] = {"epochs": 2.0, "save_steps": 2, "keep": 9, "learning_rate": 1e-3}
+    settings |= more
     whole = grpo(tmp_path / "whole", tokenizer, **settings)
     whole.train()
     assert whole.state.global_step == 8

@@ -16,8 +16,11 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def test_the_recipes_that_ship_are_sound(path: Path) -> None:
     others = {"words": "instruct", "pretrain": "align"}
     others |= dict.fromkeys(("compress", "steady", "roles", "robot"), "select")
-    stage = others.get(path.stem, path.stem)
-    assert Recipe.from_yaml(path).stage == stage
+    if path.stem == "unified":
+        stages = ("align", "select", "instruct", "reason", "grpo")
+        assert tuple(one.stage for one in parse(["--recipe", str(path)])) == stages
+    else:
+        assert Recipe.from_yaml(path).stage == others.get(path.stem, path.stem)
 
 
 def test_flags_go_before_the_file(tmp_path: Path) -> None:
@@ -46,6 +49,80 @@ def test_all_goes_from_stage_to_stage_in_order(tmp_path: Path) -> None:
         parse(["--recipe", *files])
     with pytest.raises(ValueError, match="--stage all needs --recipe"):
         parse(["--stage", "all"])
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    """Return a file of four steps, two of them for the same stage."""
+    stages = {"first": "align", "robot": "select", "again": "select", "last": "reason"}
+    for name, stage in stages.items():
+        text = f"stage: {stage}\nmodel: {name}.gguf\noutput_dir: build/{name}\nepochs: 4\n"
+        (tmp_path / f"{name}.yaml").write_text(text, "utf-8")
+    file = tmp_path / "all.yaml"
+    file.write_text("steps: [first.yaml, robot.yaml, again.yaml, last.yaml]\n", "utf-8")
+    return file
+
+
+def test_steps_go_one_after_the_other_in_the_order_of_the_file(chain: Path) -> None:
+    found = parse(["--recipe", str(chain), "--epochs", "2"])
+    assert [one.stage for one in found] == ["align", "select", "select", "reason"]
+    assert [one.output_dir for one in found] == [
+        f"build/{name}" for name in ("first", "robot", "again", "last")
+    ]
+    assert [one.model for one in found] == [
+        "first.gguf", *(f"{one.output_dir}/network.safetensors" for one in found[:-1]),
+    ]  # fmt: skip
+    assert {one.epochs for one in found} == {2}
+    found = parse(["--recipe", str(chain), "--output-dir", "out", "--model", "mine.gguf"])
+    assert [one.output_dir for one in found] == ["out/first", "out/robot", "out/again", "out/last"]
+    assert [one.model for one in found[:2]] == ["mine.gguf", "out/first/network.safetensors"]
+
+
+def test_without_pretraining_the_next_step_begins_where_that_would_have(chain: Path) -> None:
+    found = parse(["--recipe", str(chain), "--skip-pretrain"])
+    assert [one.stage for one in found] == ["select", "select", "reason"]
+    assert [one.model for one in found[:2]] == ["first.gguf", "build/robot/network.safetensors"]
+    # In the middle too: the next step goes on with what is before it.
+    chain.write_text("steps: [robot.yaml, first.yaml, last.yaml]\n", "utf-8")
+    robot, last = parse(["--recipe", str(chain), "--skip-pretrain"])
+    assert (robot.model, last.model) == ("robot.gguf", "build/robot/network.safetensors")
+    files = [str(chain.parent / f"{name}.yaml") for name in ("robot", "first")]
+    (robot,) = parse(["--stage", "all", "--recipe", *files, "--skip-pretrain"])
+    assert robot.model == "first.gguf"
+    with pytest.raises(ValueError, match="No recipe is for align; there is nothing for"):
+        parse(["--recipe", files[0], "--skip-pretrain"])
+    with pytest.raises(ValueError, match="Every recipe is for align"):
+        parse(["--recipe", files[1], "--skip-pretrain"])
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "says"),
+    [
+        ("steps: []", [], "steps is .*; expected names of recipes beside it"),
+        ("steps: robot.yaml", [], "steps is 'robot.yaml'; expected names"),
+        ("steps: [robot.yaml, 3]", [], "expected names of recipes beside it"),
+        ("steps: [nowhere.yaml]", [], "nowhere.yaml cannot be read"),
+        ("steps: [robot.yaml, all.yaml]", [], "all.yaml holds steps itself"),
+        ("steps: [robot.yaml, robot.yaml]", [], "robot stands among the steps twice"),
+        ("steps: [robot.yaml]\nepochs: 2", [], "holds steps and epochs; the recipes it names"),
+        ("steps: [robot.yaml]", ["--stage", "select"], "leave --stage out"),
+        ("steps: [robot.yaml]", ["--stage", "all"], "Unknown keys in .*steps"),
+        ("steps: [robot.yaml, twin.yaml]", [], "Two recipes write to build/robot; give each"),
+    ],
+)
+def test_wrong_steps_get_a_sentence(content: str, flags: list[str], says: str, chain: Path) -> None:
+    twin = (chain.parent / "robot.yaml").read_text("utf-8")
+    (chain.parent / "twin.yaml").write_text(twin, "utf-8")
+    chain.write_text(content, "utf-8")
+    with pytest.raises(ValueError, match=says):
+        parse(["--recipe", str(chain), *flags])
+
+
+def test_the_steps_of_bitmar_follow_each_other_as_they_stand() -> None:
+    found = parse(["--recipe", str(RECIPES / "bitmar" / "unified.yaml")])
+    assert {one.preset for one in found} == {"bitmar"}
+    assert found[0].model == "build/bitmar/start/network.safetensors"
+    assert found[-1].output_dir == "build/bitmar/grpo"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Is what the reasoning says about the robots true? Checked clause by clause, with the fleet.
+"""Is what the reasoning says true? The robots clause by clause, with the fleet; the rest by rule.
 
 The third line of a reasoning is written by rules (`planning.reasons_for`,
 `planning.reasons_against`). This module does not trust them: it reads the line back as text and
 holds every clause against the fleet's own numbers and against the needs that the decision states. A
-clause that it does not know is a fault.
+clause that it does not know is a fault. `checks_of` holds a whole account against its decision.
 
     >>> fleet, needs = Fleet.default(), Needs(("carry",), quantities={"load_kg": 8.0})
     >>> [claim.fault for claim in check_line("Robots: Drone: carries up to 9 kg, asked 8 kg", fleet,
@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
-from embervlm.scenario import Needs
+from embervlm.prompts import parse_thinking
+from embervlm.quantities import find_quantities
+from embervlm.scenario import Decision, Needs
 
 ROBOTS_LINE = "Robots: "
 
@@ -114,6 +116,56 @@ def check_line(
                 fault = _fault_for(clause, fleet[name], needs)
             claims.append(Claim(name, against, clause, fault and f"{name}: {fault}"))
     return claims
+
+
+# What `checks_of` looks at, in order.
+CHECKS = ("parses", "robots", "facts", "numbers", "environment", "confidence")
+
+
+def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
+    """Return what is right about an account in tags (`prompts.write_thinking`) of a decision.
+
+    parses       its tags are whole (`prompts.parse_thinking`); if not, nothing else is right
+    robots       it selects the decided robots in order; its sentence names each of them, no other
+    facts        every clause on a robot is known and true (`check_line`)
+    numbers      no quantity of its other lines is missing from the request
+    environment  its line on the place begins with the decided one
+    confidence   it states the decision's, to four decimals
+    """
+    told = parse_thinking(text)
+    if told is None:
+        return dict.fromkeys(CHECKS, False)
+    request = decision.scenario.task if decision.scenario else None
+    stated = [(mention.kind, mention.value) for mention in find_quantities(request or "")]
+    others = " ; ".join((told.task, told.environment, told.selection))
+    claims = check_line(
+        ROBOTS_LINE + told.evaluation, fleet, decision.needs, probabilities=decision.probabilities
+    )
+    place = decision.environment.replace("_", " ")
+    return {
+        "parses": True,
+        "robots": told.robots == decision.robots
+        and names_in(told.selection, fleet) == set(decision.robots),
+        "facts": all(claim.fault is None for claim in claims),
+        "numbers": all(
+            any(
+                kind == mention.kind and abs(value - mention.value) <= _ROUNDING * value
+                for kind, value in stated
+            )
+            for mention in find_quantities(others)
+        ),
+        "environment": re.match(rf"{re.escape(place)}(?!\w)", told.environment, re.I) is not None,
+        "confidence": told.confidence == round(decision.confidence, 4),
+    }
+
+
+# Quantities are told with fewer digits than imperial units have in metric ones.
+_ROUNDING = 1e-3
+
+
+def names_in(text: str, fleet: Fleet) -> set[str]:
+    """Return the outcomes whose names stand in a text."""
+    return {name for name in fleet.outcomes if name.lower() in text.lower()}
 
 
 def named_robots(line: str, fleet: Fleet) -> tuple[set[str], set[str]]:

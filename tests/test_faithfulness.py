@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from embervlm import planning
-from embervlm.evaluation.faithfulness import broken_by, check_line, named_robots
+from embervlm.faithfulness import CHECKS, broken_by, check_line, checks_of, named_robots
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
-from embervlm.scenario import FLAGS, QUANTITIES, Needs
+from embervlm.prompts import Thinking, write_thinking
+from embervlm.scenario import FLAGS, QUANTITIES, Decision, Needs, Scenario
 
 FLEET = Fleet.default()
 
@@ -113,3 +114,47 @@ def test_takes_the_true_ones() -> None:
     )
     claims = check_line(line, FLEET, NEEDS)
     assert [claim.fault for claim in claims] == [None] * 8
+
+
+DECISION = Decision(
+    robots=("Robot with Legs",),
+    primary="Robot with Legs",
+    environment="indoor_cluttered",
+    confidence=0.87654,
+    probabilities={"Drone": 0.12},
+    ask=False,
+    needs=Needs(("carry",), "indoor_cluttered", {"load_kg": 8.1647}, frozenset({"stairs"})),
+    reasoning=(
+        "Task: Carry; load 8.1647 kg; stairs",
+        "Environment: Indoor cluttered. A stair",
+        "Robots: Robot with Legs: can carry; not Drone: carries up to 5 kg, asked 8.1647 kg",
+        "Decision: Send the Robot with Legs.",
+    ),
+    scenario=Scenario("carry the 18 lb pump up the stairs"),
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("", "", set()),
+        ("selection>", "selections>", set(CHECKS)),
+        ("Send the Robot with Legs", "Send it", {"robots"}),
+        ("Send the Robot with Legs", "Send the Robot with Legs, not the Drone", {"robots"}),
+        ("n>Robot with Legs<", "n>Robot with Legs; Drone<", {"robots"}),
+        ("n>Robot with Legs<", "n>Flying Pig<", {"robots"}),
+        ("up to 5 kg", "up to 6 kg", {"facts"}),
+        ("can carry;", "can fly;", {"facts"}),
+        ("load 8.1647 kg", "load 9 kg", {"numbers"}),
+        ("load 8.1647 kg", "load 8.1647 m", {"numbers"}),
+        ("A stair", "A stair of 3 m", {"numbers"}),
+        ("Indoor cluttered", "Indoor", {"environment"}),
+        ("Indoor cluttered", "Rough", {"environment"}),
+        ("0.8765", "0.8766", {"confidence"}),
+    ],
+)
+def test_each_check_of_an_account_finds_its_fault(old: str, new: str, wrong: set[str]) -> None:
+    text = write_thinking(Thinking.of(DECISION))
+    assert old in text
+    found = checks_of(text.replace(old, new) if old else text, DECISION, FLEET)
+    assert {name for name, is_right in found.items() if not is_right} == wrong
