@@ -228,13 +228,13 @@ def decision_sums(logits: Batch, batch: Batch) -> Sums:
         ignore_index=IGNORED,
         reduction="sum",
     )
+    sums["value"] = logits["subsets"].new_zeros(())
     if "value" in logits:
-        known_B = batch["subset"] != IGNORED
         right_B = logits["subsets"].detach().argmax(-1) == batch["subset"]
         apart_B = F.binary_cross_entropy_with_logits(
             logits["value"].float(), right_B.float(), reduction="none"
         )
-        sums["value"] = (apart_B * known_B).sum()
+        sums["value"] = (apart_B * (batch["subset"] != IGNORED)).sum()
     for name in _SEVERAL:
         apart = F.binary_cross_entropy_with_logits(
             logits[name].float(), batch[name], reduction="none"

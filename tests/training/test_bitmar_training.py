@@ -98,9 +98,8 @@ def test_a_look_at_validation_says_how_the_parts_are(tokenizer: Tokenizer, tmp_p
     assert 1 <= line["eval_memory/active_slots"] <= 4
     assert 0 < line["eval_ternary/sparsity"] < 1
     assert line["eval_ternary/bits"] == 2.0625
-    assert (
-        int(run.module.network.memory.clock) == 4
-    )  # one step of four requests, none of validation
+    # One step of four requests, none of validation.
+    assert int(started.module.network.memory.clock) == 4
 
 
 def test_figures_say_how_words_look_at_a_photo() -> None:
