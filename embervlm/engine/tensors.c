@@ -198,7 +198,9 @@ static void pack_bytes(const gguf_tensor *t, const float *scale, ember_matrix *w
     }
 }
 
-/* Fills the panels of a matrix in blocks of 32. */
+/* Fills the panels of a matrix in blocks of 32. Of a ternary one 256 weights share a scale, counted
+ * from the first row's first to the last row's last: they may begin in one row and end in the next.
+ */
 static void pack_rows(const gguf_tensor *t, ember_matrix *w) {
     size_t row_bytes = t->bytes / (size_t)w->outputs;
     size_t block_bytes = (size_t)PANEL * BLOCK / (w->bits == BITS_8 ? 1 : 2);
@@ -213,13 +215,16 @@ static void pack_rows(const gguf_tensor *t, ember_matrix *w) {
                 memset(scales, 0, PANEL * sizeof *scales);
             }
             for (int lane = 0; lane < lanes; lane++) {
-                const uint8_t *at = t->data + (size_t)(panel * PANEL + lane) * row_bytes;
-                const uint8_t *by;
-                if (t->type == GGUF_TQ2_0)
-                    at += (size_t)(b / 8) * 66, by = at + 64;
-                else
+                size_t row = (size_t)(panel * PANEL + lane);
+                const uint8_t *at = t->data + row * row_bytes, *by;
+                int part = 0;
+                if (t->type == GGUF_TQ2_0) {
+                    size_t block = row * (size_t)w->blocks + (size_t)b;
+                    at = t->data + block / 8 * 66, by = at + 64, part = (int)(block % 8);
+                } else {
                     at += (size_t)b * (t->type == GGUF_Q8_0 ? 34 : 18), by = at;
-                pack_block(t->type, at, b, to + 4 * lane);
+                }
+                pack_block(t->type, at, part, to + 4 * lane);
                 scales[lane] = half_to_float(half_at(by));
             }
         }
@@ -249,6 +254,10 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     if (!t) return -1;
     int64_t wide = t->size[0], tall = tensor_rows(t);
     if (t->dims == 4) wide *= t->size[1] * t->size[2], tall = t->size[3];
+    int64_t count = (int64_t)outputs * inputs;
+    int is_folded = t->type == GGUF_TQ2_0 && t->dims <= 2 && count && inputs % BLOCK == 0 &&
+                    wide == 256 && tall * wide == count;
+    if (is_folded) wide = inputs, tall = outputs;
     if ((outputs && tall != outputs) || (inputs && wide != inputs) || tall < 1 || wide < 1 ||
         tall > 1 << 20 || wide > 1 << 20)
         return model_fail(
@@ -296,6 +305,8 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     gguf_release(&m->file);
     return 0;
 }
+
+void free_norm(norm_layer *n) { free(n->weight.values), free(n->bias.values); }
 
 void free_matrix(ember_matrix *w) {
     free((void *)w->bias);
