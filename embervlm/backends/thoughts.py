@@ -78,7 +78,7 @@ class Thoughts:
             in_use = take("memory.written_at", slots) >= 0
             self._slots_UM = take("memory.slots", slots, width)[in_use]
             self._norm_2M = np.stack([take(f"memory.norm.{x}", width) for x in ("weight", "bias")])
-            self._gate = np.tanh(take("memory.gate", 1))
+            self._gate: Array = np.tanh(take("memory.gate", 1))
         if self.has_steps:
             self._step_KR = take("reasoning.step.weight", len(STEPS), thought)
 
@@ -109,14 +109,15 @@ class Thoughts:
             x_R = self._apply("reasoning.read", shares_T @ words_TD) + step_R
             forget_R = _sigmoid(self._apply("reasoning.forget", np.concatenate([h_R, x_R])))
             seen_2R = np.concatenate([forget_R * h_R, x_R])
-            new_R = np.tanh(self._apply("reasoning.candidate", seen_2R))
+            new_R: Array = np.tanh(self._apply("reasoning.candidate", seen_2R))
             h_R = h_R + forget_R * (new_R - h_R)
             thoughts.append(h_R)
         thoughts_KD: Array = pooled_D + self._linear("reasoning.out", np.stack(thoughts))
         return thoughts_KD
 
     def _apply(self, name: str, x: Array) -> Array:
-        return self._linear(name, x[None])[0]
+        row: Array = self._linear(name, x[None])[0]
+        return row
 
 
 def _shares(scores: Array) -> Array:

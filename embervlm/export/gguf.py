@@ -6,7 +6,8 @@
 
 Matrices of the reader and the decoder take the wanted type; `stored` says what becomes of the rest.
 A ternary matrix is TQ2_0 whatever the type, in rows of 256 of it, as many as it has; the text
-`embervlm.shapes` says what shape it has. Its values come back to the bit (`models/bitnet.py`).
+`embervlm.shapes` says what shape it has. Its values come back to the bit (`models/bitnet.py`); its
+bias is F16.
 Everything else that a reader of the file must know lies in it as text or number (`embervlm.*`): the
 sizes, the calibration, how a photo becomes pixels, what each output stands for. The digest is the
 SHA-256 of the whole file with its own 64 digits as zeros. A network that comes from training has a
@@ -86,6 +87,7 @@ def write_gguf(
         raise ValueError(f"The engine sees with mobilenet-v2, not with {vision}; train with that.")
     kind = Type.Q4_0 if checkpoint.ternary and wanted == "tq2_0" else TYPES[wanted]
     shapes = {name: list(checkpoint.weights[name].shape) for name in sorted(checkpoint.ternary)}
+    biases = {f"{name.removesuffix('.weight')}.bias" for name in shapes}
     unfinished = path.with_suffix(".unfinished")
     writer = gguf.GGUFWriter(unfinished, "embervlm")
     is_plain = not checkpoint.ternary and not switched_on(checkpoint.config)
@@ -114,6 +116,8 @@ def write_gguf(
     for name, tensor in sorted(checkpoint.weights.items()):
         if name in checkpoint.ternary and kind != Type.F32:
             parts = _ternary(name, tensor)
+        elif name in biases and kind != Type.F32:
+            parts = _as(name, tensor, Type.F16)
         else:
             parts = stored(name, tensor, kind, smallest)
         for stored_name, (content, stored_kind) in parts.items():

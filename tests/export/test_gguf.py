@@ -50,7 +50,7 @@ def test_exporting_again_gives_the_same_bytes_and_ternary_values(
     assert loaded.ternary == bitmar_checkpoint.ternary
     for name, value in bitmar_checkpoint.weights.items():
         assert loaded.weights[name].shape == value.shape, name
-        if name in loaded.ternary or name.startswith("memory."):
+        if name in {*loaded.ternary, "memory.slots", "memory.written_at", "memory.clock"}:
             np.testing.assert_array_equal(loaded.weights[name], value, err_msg=name)
 
 
