@@ -29,9 +29,11 @@ FUZZ ?= 50000
 fuzz: $(VENV)/.full
 	mkdir -p build/fuzz
 	$(BIN)/python tests/engine/write_seed.py build/fuzz/seed.gguf
+	$(BIN)/python tests/engine/write_seed.py build/fuzz/bitmar.gguf bitmar
 	$(CC) -std=c11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=off -pthread \
 		-Iembervlm/engine embervlm/engine/*.c tests/engine/fuzz.c -o build/fuzz/fuzz -lm
 	build/fuzz/fuzz build/fuzz/seed.gguf $(FUZZ) 1
+	build/fuzz/fuzz build/fuzz/bitmar.gguf $(FUZZ) 1
 
 data-check: $(VENV)/.small
 	$(BIN)/embervlm data check

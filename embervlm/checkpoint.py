@@ -4,16 +4,18 @@ A model is a GGUF file (github.com/ggml-org/ggml, docs/gguf.md) that `export/ggu
 C engine maps. The NumPy, ONNX and PyTorch backends read the same file here, so that they run
 the same weights: what was rounded to four bits comes back as the rounded value.
 
-    texts      embervlm.config, .calibration, .preprocessing, .labels, .specials (JSON), .sha256
+    texts      embervlm.config, .calibration, .preprocessing, .labels, .specials (JSON), .sha256;
+               of a ternary network embervlm.shapes (JSON): NAME -> [outputs, inputs]
     tensors    under the names of `models.modeling`, but for these:
                NAME.depthwise.taps  (9, C)  is  NAME.depthwise.weight (C, 1, 3, 3)
                ngrams.columns       (K, G)  is  ngrams.table.weight   (G, K)
                NAME.scale           one a row (a channel of the taps) where NAME is plain int8
+               NAME of the shapes   (B, 256), the matrix row behind row, or as it is where floats
                tokenizer.merges     (M, 2)  pairs of token numbers
 
 The digest is the SHA-256 of the file with its own 64 digits as zeros.
 
-Axes: C channels, K columns, G rows of the n-gram table, M merges.
+Axes: B blocks, C channels, K columns, G rows of the n-gram table, M merges.
 """
 
 from __future__ import annotations
@@ -38,6 +40,18 @@ CALIBRATION_BYTES = 1024
 # Smaller tensors (biases, norms) stay floats.
 SMALLEST_QUANTISED = 4096
 
+# What `models/configuration.py` can switch on, each with what it is when it is off, as in
+# `ember-nano`.
+SWITCHES: Mapping[str, Any] = {
+    "linear": "full",
+    "embed_width": 0,
+    "fusion": "prefix",
+    "image_grid": 0,
+    "memory_slots": 0,
+    "reasoning_width": 0,
+    "vision": "mobilenet-v2",
+}
+
 # Lies beside a `network.safetensors`, where a GGUF file has a text.
 CALIBRATION = "calibration.json"
 
@@ -47,12 +61,25 @@ _CALIBRATION_KEY = b"embervlm.calibration"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in memory; `weights` are float32 under the names of `models.modeling`."""
+    """A model in memory; `weights` are float32 under the names of `models.modeling`.
+
+    `ternary` names those of them that are -1, 0 or 1 times a scale for each 256, row behind row.
+    """
 
     config: dict[str, Any]
     calibration: dict[str, float]
     tokenizer: Tokenizer
     weights: dict[str, NDArray[np.float32]]
+    ternary: frozenset[str] = frozenset()
+
+
+def switched_on(config: Mapping[str, Any]) -> list[str]:
+    """Return which of SWITCHES a network has on, none of them being `ember-nano`.
+
+    >>> switched_on({"text_layers": 6, "linear": "ternary", "fusion": "prefix"})
+    ['linear']
+    """
+    return [name for name, off in SWITCHES.items() if config.get(name, off) != off]
 
 
 def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
@@ -73,6 +100,7 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         config = json.loads(texts["embervlm.config"])
         calibration = json.loads(texts["embervlm.calibration"])
         specials = json.loads(texts["embervlm.specials"])
+        shapes = _shapes(texts.get("embervlm.shapes", "{}"), path)
         merges_M2 = np.array(found.pop("tokenizer.merges").data).view(np.uint16)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} lacks {error}; export the model again.") from error
@@ -86,8 +114,38 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
         else:
             value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
             value = np.array(value, np.float32)
+        if name in shapes:
+            value = _unfolded(name, value, shapes[name], path)
         weights.update([_as_trained(name, value)])
-    return Checkpoint(config, calibration, Tokenizer(merges_M2, specials), weights)
+    if missing := set(shapes) - set(weights):
+        raise ValueError(f"{path} lacks the ternary {min(missing)}; export the model again.")
+    tokenizer = Tokenizer(merges_M2, specials)
+    return Checkpoint(config, calibration, tokenizer, weights, frozenset(shapes))
+
+
+def _shapes(text: str, path: Path) -> dict[str, tuple[int, int]]:
+    """Return the shapes of the ternary matrices that a file's text names."""
+    found = json.loads(text)
+    is_sound = isinstance(found, dict) and all(
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(type(size) is int and size > 0 for size in shape)
+        for shape in found.values()
+    )
+    if not is_sound:
+        raise ValueError(f"{path}: embervlm.shapes holds no pairs of sizes; export it again.")
+    return {name: (outputs, inputs) for name, (outputs, inputs) in found.items()}
+
+
+def _unfolded(
+    name: str, value: NDArray[np.float32], shape: tuple[int, int], path: Path
+) -> NDArray[np.float32]:
+    if value.size != shape[0] * shape[1]:
+        raise ValueError(
+            f"{path}: {name} has {value.size:,} weights, embervlm.shapes says {shape[0]} x "
+            f"{shape[1]}; export the model again."
+        )
+    return value.reshape(shape)
 
 
 def _scale_of(
@@ -105,6 +163,8 @@ def _as_trained(name: str, value: NDArray[np.float32]) -> tuple[str, NDArray[np.
         return name.replace(".taps", ".weight"), np.ascontiguousarray(value.T.reshape(-1, 1, 3, 3))
     if name == "ngrams.columns":
         return "ngrams.table.weight", np.ascontiguousarray(value.T)
+    if name == "memory.clock":
+        return name, value.reshape(())
     return name, value
 
 

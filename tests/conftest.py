@@ -66,6 +66,40 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
 
 
 @pytest.fixture(scope="session")
+def bitmar_checkpoint(tokenizer: Tokenizer) -> Checkpoint:
+    """Return a small and random `bitmar` with all its parts: gates open, three slots in use.
+
+    Its photos of 96 pixels end in 3 x 3 places, which a grid of 2 x 2 shares out unevenly.
+    """
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("gguf")
+    from embervlm.export.gguf import checkpoint_of
+    from embervlm.models.configuration import BitMarConfig
+    from embervlm.models.modeling import EmberNetwork
+
+    torch.manual_seed(0)
+    config = BitMarConfig(
+        vocabulary_size=len(tokenizer), text_layers=2, text_width=96, text_heads=4, text_hidden=64,
+        decoder_layers=2, decoder_width=32, decoder_heads=2, decoder_hidden=64, image_size=96,
+        image_grid=2, image_tokens=5, embed_width=64, fusion_width=32, fusion_heads=2,
+        memory_slots=4, memory_width=32, reasoning_width=32, ngram_rows=128,
+    )  # fmt: skip
+    network = EmberNetwork(config)
+    for name, parameter in network.named_parameters():
+        head = name.startswith("heads.") and name.endswith("weight")
+        if head or name == "image.no_photo" or name.startswith("ngrams."):
+            torch.nn.init.normal_(parameter, 0, 0.5)
+        elif name.startswith("vision.") and name.endswith("weight"):
+            torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
+        elif name.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.5)
+    torch.nn.init.uniform_(network.ngrams.importance, 1, 9)
+    assert network.memory is not None
+    network.memory.write(torch.randn(3, config.memory_width))
+    return checkpoint_of(network, tokenizer, CALIBRATION)
+
+
+@pytest.fixture(scope="session")
 def reference(tiny_model: Path) -> ReferenceBackend:
     return ReferenceBackend.load(tiny_model)
 

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 COUNT = 400
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_mutated_files_are_refused_with_a_sentence_or_run(tmp_path: Path) -> None:
-    seed, program = tmp_path / "seed.gguf", tmp_path / "fuzz"
-    script = ROOT / "tests" / "engine" / "write_seed.py"
-    subprocess.run([sys.executable, str(script), str(seed)], check=True)
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    program = tmp_path_factory.mktemp("fuzz") / "fuzz"
     engine = ROOT / "embervlm" / "engine"
     sources = [*map(str, sorted(engine.glob("*.c"))), str(ROOT / "tests" / "engine" / "fuzz.c")]
     flags = ["-std=c11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -35,6 +35,16 @@ def test_mutated_files_are_refused_with_a_sentence_or_run(tmp_path: Path) -> Non
     if "cannot find" in built.stderr:
         pytest.skip("the sanitizers' libraries are not installed")
     assert built.returncode == 0, built.stderr
+    return program
+
+
+@pytest.mark.parametrize("family", ["ember-nano", "bitmar"])
+def test_mutated_files_are_refused_with_a_sentence_or_run(
+    program: Path, tmp_path: Path, family: str
+) -> None:
+    seed = tmp_path / "seed.gguf"
+    script = ROOT / "tests" / "engine" / "write_seed.py"
+    subprocess.run([sys.executable, str(script), str(seed), family], check=True)
     done = subprocess.run(
         [str(program), str(seed), str(COUNT), "7"], capture_output=True, text=True, check=False
     )

@@ -28,7 +28,7 @@ class Proposal:
     the last one No Robot. `environment` (10,). `scene` (10,): the place in the photo alone, None
     without a photo. `actions` (9,), `flags` (15,), `team` a number, `roles` (M, 8) for the M
     `mentions`. `embedding` (384,): the request as a vector, for lessons. `states` is the backend's
-    own, for `write`.
+    own, for `write`. `value`, of a network that reasons in steps: how likely the set is right.
     """
 
     subsets: Array
@@ -42,6 +42,7 @@ class Proposal:
     mentions: tuple[Mention, ...]
     embedding: Array
     states: Any
+    value: float | None = None
 
 
 def labels() -> dict[str, list[str]]:

@@ -18,12 +18,20 @@ Float = NDArray[np.float32]
 def mobilenet_v2(
     weights: Mapping[str, Float], pixels_CHW: Float, *, prefix: str = "vision."
 ) -> Float:
-    """Return the features, shape (channels,), of one photo from `embervlm.imaging.preprocess`.
+    """Return the features, shape (channels,), of one photo: the mean of `mobilenet_v2_places`."""
+    features: Float = mobilenet_v2_places(weights, pixels_CHW, prefix=prefix).mean((0, 1))
+    return features
+
+
+def mobilenet_v2_places(
+    weights: Mapping[str, Float], pixels_CHW: Float, *, prefix: str = "vision."
+) -> Float:
+    """Return the features (H / 32, W / 32, channels) of a photo from `embervlm.imaging.preprocess`.
 
     Args:
         weights: the checkpoint's tensors, in PyTorch's layout (O, C, H, W): `vision.stem.weight`,
             `vision.blocks.0.depthwise.bias` and so on; other names are not looked at. Where there
-            is no `vision.last.weight`, the features are the mean of the last bottleneck.
+            is no `vision.last.weight`, the features are those of the last bottleneck.
         pixels_CHW: float32 in [-1, 1), shape (3, H, W).
         prefix: what stands before the names of the network's tensors.
 
@@ -52,8 +60,18 @@ def mobilenet_v2(
         block += 1
     if f"{prefix}last.weight" in weights:
         x_HWC = _relu6(_pointwise(x_HWC, *layer("last")))
-    features: Float = x_HWC.mean((0, 1))
-    return features
+    return x_HWC
+
+
+def pool_grid(x_HWC: Float, side: int) -> Float:
+    """Return the features (side x side, C) of a grid, row by row: each the mean of the pixels that
+    its place touches, as PyTorch's adaptive average pooling."""
+
+    def parts(size: int) -> list[slice]:
+        return [slice(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
+
+    down, right = parts(x_HWC.shape[0]), parts(x_HWC.shape[1])
+    return np.stack([x_HWC[rows, columns].mean((0, 1)) for rows in down for columns in right])
 
 
 def stride_of(block: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, labels
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import SHIPPED
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
@@ -42,6 +43,9 @@ class NativeBackend:
         )
         self.ngram_rows = int(self._config["ngram_rows"])
         self._subset_features = subset_features()
+        self._thoughts = Thoughts(
+            self._config, engine.linear, lambda name: engine.tensor(name, np.float32)
+        )
         if len(self.tokenizer) != engine.size("text.embed")[0]:
             raise ValueError(
                 f"The model file's tokenizer has {len(self.tokenizer)} tokens and its embeddings "
@@ -75,11 +79,13 @@ class NativeBackend:
         tokens = np.array(reading.tokens)
         states_SD = self.engine.read(tokens, image)
         N = int(self._config["image_tokens"])
-        pooled_D = states_SD[N:].mean(0)
+        pooled_D = self._thoughts.recall(states_SD[N:].mean(0))
+        thoughts_KD = self._thoughts.think(pooled_D, states_SD[N:])
         marks = [N + mark for mark in reading.marks]
 
         def head(name: str) -> Array:
-            scores: Array = self.engine.linear(f"heads.{name}", pooled_D)[0]
+            thought_D = thoughts_KD[STEP_OF_HEAD[name]]
+            scores: Array = self.engine.linear(f"heads.{name}", thought_D)[0]
             return scores
 
         subsets = self._subset_features @ head("subset_features")
@@ -103,6 +109,7 @@ class NativeBackend:
             mentions=reading.mentions,
             embedding=pooled_D,
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
+            value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:

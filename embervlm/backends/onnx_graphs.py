@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embervlm.backends.convolution import stride_of
 from embervlm.backends.decoding import subset_features
-from embervlm.checkpoint import Checkpoint
+from embervlm.checkpoint import Checkpoint, switched_on
 
 # What ONNX Runtime has run since 1.15: LayerNormalization is an operation, axes are attributes.
 OPSET, IR_VERSION = 17, 8
@@ -36,7 +36,16 @@ Axes = Sequence[str | int]
 
 
 def build_graphs(checkpoint: Checkpoint) -> dict[str, onnx.ModelProto]:
-    """Return the graphs by name: "vision", "prefill" and "step"."""
+    """Return the graphs by name: "vision", "prefill" and "step".
+
+    Raises:
+        ValueError: the network has parts that these graphs do not have.
+    """
+    if parts := switched_on(checkpoint.config):
+        raise ValueError(
+            f"ONNX graphs are built of ember-nano alone; this network has {', '.join(parts)}: "
+            "choose --backend native."
+        )
     return {
         "vision": vision_graph(checkpoint),
         "prefill": prefill_graph(checkpoint),

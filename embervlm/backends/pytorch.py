@@ -13,7 +13,7 @@ from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal
 from embervlm.backends.decoding import Grammar
 from embervlm.checkpoint import Checkpoint, load_checkpoint, read_calibration
 from embervlm.fleet import ENVIRONMENTS
-from embervlm.models.bitnet import ternary_layers
+from embervlm.models.bitnet import keep_ternary, ternary_layers
 from embervlm.models.configuration import EmberConfig, config_of
 from embervlm.models.modeling import EmberNetwork
 from embervlm.ngrams import hash_ngrams
@@ -39,6 +39,7 @@ def load_pytorch(path: str | Path | None = None) -> Backend:
     calibration = read_calibration(path)
     if not isinstance(network, EmberNetwork):
         return PrefixBackend(network, Gpt2Tokenizer.from_file(tokenizer_file), calibration)
+    keep_ternary(network)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     tokenizer = Tokenizer.from_file(tokenizer_file)
     return PyTorchBackend(Checkpoint(network.config.to_dict(), calibration, tokenizer, weights))
@@ -114,6 +115,7 @@ class PyTorchBackend:
                 encoded.states_BSD[0].numpy(),
                 np.array([-1] * network.config.image_tokens + list(reading.tokens)),
             ),
+            value=float(heads["value"]) if "value" in heads else None,
         )
 
     @torch.inference_mode()

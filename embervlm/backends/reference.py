@@ -1,28 +1,57 @@
 """The whole network in NumPy: runs wherever NumPy does, and is what every other backend is held to.
 
-The forward pass is `models/modeling.py` written out: post-norm encoder, heads, pre-norm decoder
-with cached keys and values. Matrices keep PyTorch's layout (out, in).
+The forward pass is `models/modeling.py` written out: post-norm encoder, fusion, heads, pre-norm
+decoder with cached keys and values. Matrices keep PyTorch's layout (out, in). What a ternary matrix
+is multiplied with is rounded to eight bits, as in training (`models/bitnet.py`).
 
-Axes: T tokens, N image tokens, D width, H heads, S states.
+Axes: T tokens, N image tokens, D width, H heads, S states, P places of a photo, C channels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
-from embervlm.backends.convolution import mobilenet_v2
+from embervlm.backends.convolution import mobilenet_v2_places, pool_grid
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import Checkpoint, load_checkpoint
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
 
 _ERF_COEFFICIENTS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+# Activations in front of a ternary matrix share a scale by so many.
+_ACTIVATION_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The weights, and what is done with them by name; see `Checkpoint` for `ternary`."""
+
+    weights: Mapping[str, Array]
+    ternary: frozenset[str]
+
+    def linear(self, name: str, x: Array) -> Array:
+        weight = self.weights[f"{name}.weight"]
+        if f"{name}.weight" in self.ternary:
+            x = _eight_bits(x)
+        result: Array = x @ weight.T
+        bias = self.weights.get(f"{name}.bias")
+        return result if bias is None else result + bias
+
+    def norm(self, name: str, x: Array, eps: float) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        spread = np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
+        result: Array = (
+            centred / spread * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        )
+        return result
 
 
 class ReferenceBackend:
@@ -30,7 +59,9 @@ class ReferenceBackend:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._w = checkpoint.weights
+        self._layers = _Layers(checkpoint.weights, checkpoint.ternary)
         self._config = checkpoint.config
+        self._thoughts = Thoughts(checkpoint.config, self._layers.linear, self._tensor)
         self.tokenizer = checkpoint.tokenizer
         self._calibration = checkpoint.calibration
         self._subset_features = subset_features()
@@ -57,29 +88,40 @@ class ReferenceBackend:
         image_ND, scene = self._image_tokens(pixels_CHW)
         states_SD = self._read(np.array(reading.tokens), image_ND)
         N = len(image_ND)
-        pooled_D = states_SD[N:].mean(0)
+        pooled_D = self._thoughts.recall(states_SD[N:].mean(0))
+        thoughts_KD = self._thoughts.think(pooled_D, states_SD[N:])
+
+        def head(name: str) -> Array:
+            return self._layers.linear(f"heads.{name}", thoughts_KD[STEP_OF_HEAD[name]])
+
         marks = [N + mark for mark in reading.marks]
         # Where a photo is given, the words' own habits must not speak against it.
         added = self._ngram_scores(task if pixels_CHW is None else None)
         of_set, of_place = np.split(added, [len(self._subset_features)])
         return Proposal(
-            subsets=self._head("subset_features", pooled_D) @ self._subset_features.T + of_set,
-            primary=self._head("primary", pooled_D),
-            environment=self._head("environment", pooled_D) + of_place,
+            subsets=head("subset_features") @ self._subset_features.T + of_set,
+            primary=head("primary"),
+            environment=head("environment") + of_place,
             scene=scene,
-            actions=self._head("actions", pooled_D),
-            flags=self._head("flags", pooled_D),
-            team=float(self._head("team", pooled_D)[0]),
-            roles=self._head("roles", states_SD[marks]),
+            actions=head("actions"),
+            flags=head("flags"),
+            team=float(head("team")[0]),
+            roles=self._layers.linear("heads.roles", states_SD[marks]),
             mentions=reading.mentions,
             embedding=pooled_D,
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
+            value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
-        decoder = _DecoderRun(self._w, self._config, *proposal.states)
+        decoder = _DecoderRun(self._layers, self._config, *proposal.states)
         return self._grammar.write(robots, decoder.step)
+
+    def _tensor(self, name: str) -> Array:
+        if name not in self._w:
+            raise ValueError(f"The model lacks the tensor {name}; export it again.")
+        return self._w[name]
 
     def _ngram_scores(self, task: str | None) -> Array:
         table, importance = self._w["ngrams.table.weight"], self._w["ngrams.importance"]
@@ -92,32 +134,55 @@ class ReferenceBackend:
         return scores
 
     def _image_tokens(self, pixels_CHW: Array | None) -> tuple[Array, Array | None]:
-        none_ND = self._w["image.no_photo"]
+        layers, none_2D = self._layers, self._w["image.no_photo"]
         if pixels_CHW is None:
-            return none_ND, None
-        features = mobilenet_v2(self._w, pixels_CHW)
-        scene = _linear(features, self._w, "image.scene")
+            places = int(self._config["image_tokens"]) - 1
+            return none_2D[[0] + [1] * places], None
+        grid = int(self._config.get("image_grid", 0))
+        places_HWC = mobilenet_v2_places(self._w, pixels_CHW)
+        mean_C = places_HWC.mean((0, 1))
+        features_PC = pool_grid(places_HWC, grid) if grid else mean_C[None]
+        scene = layers.linear("image.scene", mean_C)
         scene_D = softmax(scene) @ self._w["image.scene_table.weight"]
-        view_D = _linear(features, self._w, "image.view")
-        image_ND = np.stack([_norm(x, self._w, "image.norm", 1e-5) for x in (scene_D, view_D)])
-        return image_ND, scene
+        view_PD = layers.linear("image.view", features_PC)
+        return layers.norm("image.norm", np.concatenate([scene_D[None], view_PD]), 1e-5), scene
 
     def _read(self, tokens_T: Array, image_ND: Array) -> Array:
-        w = self._w
-        x: Array = w["text.embed.weight"][tokens_T] + w["text.positions.weight"][: len(tokens_T)]
-        x = np.concatenate([image_ND, _norm(x, w, "text.embed_norm", 1e-12)])
+        layers = self._layers
+        x: Array = self._w["text.embed.weight"][tokens_T]
+        if self._config.get("embed_width"):
+            x = layers.linear("text.widen", x)
+        x = x + self._w["text.positions.weight"][: len(tokens_T)]
+        x = layers.norm("text.embed_norm", x, 1e-12)
+        is_fused = self._config.get("fusion") == "fiber"
+        if not is_fused:
+            x = np.concatenate([image_ND, x])
         heads = int(self._config["text_heads"])
         for i in range(int(self._config["text_layers"])):
             name = f"text.layers.{i}."
-            q, k, v = np.split(_linear(x, w, name + "qkv"), 3, axis=-1)
-            read = _linear(_attend(q, k, v, heads), w, name + "out")
-            x = _norm(x + read, w, name + "attention_norm", 1e-12)
-            ffn = _linear(_gelu(_linear(x, w, name + "up")), w, name + "down")
-            x = _norm(x + ffn, w, name + "output_norm", 1e-12)
-        return x
+            q, k, v = np.split(layers.linear(name + "qkv", x), 3, axis=-1)
+            read = layers.linear(name + "out", _attend(q, k, v, heads))
+            x = layers.norm(name + "attention_norm", x + read, 1e-12)
+            ffn = layers.linear(name + "down", _gelu(layers.linear(name + "up", x)))
+            x = layers.norm(name + "output_norm", x + ffn, 1e-12)
+        return np.concatenate(self._fuse(x, image_ND)) if is_fused else x
 
-    def _head(self, name: str, x: Array) -> Array:
-        return _linear(x, self._w, f"heads.{name}")
+    def _fuse(self, text_TD: Array, image_ND: Array) -> tuple[Array, Array]:
+        """Return the states of photo and words that have read each other, in this order."""
+        for i in range(int(self._config["fusion_layers"])):
+            name = f"fusion.layers.{i}."
+            text = self._layers.norm(name + "text_norm", text_TD, 1e-5)
+            image = self._layers.norm(name + "image_norm", image_ND, 1e-5)
+            text_TD = text_TD + self._found(name + "text_reads", text, image)
+            image_ND = image_ND + self._found(name + "image_reads", image, text)
+        return image_ND, text_TD
+
+    def _found(self, name: str, x: Array, other: Array) -> Array:
+        q = self._layers.linear(f"{name}.query", x)
+        k, v = np.split(self._layers.linear(f"{name}.keys_values", other), 2, axis=-1)
+        read = _attend(q, k, v, int(self._config["fusion_heads"]))
+        found: Array = np.tanh(self._w[f"{name}.gate"]) * self._layers.linear(f"{name}.out", read)
+        return found
 
 
 class _DecoderRun:
@@ -128,46 +193,49 @@ class _DecoderRun:
 
     def __init__(
         self,
-        w: dict[str, Array],
+        layers: _Layers,
         config: dict[str, int],
         states_SD: Array,
         source_S: NDArray[np.int64],
     ) -> None:
-        self.w, self.heads, self.layers = w, config["decoder_heads"], config["decoder_layers"]
+        self.layers, self.heads, self.depth = (
+            layers,
+            config["decoder_heads"],
+            config["decoder_layers"],
+        )
         self.words_SD, self.words_S = states_SD[source_S >= 0], source_S[source_S >= 0]
         self.cross = [
-            np.split(_linear(states_SD, w, f"decoder.layers.{i}.cross_kv"), 2, axis=-1)
-            for i in range(self.layers)
+            np.split(layers.linear(f"decoder.layers.{i}.cross_kv", states_SD), 2, axis=-1)
+            for i in range(self.depth)
         ]
-        self.cache: list[list[tuple[Array, Array]]] = [[] for _ in range(self.layers)]
+        self.cache: list[list[tuple[Array, Array]]] = [[] for _ in range(self.depth)]
         self.position = 0
 
     def step(self, token: int) -> Array:
         """Feed one token; return the probabilities (V,) of the next."""
-        w = self.w
+        layers, w = self.layers, self.layers.weights
         table_VD = w["text.embed.weight"]
         x = table_VD[token] @ w["decoder.narrow.weight"].T
         x = (x + w["decoder.positions.weight"][self.position])[None]
-        for i in range(self.layers):
+        for i in range(self.depth):
             name = f"decoder.layers.{i}."
-            q, k, v = np.split(
-                _linear(_norm(x, w, name + "self_norm", 1e-5), w, name + "qkv"), 3, axis=-1
-            )
+            qkv = layers.linear(name + "qkv", layers.norm(name + "self_norm", x, 1e-5))
+            q, k, v = np.split(qkv, 3, axis=-1)
             self.cache[i].append((k, v))
             keys = np.concatenate([key for key, _ in self.cache[i]])
             values = np.concatenate([value for _, value in self.cache[i]])
-            x = x + _linear(_attend(q, keys, values, self.heads), w, name + "out")
-            q = _linear(_norm(x, w, name + "cross_norm", 1e-5), w, name + "cross_q")
+            x = x + layers.linear(name + "out", _attend(q, keys, values, self.heads))
+            q = layers.linear(name + "cross_q", layers.norm(name + "cross_norm", x, 1e-5))
             keys, values = self.cross[i]
-            x = x + _linear(_attend(q, keys, values, self.heads), w, name + "cross_out")
-            ffn = _gelu(_linear(_norm(x, w, name + "ffn_norm", 1e-5), w, name + "up"))
-            x = x + _linear(ffn, w, name + "down")
+            x = x + layers.linear(name + "cross_out", _attend(q, keys, values, self.heads))
+            ffn = _gelu(layers.linear(name + "up", layers.norm(name + "ffn_norm", x, 1e-5)))
+            x = x + layers.linear(name + "down", ffn)
         self.position += 1
-        x_D = _norm(x[0], w, "decoder.norm", 1e-5)
+        x_D = layers.norm("decoder.norm", x[0], 1e-5)
         written_V = softmax(table_VD @ (w["decoder.widen.weight"] @ x_D))
-        query_D = _linear(x_D, w, "decoder.copy_query")
+        query_D = layers.linear("decoder.copy_query", x_D)
         copied_S = softmax(self.words_SD @ query_D / np.float32(math.sqrt(len(query_D))))
-        gate = 1 / (1 + np.exp(-_linear(x_D, w, "decoder.gate")[0]))
+        gate = 1 / (1 + np.exp(-layers.linear("decoder.gate", x_D)[0]))
         chance_V: Array = gate * written_V
         np.add.at(chance_V, self.words_S, (1 - gate) * copied_S)
         return chance_V
@@ -180,16 +248,13 @@ def softmax(logits: Array) -> Array:
     return probabilities
 
 
-def _linear(x: Array, w: dict[str, Array], name: str) -> Array:
-    result: Array = x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-    return result
-
-
-def _norm(x: Array, w: dict[str, Array], name: str, eps: float) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    spread = np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
-    result: Array = centred / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
-    return result
+def _eight_bits(x: Array) -> Array:
+    """Return activations as -127..127 times one scale for each block of the last axis."""
+    blocks = x.reshape(*x.shape[:-1], -1, _ACTIVATION_BLOCK)
+    scale = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
+    whole = np.rint(blocks / np.maximum(scale, np.float32(1e-12)))
+    rounded: Array = (whole * scale).reshape(x.shape)
+    return rounded
 
 
 def _attend(q_TD: Array, k_SD: Array, v_SD: Array, heads: int) -> Array:

@@ -66,6 +66,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
         + [ctypes.c_int, ctypes.POINTER(ctypes.c_int)],
     ),
     "ember_image_size": (ctypes.c_int, [ctypes.c_void_p]),
+    "ember_image_tokens": (ctypes.c_int, [ctypes.c_void_p]),
+    "ember_width": (ctypes.c_int, [ctypes.c_void_p]),
     "ember_bandwidth": (ctypes.c_double, [ctypes.c_size_t]),
 }
 
@@ -179,10 +181,11 @@ class Engine:
         return outputs.value, inputs.value
 
     def see(self, pixels_CHW: Array) -> tuple[Array, Array]:
-        """Return a photo's features and the logits of its place; pixels as `imaging.preprocess`
-        makes them."""
+        """Return a photo's features (P, C), one row for each place of its grid or one for all, and
+        the logits of what place it is; pixels as `imaging.preprocess` makes them."""
         outputs, inputs = self.size("image.scene")
-        features, scene = np.empty(inputs, np.float32), np.empty(outputs, np.float32)
+        places = self._library.ember_image_tokens(self._model) - 1
+        features, scene = np.empty((places, inputs), np.float32), np.empty(outputs, np.float32)
         pixels = np.ascontiguousarray(pixels_CHW, dtype=np.float32)
         side = self._library.ember_image_size(self._model)
         if pixels.shape != (3, side, side):
@@ -191,8 +194,10 @@ class Engine:
         return features, scene
 
     def read(self, tokens: NDArray[np.int64], image: tuple[Array, Array] | None) -> Array:
-        """Return states (2 + T, width) of T tokens, with what `see` returned or no photo."""
-        states = np.empty((2 + len(tokens), self.size("text.embed")[1]), np.float32)
+        """Return states (N + T, width) of N image tokens and T words; `image` is what `see` said,
+        None without a photo."""
+        count = self._library.ember_image_tokens(self._model) + len(tokens)
+        states = np.empty((count, self._library.ember_width(self._model)), np.float32)
         addresses = [part.ctypes.data for part in image] if image else [None, None]
         rows = np.ascontiguousarray(tokens, dtype=np.int32)
         self._check(self._library.ember_read(self._model, rows, len(rows), *addresses, states))

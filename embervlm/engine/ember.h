@@ -25,6 +25,10 @@ EMBER_API void ember_close(ember *model);
 EMBER_API const char *ember_text(const ember *model, const char *key);
 /* The side of the square photo that ember_see takes. */
 EMBER_API int ember_image_size(const ember *model);
+/* How many states stand in front of the words': one for the scene, and one for each place. */
+EMBER_API int ember_image_tokens(const ember *model);
+/* The width of a state. */
+EMBER_API int ember_width(const ember *model);
 /* The bytes of a tensor as they lie in the file, or NULL. Valid until ember_close. */
 EMBER_API const void *ember_tensor(const ember *model, const char *name, size_t *bytes);
 /* The name of the kernel set in use: "avx512-vnni", "avx2", "neon-dot", "neon" or "portable". */
@@ -33,18 +37,19 @@ EMBER_API const char *ember_kernel_name(const ember *model);
 EMBER_API const char *ember_kernels(void);
 EMBER_API const char *ember_error(const ember *model);
 
-/* Photo (3, side, side) in -1..1 to features (image_width) and place logits (environments). */
+/* Photo (3, side, side) in -1..1 to features (image tokens - 1, image_width) and place logits
+ * (environments). */
 EMBER_API int ember_see(ember *model, const float *pixels, float *features, float *scene);
 
-/* Tokens to states (2 image tokens + count, width). `features` and `scene` come from ember_see;
+/* Tokens to states (image tokens + count, width). `features` and `scene` come from ember_see;
  * both NULL: no photo. */
 EMBER_API int ember_read(ember *model, const int32_t *tokens, int count, const float *features,
                          const float *scene, float *states);
 
 /* y (rows, outputs) = x (rows, inputs) by the linear layer of this name, its bias added. */
 EMBER_API int ember_linear(ember *model, const char *name, const float *x, int rows, float *y);
-/* Outputs and inputs of such a layer; "text.embed" has the vocabulary and the width. 0 on success.
- */
+/* Outputs and inputs of such a layer; "text.embed" has the vocabulary and the width of its table.
+ * 0 on success. */
 EMBER_API int ember_size(const ember *model, const char *name, int *outputs, int *inputs);
 /* The sum of these rows of the n-gram table, weighted by importance of length 1, and the bias. */
 EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *scores);

@@ -4,6 +4,8 @@
  * its inputs in blocks of 32, one scale a block and output:
  *   8 bits: 8 groups of (16 outputs x 4 inputs), each byte the weight + 128;
  *   4 bits: 4 groups of the same, low half byte input group 2g, high half byte 2g + 1, weight + 8;
+ *   2 bits: 2 groups of the same, input groups 4g to 4g + 3 from the lowest bits to the highest,
+ *           weight + 1, which is 0 to 2; of sets that say so (`has_2`);
  *   float:  (inputs x 16 outputs) without blocks or scales.
  * Rows of activations are quantised to signed bytes in blocks of 32, so that a product is a sum of
  * whole numbers, exact and the same on every processor, times two scales.
@@ -20,7 +22,7 @@ enum { PANEL = 16, BLOCK = 32, MOST_TALL = 4 };
 #define ATTEND_ROOM(count, depth) \
     ((size_t)((depth) + MOST_TALL) * (size_t)(((count) + PANEL - 1) / PANEL * PANEL))
 
-typedef enum { BITS_4, BITS_8, BITS_FLOAT } ember_bits;
+typedef enum { BITS_2, BITS_4, BITS_8, BITS_FLOAT } ember_bits;
 
 typedef struct {
     int outputs, inputs, panels;
@@ -40,6 +42,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    int has_2; /* whether it multiplies matrices of two bits */
     /* x (rows, inputs of w) to `out`, in w's blocks; zeros behind the last input. */
     void (*quantise)(const float *x, int rows, const ember_matrix *w, ember_rows *out);
     /* y (rows, outputs) for the panels first..end-1; `x` holds the rows that `quantise` wrote, or

@@ -46,7 +46,12 @@ static inline weights high_4(const uint8_t *w) {
     return (weights){{_mm256_and_si256(_mm256_srli_epi16(half_of(w, 0), 4), four),
                       _mm256_and_si256(_mm256_srli_epi16(half_of(w, 1), 4), four)}};
 }
-/* Four-bit weights are summed in pairs of 16 bits: a block is at most 16 * 15 * 127 a half. */
+static inline weights part_2(const uint8_t *w, int shift) {
+    __m256i two = _mm256_set1_epi8(3);
+    return (weights){{_mm256_and_si256(_mm256_srli_epi16(half_of(w, 0), shift), two),
+                      _mm256_and_si256(_mm256_srli_epi16(half_of(w, 1), shift), two)}};
+}
+/* Narrow weights are summed in pairs of 16 bits: a block is at most 16 * 15 * 127 a half. */
 #define SHORT_SUMS
 static inline sums start_4(int32_t from) {
     (void)from;
@@ -114,7 +119,7 @@ static inline void store(float *to, floats y) {
     _mm256_storeu_ps(to, y.half[0]);
     _mm256_storeu_ps(to + 8, y.half[1]);
 }
-#define OFFSET(bits) ((bits) == BITS_8 ? 0 : 8)
+#define OFFSET(bits) ((bits) == BITS_8 ? 0 : (bits) == BITS_4 ? 8 : 1)
 #define TILE 4
 #define FLOAT_TILE 6
 #define TALL 2

@@ -22,6 +22,10 @@ static inline weights low_4(const uint8_t *w) {
 static inline weights high_4(const uint8_t *w) {
     return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(w), 4), _mm512_set1_epi8(15));
 }
+static inline weights part_2(const uint8_t *w, int shift) {
+    __m512i all = _mm512_srli_epi16(_mm512_loadu_si512(w), (unsigned)shift);
+    return _mm512_and_si512(all, _mm512_set1_epi8(3));
+}
 static inline sums dot(sums s, weights w, const int8_t *x) {
     int32_t four;
     memcpy(&four, x, 4);
@@ -43,7 +47,7 @@ static inline floats clamp_6(floats y) {
 }
 static inline floats add_floats(floats a, floats b) { return _mm512_add_ps(a, b); }
 static inline void store(float *to, floats y) { _mm512_storeu_ps(to, y); }
-#define OFFSET(bits) ((bits) == BITS_8 ? 128 : 8)
+#define OFFSET(bits) ((bits) == BITS_8 ? 128 : (bits) == BITS_4 ? 8 : 1)
 #define TILE 8
 #define FLOAT_TILE 8
 #define TALL 4

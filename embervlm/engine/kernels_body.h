@@ -6,6 +6,7 @@
  *   zero_floats, load_floats, multiply, multiply_floats, add_floats, clamp_6, store   on floats
  *   start_sums, finish      before and behind the products of a block
  *   load_8, low_4, high_4   weights of 8 and of 4 bits
+ *   part_2          weights of 2 bits: the group from bit `shift` on; only without OWN_BLOCKS
  *   dot             adds 4 products for 16 outputs: `w` holds (16 x 4) weights, `x` four signed
  *                   bytes. Where the instruction wants unsigned weights their offset stays in, and
  *                   the sums start at what takes it off
@@ -105,7 +106,10 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
                                                        const int rows, const int wide,
                                                        const ember_bits bits, const int fixed) {
     const int group = PANEL * 4, blocks = w->blocks, groups = fixed ? fixed : w->block / 4;
-    const size_t block_bytes = (size_t)group * groups / (bits == BITS_8 ? 1 : 2);
+    const size_t block_bytes = (size_t)group * groups /
+                               (bits == BITS_8   ? 1
+                                : bits == BITS_4 ? 2
+                                                 : 4);
     const size_t panel_bytes = block_bytes * blocks, next = (size_t)blocks * w->block;
     const uint8_t *at = w->weights + (size_t)panel * panel_bytes;
     const float *scale = w->scales + (size_t)panel * blocks * PANEL;
@@ -130,6 +134,12 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
                         s[r * wide + p] = dot(s[r * wide + p], part, bytes + r * next + 4 * g);
                 }
             }
+        } else if (bits == BITS_2) {
+#pragma GCC unroll 8 /* so that shifts are constants */
+            for (int g = 0; g < groups; g++) {
+                weights part = part_2(at + g / 4 * group, g % 4 * 2);
+                for (int r = 0; r < rows; r++) s[r] = dot_4(s[r], part, bytes + r * next + 4 * g);
+            }
         } else {
             for (int g = 0; g < groups / 2; g++) {
                 for (int p = 0; p < wide; p++) {
@@ -149,7 +159,7 @@ static inline __attribute__((always_inline)) void tile(const ember_matrix *w, co
             size_t i = (size_t)(row + r) * blocks + b;
             for (int p = 0; p < wide; p++) {
                 sums whole = s[r * wide + p];
-                if (bits == BITS_4) whole = end_4(whole, x->offsets[i]);
+                if (bits != BITS_8) whole = end_4(whole, x->offsets[i]);
                 acc[r * wide + p] = finish(acc[r * wide + p], whole,
                                            scale + (size_t)p * blocks * PANEL, x->scales[i]);
             }
@@ -197,6 +207,10 @@ static void matmul(const ember_matrix *w, const ember_rows *x, const float *floa
             for (; row < rows; row++) tile_float(w, floats_in, row, panel, y, clamp, 1);
         } else if (w->bits == BITS_4) {
             ALL_ROWS(TILE, 1, BITS_4, BLOCK / 4);
+#if !defined(OWN_BLOCKS)
+        } else if (w->bits == BITS_2) {
+            ALL_ROWS(TILE, 1, BITS_2, BLOCK / 4);
+#endif
         } else if (w->block == BLOCK) {
             ALL_ROWS(TILE, 1, BITS_8, BLOCK / 4);
         } else if (panel + WIDE <= end) {
@@ -423,9 +437,14 @@ static void attend(const float *q, int q_stride, int rows, const float *k, const
     }
 }
 
+#if defined(OWN_BLOCKS)
+enum { HAS_2 = 0 };
+#else
+enum { HAS_2 = 1 };
+#endif
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 extern const kernel_set JOIN(kernels_, SET);
 const kernel_set JOIN(kernels_, SET) = {
-    SET_NAME, quantise, matmul, depthwise, norm, gelu, softmax, add, attend,
+    SET_NAME, HAS_2, quantise, matmul, depthwise, norm, gelu, softmax, add, attend,
 };

@@ -92,6 +92,11 @@ static inline weights high_4(const uint8_t *w) {
     for (int i = 0; i < PANEL * 4; i++) out.at[i] = (int8_t)((w[i] >> 4) - 8);
     return out;
 }
+static inline weights part_2(const uint8_t *w, int shift) {
+    weights out;
+    for (int i = 0; i < PANEL * 4; i++) out.at[i] = (int8_t)((w[i] >> shift & 3) - 1);
+    return out;
+}
 static inline sums dot(sums s, weights w, const int8_t *x) {
     for (int i = 0; i < PANEL; i++)
         s.at[i] += w.at[4 * i] * x[0] + w.at[4 * i + 1] * x[1] + w.at[4 * i + 2] * x[2] +

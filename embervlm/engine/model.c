@@ -6,7 +6,7 @@
 
 #include "model.h"
 
-enum { FORMAT = 2 }; /* of the file, as `export/gguf.py` counts */
+enum { FIRST_FORMAT = 2, FORMAT = 3 }; /* of the file, as `export/gguf.py` counts */
 
 int model_fail(ember *m, const char *format, ...) {
     va_list rest;
@@ -16,15 +16,21 @@ int model_fail(ember *m, const char *format, ...) {
     return -1;
 }
 
-/* Finds "key": NUMBER in the flat JSON of the configuration. */
-static int config_number(ember *m, const char *json, const char *key, int least, int most,
-                         int *value) {
+/* Returns what stands behind "key": in the flat JSON of the configuration, NULL: no such key. */
+static const char *config_find(const char *json, const char *key) {
     char quoted[NAME];
     snprintf(quoted, sizeof quoted, "\"%s\":", key);
     const char *at = strstr(json, quoted);
+    return at ? at + strlen(quoted) : NULL;
+}
+
+/* Reads "key": NUMBER. */
+static int config_number(ember *m, const char *json, const char *key, int least, int most,
+                         int *value) {
+    const char *at = config_find(json, key);
     char *end = NULL;
-    long found = at ? strtol(at + strlen(quoted), &end, 10) : 0;
-    if (!at || end == at + strlen(quoted))
+    long found = at ? strtol(at, &end, 10) : 0;
+    if (!at || end == at)
         return model_fail(m, "the model's configuration lacks %s; export it again.", key);
     if (found < least || found > most)
         return model_fail(m, "the model says %s is %ld, expected %d to %d; export it again.", key,
@@ -33,11 +39,45 @@ static int config_number(ember *m, const char *json, const char *key, int least,
     return 0;
 }
 
+/* The same of a key that may be missing, for 0. */
+static int config_optional(ember *m, const char *json, const char *key, int most, int *value) {
+    *value = 0;
+    return config_find(json, key) ? config_number(m, json, key, 0, most, value) : 0;
+}
+
+/* What `models/configuration.py` can switch on; files of format 2 have none of it. */
+static int load_switches(ember *m, const char *json) {
+    const char *fusion = config_find(json, "fusion");
+    if (config_optional(m, json, "embed_width", 4096, &m->embed_width) ||
+        config_optional(m, json, "image_grid", MOST_GRID, &m->grid) ||
+        config_optional(m, json, "memory_slots", 1 << 16, &m->memory_slots) ||
+        config_optional(m, json, "reasoning_width", 4096, &m->reasoning_width))
+        return -1;
+    if (m->memory_slots && config_number(m, json, "memory_width", 1, 4096, &m->memory_width))
+        return -1;
+    m->table_width = m->embed_width ? m->embed_width : m->width;
+    m->image_tokens = 1 + (m->grid ? m->grid * m->grid : 1);
+    while (fusion && *fusion == ' ') fusion++;
+    if (!fusion || !strncmp(fusion, "\"prefix\"", 8)) return 0;
+    if (strncmp(fusion, "\"fiber\"", 7))
+        return model_fail(m, "the model's fusion is neither prefix nor fiber; export it again.");
+    if (config_number(m, json, "fusion_layers", 1, MOST_FUSIONS, &m->fusion_layers) ||
+        config_number(m, json, "fusion_width", 1, 4096, &m->fusion_width) ||
+        config_number(m, json, "fusion_heads", 1, 256, &m->fusion_heads))
+        return -1;
+    return m->fusion_width % m->fusion_heads
+               ? model_fail(m, "the model's fusion_width is no multiple of its fusion_heads.")
+               : 0;
+}
+
 static int load_config(ember *m) {
     const uint32_t *format = gguf_find_number(&m->file, "embervlm.format");
-    if (!format || *format != FORMAT)
-        return model_fail(m, "the model has format %lld, this engine reads %d; export it again.",
-                          format ? (long long)*format : 0, FORMAT);
+    int tokens;
+    if (!format || *format < FIRST_FORMAT || *format > FORMAT)
+        return model_fail(m,
+                          "the model has format %lld, this engine reads %d and %d; export it "
+                          "again.",
+                          format ? (long long)*format : 0, FIRST_FORMAT, FORMAT);
     const char *json = gguf_find_text(&m->file, "embervlm.config");
     if (!json)
         return model_fail(m, "the model has no configuration (embervlm.config); export it again.");
@@ -49,7 +89,9 @@ static int load_config(ember *m) {
                    config_number(m, json, "text_positions", 1, MOST_TOKENS, &m->positions) ||
                    config_number(m, json, "image_size", 32, 1024, &m->image_size) ||
                    config_number(m, json, "image_width", 1, 4096, &m->image_width) ||
-                   config_number(m, json, "image_tokens", 2, 2, &m->image_tokens) ||
+                   load_switches(m, json) ||
+                   config_number(m, json, "image_tokens", m->image_tokens, m->image_tokens,
+                                 &tokens) ||
                    config_number(m, json, "decoder_layers", 1, MOST_LAYERS, &m->decoder_layers) ||
                    config_number(m, json, "decoder_width", 1, 4096, &m->decoder_width) ||
                    config_number(m, json, "decoder_heads", 1, 256, &m->decoder_heads) ||
@@ -66,15 +108,16 @@ static int load_config(ember *m) {
 
 static int load_encoder(ember *m) {
     char name[NAME];
-    int D = m->width;
+    int D = m->width, E = m->table_width;
     m->embeddings = model_tensor(m, "text.embed.weight");
     if (!m->embeddings) return -1;
-    if (m->embeddings->size[0] != D || tensor_rows(m->embeddings) != m->vocabulary ||
+    if (m->embeddings->size[0] != E || tensor_rows(m->embeddings) != m->vocabulary ||
         m->embeddings->type == GGUF_I8 || m->embeddings->type == GGUF_I16)
         return model_fail(m,
                           "text.embed.weight has another size or type than its configuration says; "
                           "export the model again.");
-    if (load_matrix(m, "text.embed", m->vocabulary, D, 0, &m->unembed) ||
+    if (load_matrix(m, "text.embed", m->vocabulary, E, 0, &m->unembed) ||
+        (m->embed_width && load_matrix(m, "text.widen", D, E, 0, &m->widen_table)) ||
         load_table(m, "text.positions.weight", 0, D, &m->position) ||
         load_norm(m, "text.embed_norm", D, &m->embed_norm))
         return -1;
@@ -140,7 +183,7 @@ static int load_vision(ember *m) {
             channels, m->image_width);
     if (load_matrix(m, "image.view", m->width, m->image_width, 1, &m->view) ||
         load_table(m, "image.scene_table.weight", 0, m->width, &m->scene_table) ||
-        load_table(m, "image.no_photo", m->image_tokens, m->width, &m->no_photo) ||
+        load_table(m, "image.no_photo", 2, m->width, &m->no_photo) ||
         load_norm(m, "image.norm", m->width, &m->image_norm))
         return -1;
     m->places = m->scene_table.rows;
@@ -149,9 +192,9 @@ static int load_vision(ember *m) {
 
 static int load_decoder(ember *m) {
     char name[NAME];
-    int D = m->decoder_width;
-    if (load_matrix(m, "decoder.narrow", D, m->width, 0, &m->narrow) ||
-        load_matrix(m, "decoder.widen", m->width, D, 0, &m->widen) ||
+    int D = m->decoder_width, E = m->table_width;
+    if (load_matrix(m, "decoder.narrow", D, E, 0, &m->narrow) ||
+        load_matrix(m, "decoder.widen", E, D, 0, &m->widen) ||
         load_matrix(m, "decoder.copy_query", m->width, D, 1, &m->copy_query) ||
         load_matrix(m, "decoder.gate", 1, D, 1, &m->gate) ||
         load_table(m, "decoder.positions.weight", m->decoder_positions, D, &m->decoder_position) ||
@@ -194,13 +237,37 @@ static int load_decoder(ember *m) {
     }
     decoder_run *run = &m->run;
     int wide = m->decoder_hidden > 3 * D ? m->decoder_hidden : 3 * D;
+    int row = m->width > D ? m->width : D;
     run->x = float_room((size_t)D), run->y = float_room((size_t)D);
     run->big = float_room((size_t)wide);
-    run->row = float_room((size_t)(m->width > D ? m->width : D));
+    run->row = float_room((size_t)(E > row ? E : row));
     run->chances = float_room((size_t)m->vocabulary);
     if (!run->x || !run->y || !run->big || !run->row || !run->chances)
         return model_fail(m, "no memory for the decoder.");
     return 0;
+}
+
+static int load_linear(ember *m, const char *name, int outputs, int inputs) {
+    if (m->linears == MOST_EXTRA)
+        return model_fail(m, "the model has more than %d heads.", MOST_EXTRA);
+    named_matrix *l = &m->linear[m->linears++];
+    snprintf(l->name, sizeof l->name, "%s", name);
+    return load_matrix(m, name, outputs, inputs, 1, &l->matrix);
+}
+
+/* The layers of memory and of steps of thought, which the caller puts together. */
+static int load_thoughts(ember *m) {
+    int D = m->width, M = m->memory_width, R = m->reasoning_width;
+    if (m->memory_slots &&
+        (load_linear(m, "memory.query", M, D) || load_linear(m, "memory.up", D, M)))
+        return -1;
+    return R && (load_linear(m, "reasoning.query", D, R) ||
+                 load_linear(m, "reasoning.read", R, D) ||
+                 load_linear(m, "reasoning.forget", R, 2 * R) ||
+                 load_linear(m, "reasoning.candidate", R, 2 * R) ||
+                 load_linear(m, "reasoning.out", D, R))
+               ? -1
+               : 0;
 }
 
 /* The layers that the caller asks for by name: every head, and the place in a photo. */
@@ -213,14 +280,11 @@ static int load_linears(ember *m) {
             strncmp(name, prefix[1], strlen(prefix[1])))
             continue;
         if (length < 8 || length >= NAME || strcmp(name + length - 7, ".weight")) continue;
-        if (m->linears == MOST_EXTRA)
-            return model_fail(m, "the model has more than %d heads.", MOST_EXTRA);
-        named_matrix *l = &m->linear[m->linears++];
-        memcpy(l->name, name, length - 7);
-        l->name[length - 7] = 0;
+        char layer[NAME];
+        memcpy(layer, name, length - 7);
+        layer[length - 7] = 0;
         int head = *name == 'h';
-        if (load_matrix(m, l->name, head ? 0 : m->places, head ? m->width : m->image_width, 1,
-                        &l->matrix))
+        if (load_linear(m, layer, head ? 0 : m->places, head ? m->width : m->image_width))
             return -1;
     }
     return 0;
@@ -257,8 +321,8 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
     }
     m->threads = threads_start(threads < 1 ? 1 : threads > 64 ? 64 : threads);
     if (!m->threads) model_fail(m, "no memory for threads.");
-    if (!m->threads || load_config(m) || load_encoder(m) || load_vision(m) || load_decoder(m) ||
-        load_linears(m) || load_ngrams(m)) {
+    if (!m->threads || load_config(m) || load_encoder(m) || load_fusion(m) || load_vision(m) ||
+        load_decoder(m) || load_linears(m) || load_thoughts(m) || load_ngrams(m)) {
         snprintf(error, size, "%s: %s", path, m->error);
         ember_close(m);
         return NULL;
@@ -266,8 +330,6 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
     gguf_release(&m->file);
     return m;
 }
-
-static void free_norm(norm_layer *n) { free(n->weight.values), free(n->bias.values); }
 
 void ember_close(ember *m) {
     if (!m) return;
@@ -287,8 +349,9 @@ void ember_close(ember *m) {
         free(m->block[i].taps.values), free(m->block[i].tap_bias.values);
     }
     for (int i = 0; i < MOST_EXTRA; i++) free_matrix(&m->linear[i].matrix);
-    ember_matrix *single[] = {&m->stem,       &m->view, &m->narrow, &m->widen,
-                              &m->copy_query, &m->gate, &m->unembed};
+    free_fusion(m);
+    ember_matrix *single[] = {&m->stem,       &m->view, &m->narrow,  &m->widen,
+                              &m->copy_query, &m->gate, &m->unembed, &m->widen_table};
     for (size_t p = 0; p < sizeof single / sizeof *single; p++) free_matrix(single[p]);
     table *tables[] = {&m->position,   &m->no_photo,   &m->scene_table,
                        &m->importance, &m->ngram_bias, &m->decoder_position};
@@ -305,6 +368,8 @@ void ember_close(ember *m) {
 
 const char *ember_text(const ember *m, const char *key) { return gguf_find_text(&m->file, key); }
 int ember_image_size(const ember *m) { return m->image_size; }
+int ember_image_tokens(const ember *m) { return m->image_tokens; }
+int ember_width(const ember *m) { return m->width; }
 
 const void *ember_tensor(const ember *m, const char *name, size_t *bytes) {
     const gguf_tensor *t = gguf_find(&m->file, name);

@@ -1,8 +1,8 @@
 /* What the engine's own files share: an open model, its layers, and how they are read and run.
  *
  * tensors.c reads what lies in the file into memory, model.c opens and closes, layers.c runs one
- * layer; vision.c (photo), reader.c (words) and decoder.c (reasoning) are `models/modeling.py`
- * written out.
+ * layer; vision.c (photo), reader.c (words), fusion.c (both) and decoder.c (reasoning) are
+ * `models/modeling.py` written out.
  */
 #ifndef EMBER_MODEL_H
 #define EMBER_MODEL_H
@@ -15,7 +15,15 @@
 #include "kernels.h"
 #include "threads.h"
 
-enum { MOST_LAYERS = 48, MOST_BLOCKS = 64, MOST_TOKENS = 1024, NAME = 160, MOST_EXTRA = 64 };
+enum {
+    MOST_LAYERS = 48,
+    MOST_FUSIONS = 8,
+    MOST_BLOCKS = 64,
+    MOST_TOKENS = 1024,
+    MOST_GRID = 16,
+    NAME = 160,
+    MOST_EXTRA = 64
+};
 
 typedef struct {
     float *values;
@@ -30,6 +38,16 @@ typedef struct {
     ember_matrix qkv, out, up, down;
     norm_layer attention_norm, output_norm;
 } encoder_layer;
+
+typedef struct {
+    ember_matrix query, keys_values, out;
+    float gate; /* how much is added of what is read */
+} cross_read;
+
+typedef struct {
+    norm_layer text_norm, image_norm;
+    cross_read text_reads, image_reads;
+} fusion_layer;
 
 typedef struct {
     ember_matrix qkv, out, cross_q, cross_kv, cross_out, up, down;
@@ -67,7 +85,11 @@ struct ember {
     char error[256];
 
     int width, heads, layers, hidden, positions, vocabulary;
+    int embed_width, table_width; /* 0 where the table of tokens is as wide as the reader */
     int image_size, image_width, image_tokens, places;
+    int grid; /* places along a side of a photo; 0: one token stands for all of it */
+    int fusion_layers, fusion_width, fusion_heads;   /* 0 layers: image tokens are read as words */
+    int memory_slots, memory_width, reasoning_width; /* 0 where there is none */
     int decoder_width, decoder_heads, decoder_hidden, decoder_positions, decoder_layers;
 
     const gguf_tensor *embeddings; /* read in the file, row by row */
@@ -76,7 +98,8 @@ struct ember {
     table ngram_bias;
     norm_layer embed_norm, image_norm;
     encoder_layer layer[MOST_LAYERS];
-    ember_matrix stem, view;
+    fusion_layer fusion[MOST_FUSIONS];
+    ember_matrix stem, view, widen_table;
     bottleneck block[MOST_BLOCKS];
     int blocks;
     table decoder_position;
@@ -85,7 +108,8 @@ struct ember {
     decoder_layer decoder[MOST_LAYERS];
     ember_matrix unembed; /* the embeddings once more, as a matrix: logits of all tokens */
     decoder_run run;
-    named_matrix linear[MOST_EXTRA]; /* heads, and the scene: by name, for ember_linear */
+    /* By name, for ember_linear: heads, the scene, and what acts on one vector. */
+    named_matrix linear[MOST_EXTRA];
     int linears;
 
     ember_rows rows; /* room for quantised activations */
@@ -113,9 +137,11 @@ const gguf_tensor *model_tensor(ember *m, const char *name);
 int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *out);
 int load_norm(ember *m, const char *name, int width, norm_layer *out);
 /* Repacks NAME.weight (outputs, inputs) into panels; takes NAME.bias where there is one, and
- * NAME.weight.scale, one an output, where the weights are plain bytes. */
+ * NAME.weight.scale, one an output, where the weights are plain bytes. A ternary matrix whose sizes
+ * are said may lie in rows of 256, one behind the other. */
 int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bias, ember_matrix *w);
 void free_matrix(ember_matrix *w);
+void free_norm(norm_layer *n);
 
 /* Room that the kernels read fast, NULL where there is none; what it holds is unknown, or zeros. */
 void *plain_room(size_t bytes);
@@ -141,6 +167,13 @@ typedef struct {
 
 /* Runs heads first..end-1 of an `attention_job`. */
 void attention_part(void *job, int first, int end);
+
+/* --- fusion.c --------------------------------------------------------------------------------- */
+
+int load_fusion(ember *m);
+void free_fusion(ember *m);
+/* states: image tokens, then `count` words; both are changed by what they find in the other. */
+int fusion_run(ember *m, float *states, int count);
 
 /* --- decoder.c -------------------------------------------------------------------------------- */
 

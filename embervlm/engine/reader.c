@@ -5,6 +5,24 @@
 
 #include "model.h"
 
+/* Writes the embeddings of tokens and places, (count, width). */
+static int read_words(ember *m, const int32_t *tokens, int count, float *words) {
+    int D = m->width, E = m->table_width;
+    float *narrow = words;
+    if (m->embed_width && !(narrow = float_room((size_t)count * (size_t)E)))
+        return model_fail(m, "no memory for %d tokens.", count);
+    for (int t = 0; t < count; t++)
+        tensor_row(m->embeddings, tokens[t], narrow + (size_t)t * (size_t)E);
+    if (m->embed_width) {
+        int failed = model_apply(m, &m->widen_table, narrow, count, words, 0);
+        free(narrow);
+        if (failed) return -1;
+    }
+    m->kernels->add(words, m->position.values, (size_t)count * (size_t)D);
+    model_norm(m, &m->embed_norm, words, count, 1e-12f);
+    return 0;
+}
+
 int ember_read(ember *m, const int32_t *tokens, int count, const float *features,
                const float *scene, float *states) {
     int D = m->width, N = m->image_tokens, S = N + count;
@@ -13,7 +31,7 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
     for (int t = 0; t < count; t++)
         if (tokens[t] < 0 || tokens[t] >= m->vocabulary)
             return model_fail(m, "token %d; there are %d.", (int)tokens[t], m->vocabulary);
-    float *x = states;
+    float *x = states, *words = states + (size_t)N * (size_t)D;
     if (features && scene) {
         float share[256];
         if (m->places > 256)
@@ -24,17 +42,17 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
         for (int e = 0; e < m->places; e++)
             for (int d = 0; d < D; d++)
                 x[d] += share[e] * m->scene_table.values[(size_t)e * (size_t)D + (size_t)d];
-        if (model_apply(m, &m->view, features, 1, x + D, 0)) return -1;
-        model_norm(m, &m->image_norm, x, 2, 1e-5f);
+        if (model_apply(m, &m->view, features, N - 1, x + D, 0)) return -1;
+        model_norm(m, &m->image_norm, x, N, 1e-5f);
     } else {
-        memcpy(x, m->no_photo.values, (size_t)N * (size_t)D * sizeof *x);
+        /* The scene's row, then the other's for every place. */
+        for (int i = 0; i < N; i++)
+            memcpy(x + (size_t)i * (size_t)D, m->no_photo.values + (i ? D : 0),
+                   (size_t)D * sizeof *x);
     }
-    for (int t = 0; t < count; t++) {
-        float *row = x + (size_t)(N + t) * (size_t)D;
-        tensor_row(m->embeddings, tokens[t], row);
-        m->kernels->add(row, m->position.values + (size_t)t * (size_t)D, (size_t)D);
-    }
-    model_norm(m, &m->embed_norm, x + (size_t)N * (size_t)D, count, 1e-12f);
+    if (read_words(m, tokens, count, words)) return -1;
+    /* Read by cross-attention, the image tokens are not among what the encoder sees. */
+    if (m->fusion_layers) x = words, S = count;
     int wide = m->hidden > 3 * D ? m->hidden : 3 * D, depth = D / m->heads;
     size_t room_each = ATTEND_ROOM(S, depth);
     float *big = zeroed_room((size_t)S * (size_t)wide * 4),
@@ -57,6 +75,7 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
         model_norm(m, &l->output_norm, x, S, 1e-12f);
     }
     free(big), free(small), free(room);
+    if (!failed && m->fusion_layers) failed = fusion_run(m, states, count);
     return failed;
 }
 

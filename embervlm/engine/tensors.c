@@ -159,7 +159,7 @@ static uint32_t four_at(const uint8_t *bytes) {
 
 /* Writes one block of a row into its lane of a panel, as kernels.h describes: groups of four bytes,
  * PANEL * 4 apart. */
-static void pack_block(uint32_t type, const uint8_t *at, int block, uint8_t *lane) {
+static void pack_block(uint32_t type, const uint8_t *at, int block, int bits, uint8_t *lane) {
     const uint32_t low = 0x0f0f0f0f, high = 0xf0f0f0f0, top = 0x80808080;
     uint32_t group[8];
     int groups = 4;
@@ -169,6 +169,15 @@ static void pack_block(uint32_t type, const uint8_t *at, int block, uint8_t *lan
             uint32_t first = four_at(at + 2 + 8 * g), second = four_at(at + 6 + 8 * g);
             group[g] = (first & low) | (second & low) << 4;
             group[g + 2] = (first >> 4 & low) | (second & high);
+        }
+    } else if (type == GGUF_TQ2_0 && bits == BITS_2) {
+        const uint8_t *part = at + 32 * (block % 8 / 4);
+        int shift = 2 * (block % 4);
+        groups = 2;
+        for (int g = 0; g < 2; g++) {
+            group[g] = 0;
+            for (int i = 0; i < 4; i++)
+                group[g] |= (four_at(part + 16 * g + 4 * i) >> shift & 0x03030303) << 2 * i;
         }
     } else if (type == GGUF_TQ2_0) {
         const uint8_t *part = at + 32 * (block % 8 / 4);
@@ -198,10 +207,19 @@ static void pack_bytes(const gguf_tensor *t, const float *scale, ember_matrix *w
     }
 }
 
-/* Fills the panels of a matrix in blocks of 32. */
+static size_t packed_bytes(ember_bits bits, size_t values) {
+    return bits == BITS_FLOAT ? values * sizeof(float)
+           : bits == BITS_8   ? values
+           : bits == BITS_4   ? values / 2
+                              : values / 4;
+}
+
+/* Fills the panels of a matrix in blocks of 32. Of a ternary one 256 weights share a scale, counted
+ * from the first row's first to the last row's last: they may begin in one row and end in the next.
+ */
 static void pack_rows(const gguf_tensor *t, ember_matrix *w) {
     size_t row_bytes = t->bytes / (size_t)w->outputs;
-    size_t block_bytes = (size_t)PANEL * BLOCK / (w->bits == BITS_8 ? 1 : 2);
+    size_t block_bytes = packed_bytes(w->bits, (size_t)PANEL * BLOCK);
     for (int panel = 0; panel < w->panels; panel++) {
         int lanes = w->outputs - panel * PANEL < PANEL ? w->outputs - panel * PANEL : PANEL;
         for (int b = 0; b < w->blocks; b++) {
@@ -209,17 +227,20 @@ static void pack_rows(const gguf_tensor *t, ember_matrix *w) {
             uint8_t *to = w->weights + i * block_bytes;
             float *scales = w->scales + i * PANEL;
             if (lanes < PANEL) {
-                memset(to, w->bits == BITS_8 ? 128 : 0x88, block_bytes);
+                memset(to, w->bits == BITS_8 ? 128 : w->bits == BITS_4 ? 0x88 : 0x55, block_bytes);
                 memset(scales, 0, PANEL * sizeof *scales);
             }
             for (int lane = 0; lane < lanes; lane++) {
-                const uint8_t *at = t->data + (size_t)(panel * PANEL + lane) * row_bytes;
-                const uint8_t *by;
-                if (t->type == GGUF_TQ2_0)
-                    at += (size_t)(b / 8) * 66, by = at + 64;
-                else
+                size_t row = (size_t)(panel * PANEL + lane);
+                const uint8_t *at = t->data + row * row_bytes, *by;
+                int part = 0;
+                if (t->type == GGUF_TQ2_0) {
+                    size_t block = row * (size_t)w->blocks + (size_t)b;
+                    at = t->data + block / 8 * 66, by = at + 64, part = (int)(block % 8);
+                } else {
                     at += (size_t)b * (t->type == GGUF_Q8_0 ? 34 : 18), by = at;
-                pack_block(t->type, at, b, to + 4 * lane);
+                }
+                pack_block(t->type, at, part, w->bits, to + 4 * lane);
                 scales[lane] = half_to_float(half_at(by));
             }
         }
@@ -249,6 +270,10 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     if (!t) return -1;
     int64_t wide = t->size[0], tall = tensor_rows(t);
     if (t->dims == 4) wide *= t->size[1] * t->size[2], tall = t->size[3];
+    int64_t count = (int64_t)outputs * inputs;
+    int is_folded = t->type == GGUF_TQ2_0 && t->dims <= 2 && count && inputs % BLOCK == 0 &&
+                    wide == 256 && tall * wide == count;
+    if (is_folded) wide = inputs, tall = outputs;
     if ((outputs && tall != outputs) || (inputs && wide != inputs) || tall < 1 || wide < 1 ||
         tall > 1 << 20 || wide > 1 << 20)
         return model_fail(
@@ -261,15 +286,15 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     w->block = t->type == GGUF_I8 ? (w->inputs + 3) / 4 * 4 : BLOCK;
     w->blocks = (w->inputs + w->block - 1) / w->block;
     w->bits = t->type == GGUF_F32 || t->type == GGUF_F16      ? BITS_FLOAT
+              : t->type == GGUF_TQ2_0 && m->kernels->has_2    ? BITS_2
               : t->type == GGUF_Q4_0 || t->type == GGUF_TQ2_0 ? BITS_4
                                                               : BITS_8;
     size_t tall_padded = (size_t)w->panels * PANEL;
     size_t values = tall_padded * (size_t)w->blocks * (size_t)w->block;
     float *bias = zeroed_room(tall_padded * sizeof *bias);
     w->bias = bias;
-    w->weights = plain_room(w->bits == BITS_FLOAT ? tall_padded * (size_t)w->inputs * sizeof(float)
-                            : w->bits == BITS_8   ? values
-                                                  : values / 2);
+    w->weights = plain_room(
+        packed_bytes(w->bits, w->bits == BITS_FLOAT ? tall_padded * (size_t)w->inputs : values));
     w->scales = w->bits == BITS_FLOAT
                     ? NULL
                     : plain_room(tall_padded * (size_t)w->blocks * sizeof *w->scales);
@@ -296,6 +321,8 @@ int load_matrix(ember *m, const char *name, int outputs, int inputs, int has_bia
     gguf_release(&m->file);
     return 0;
 }
+
+void free_norm(norm_layer *n) { free(n->weight.values), free(n->bias.values); }
 
 void free_matrix(ember_matrix *w) {
     free((void *)w->bias);

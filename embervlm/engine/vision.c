@@ -163,6 +163,22 @@ static void sizes(const ember *m, int strips, size_t *between, size_t *within, s
     }
 }
 
+/* x (height, height, channels) to y (grid, grid, channels): the mean of the pixels that each place
+ * touches, those of two neighbours in both. */
+static void pool(const ember *m, const float *x, int height, float *y) {
+    int C = m->image_width, G = m->grid;
+    memset(y, 0, (size_t)(G * G) * (size_t)C * sizeof *y);
+    for (int i = 0; i < G; i++)
+        for (int j = 0; j < G; j++, y += C) {
+            int top = i * height / G, bottom = ((i + 1) * height + G - 1) / G;
+            int left = j * height / G, right = ((j + 1) * height + G - 1) / G;
+            for (int row = top; row < bottom; row++)
+                for (int column = left; column < right; column++)
+                    m->kernels->add(y, x + (size_t)(row * height + column) * (size_t)C, (size_t)C);
+            for (int c = 0; c < C; c++) y[c] /= (float)((bottom - top) * (right - left));
+        }
+}
+
 int ember_see(ember *m, const float *pixels, float *features, float *scene) {
     int height = (m->image_size + 1) / 2, strips = threads_count(m->threads);
     size_t between, within, room;
@@ -196,11 +212,13 @@ int ember_see(ember *m, const float *pixels, float *features, float *scene) {
     }
     if (!failed) {
         int C = m->image_width;
-        memset(features, 0, (size_t)C * sizeof *features);
+        float *mean = m->grid ? y : features;
+        memset(mean, 0, (size_t)C * sizeof *mean);
         for (int i = 0; i < height * height; i++)
-            m->kernels->add(features, x + (size_t)i * (size_t)C, (size_t)C);
-        for (int c = 0; c < C; c++) features[c] /= (float)(height * height);
-        failed = ember_linear(m, "image.scene", features, 1, scene);
+            m->kernels->add(mean, x + (size_t)i * (size_t)C, (size_t)C);
+        for (int c = 0; c < C; c++) mean[c] /= (float)(height * height);
+        failed = ember_linear(m, "image.scene", mean, 1, scene);
+        if (m->grid) pool(m, x, height, features);
     }
     free(all);
     return failed;

@@ -5,6 +5,9 @@
     MODEL.gguf
 
 Matrices of the reader and the decoder take the wanted type; `stored` says what becomes of the rest.
+A ternary matrix is TQ2_0 whatever the type, in rows of 256 of it, as many as it has; the text
+`embervlm.shapes` says what shape it has. Its values come back to the bit (`models/bitnet.py`); its
+bias is F16.
 Everything else that a reader of the file must know lies in it as text or number (`embervlm.*`): the
 sizes, the calibration, how a photo becomes pixels, what each output stands for. The digest is the
 SHA-256 of the whole file with its own 64 digits as zeros. A network that comes from training has a
@@ -17,6 +20,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
@@ -31,15 +35,24 @@ from embervlm.checkpoint import (
     load_checkpoint,
     padded_calibration,
     quantise,
+    switched_on,
     write_with_digest,
 )
 from embervlm.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from embervlm.models.modeling import EmberNetwork
+
 TYPES = {"f32": Type.F32, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "tq2_0": Type.TQ2_0}
-FORMAT = 2
+# What every engine reads, and what holds a part of `checkpoint.SWITCHES`.
+PLAIN_FORMAT, FORMAT = 2, 3
 LARGEST_FILE = 16_000_000
+TERNARY_KEY = "embervlm.trained_ternary"
+TERNARY_BLOCK = 256
 # Read row by row, and small.
-_FLOAT_TABLES = ("image.scene_table.weight", "image.no_photo")
+_FLOAT_TABLES = (
+    "image.scene_table.weight", "image.no_photo", "memory.slots", "reasoning.step.weight",
+)  # fmt: skip
 # What they say is the answer: four bits would show.
 _FINE = ("heads.", "image.view.", "image.scene.")
 
@@ -62,11 +75,23 @@ def write_gguf(
 ) -> None:
     """Write a checkpoint to `path`, its matrices of the type that `wanted` names (see TYPES).
 
-    Those with fewer than `smallest` values stay float32.
+    Those with fewer than `smallest` values stay float32, and ternary ones ternary; beside those,
+    what was not trained for it is not made so.
+
+    Raises:
+        ValueError: the engine cannot see with this network's vision, or what is said to be ternary
+            is not.
     """
+    vision = checkpoint.config.get("vision", "mobilenet-v2")
+    if vision != "mobilenet-v2":
+        raise ValueError(f"The engine sees with mobilenet-v2, not with {vision}; train with that.")
+    kind = Type.Q4_0 if checkpoint.ternary and wanted == "tq2_0" else TYPES[wanted]
+    shapes = {name: list(checkpoint.weights[name].shape) for name in sorted(checkpoint.ternary)}
+    biases = {f"{name.removesuffix('.weight')}.bias" for name in shapes}
     unfinished = path.with_suffix(".unfinished")
     writer = gguf.GGUFWriter(unfinished, "embervlm")
-    writer.add_uint32("embervlm.format", FORMAT)
+    is_plain = not checkpoint.ternary and not switched_on(checkpoint.config)
+    writer.add_uint32("embervlm.format", PLAIN_FORMAT if is_plain else FORMAT)
     writer.add_string("embervlm.sha256", NO_DIGEST)
     writer.add_string("embervlm.type", wanted)
     preprocessing = {
@@ -83,11 +108,20 @@ def write_gguf(
         "specials": list(checkpoint.tokenizer.specials),
     }.items():
         writer.add_string(f"embervlm.{name}", json.dumps(content))
+    if shapes:
+        writer.add_string("embervlm.shapes", json.dumps(shapes))
+        writer.add_bool(TERNARY_KEY, True)
     calibration = padded_calibration(checkpoint.calibration)
     writer.add_string("embervlm.calibration", calibration.decode())
     for name, tensor in sorted(checkpoint.weights.items()):
-        for stored_name, (content, kind) in stored(name, tensor, TYPES[wanted], smallest).items():
-            writer.add_tensor(stored_name, content, raw_dtype=kind)
+        if name in checkpoint.ternary and kind != Type.F32:
+            parts = _ternary(name, tensor)
+        elif name in biases and kind != Type.F32:
+            parts = _as(name, tensor, Type.F16)
+        else:
+            parts = stored(name, tensor, kind, smallest)
+        for stored_name, (content, stored_kind) in parts.items():
+            writer.add_tensor(stored_name, content, raw_dtype=stored_kind)
     # GGUF has no unsigned type of 16 bits: the same bits, signed.
     merges_M2 = checkpoint.tokenizer.merges_M2.view(np.int16)
     writer.add_tensor("tokenizer.merges", merges_M2, raw_dtype=Type.I16)
@@ -120,6 +154,7 @@ def stored(
     With F32 wanted all are F32, in the same shapes.
     """
     exact = wanted == Type.F32
+    tensor = np.atleast_1d(tensor)
     if name.endswith("depthwise.weight"):
         taps_9C = np.ascontiguousarray(tensor.reshape(len(tensor), 9).T)
         name = name.replace(".weight", ".taps")
@@ -150,6 +185,34 @@ def stored(
     }
 
 
+def _ternary(name: str, tensor: Array) -> Mapping[str, tuple[NDArray[np.generic], Type]]:
+    """Return a ternary matrix in rows of whole blocks."""
+    if tensor.size % TERNARY_BLOCK == 0:
+        rows = tensor.reshape(-1, TERNARY_BLOCK)
+        packed = gguf.quants.quantize(rows, Type.TQ2_0)
+        if np.array_equal(gguf.quants.dequantize(packed, Type.TQ2_0), rows):
+            return {name: (packed, Type.TQ2_0)}
+    raise ValueError(
+        f"{name} is said to be ternary, but is not in blocks of {TERNARY_BLOCK}; export the "
+        "network that was trained."
+    )
+
+
+def checkpoint_of(
+    network: EmberNetwork, tokenizer: Tokenizer, calibration: Mapping[str, float]
+) -> Checkpoint:
+    """Return a trained network as what is written; ternary layers become their ternary values."""
+    from embervlm.models.bitnet import keep_ternary, ternary_layers
+
+    keep_ternary(network)
+    config = network.config.to_dict()
+    if switched_on(config):
+        config = {"family": network.config.family, **config}
+    weights = {name: tensor.float().numpy() for name, tensor in network.state_dict().items()}
+    ternary = frozenset(f"{name}.weight" for name in ternary_layers(network))
+    return Checkpoint(config, dict(calibration), tokenizer, weights, ternary)
+
+
 def _as(name: str, tensor: Array, kind: Type) -> dict[str, tuple[NDArray[np.generic], Type]]:
     return {name: (gguf.quants.quantize(tensor.astype(np.float32), kind), kind)}
 
@@ -177,11 +240,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     network = load_network(options.network)
-    weights = {name: tensor.float().numpy() for name, tensor in network.state_dict().items()}
     tokenizer = Tokenizer.from_file(options.tokenizer)
-    write_gguf(
-        Checkpoint(network.config.to_dict(), {}, tokenizer, weights), options.out, options.type
-    )
+    write_gguf(checkpoint_of(network, tokenizer, {}), options.out, options.type)
     size = options.out.stat().st_size
     if options.type != "f32" and size > LARGEST_FILE:
         raise SystemExit(f"{options.out} has {size:,} bytes; a shipped file has at most 16 MB.")

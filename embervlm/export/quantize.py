@@ -17,7 +17,7 @@ from pathlib import Path
 
 import gguf
 
-from embervlm.export.gguf import export
+from embervlm.export.gguf import TERNARY_KEY, export
 
 TYPES = {"8": "q8_0", "4": "q4_0", "1.58": "tq2_0"}
 # type -> (weights, bytes) of a block
@@ -30,7 +30,6 @@ BLOCKS = {
     "Q4_0": (32, 18),
     "TQ2_0": (256, 66),
 }
-TERNARY_KEY = "embervlm.trained_ternary"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ static void rehash(uint8_t *bytes, size_t length) {
 }
 
 /* Step by step, then under a grammar; `room` has space for a vocabulary. */
-static void write_words(ember *model, const float *states, const int32_t *source, float *room) {
+static void write_words(ember *model, const float *states, const int32_t *source, int count_states,
+                        float *room) {
     static uint8_t masks[1 << 20];
     int32_t prefix[] = {1, 5, 9}, written[8];
     const ember_section sections[] = {{2, 20, 1, 2}, {7, 1, 1, 0}};
@@ -85,7 +86,7 @@ static void write_words(ember *model, const float *states, const int32_t *source
     if (outputs > 1 << 20) return;
     for (int i = 0; i < 3; i++) ember_step(model, prefix[i], room);
     for (int i = 0; i < outputs; i++) masks[i] = (uint8_t)(i % 4);
-    if (ember_begin(model, states, source, 7) ||
+    if (ember_begin(model, states, source, count_states) ||
         ember_write(model, prefix, 3, sections, 2, masks, written, 8, &count))
         return;
     /* Whatever the weights: both endings, in this order, and nothing that may not stand there. */
@@ -99,17 +100,34 @@ static void write_words(ember *model, const float *states, const int32_t *source
     if (at != count) abort();
 }
 
-/* Calls everything; sizes come from the configuration of the unchanged file. */
-static void run(ember *model, float *pixels, float *room) {
-    int32_t tokens[] = {1, 5, 9, 2, 7}, rows[] = {0, 3, 17}, source[] = {-1, -1, 1, 5, 9, 2, 7};
+/* The layers that are asked for by name. */
+static void apply_layers(ember *model, float *room) {
+    static const char *const names[] = {"heads.primary",    "heads.value",         "memory.query",
+                                        "memory.up",        "reasoning.query",     "reasoning.read",
+                                        "reasoning.forget", "reasoning.candidate", "reasoning.out"};
     int outputs, inputs;
-    if (!ember_size(model, "image.scene", &outputs, &inputs) && outputs <= 64 && inputs <= 4096) {
-        float *features = room, *scene = room + 4096, *states = room + 8192;
-        if (!ember_see(model, pixels, features, scene) &&
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!ember_size(model, names[i], &outputs, &inputs) && outputs <= 1 << 20 &&
+            inputs <= 1 << 20)
+            ember_linear(model, names[i], room, 1, room + (1 << 20));
+}
+
+/* Calls everything; sizes come from the configuration of the file. */
+static void run(ember *model, float *pixels, float *room) {
+    int32_t tokens[] = {1, 5, 9, 2, 7}, rows[] = {0, 3, 17}, source[512];
+    int outputs, inputs, images = ember_image_tokens(model), width = ember_width(model);
+    if (images < 2 || images > 257 || width < 1 || width > 4096) abort();
+    for (int i = 0; i < images; i++) source[i] = -1;
+    memcpy(source + images, tokens, sizeof tokens);
+    if (!ember_size(model, "image.scene", &outputs, &inputs) && outputs <= 4096 && inputs <= 4096) {
+        float *features = room, *scene = room + (1 << 20), *states = scene + 4096;
+        if (!ember_read(model, tokens, 5, NULL, NULL, states) &&
+            !ember_see(model, pixels, features, scene) &&
             !ember_read(model, tokens, 5, features, scene, states) &&
-            !ember_begin(model, states, source, 7))
-            write_words(model, states, source, room + 200000);
+            !ember_begin(model, states, source, images + 5))
+            write_words(model, states, source, images + 5, room + (3 << 20));
     }
+    apply_layers(model, room);
     ember_ngrams(model, rows, 3, room);
     size_t bytes;
     const uint8_t *merges = ember_tensor(model, "tokenizer.merges", &bytes);

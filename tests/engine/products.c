@@ -23,7 +23,8 @@ static void *room(size_t bytes) {
 }
 
 static int weight_of(shape s) {
-    int lowest = s.bits == BITS_4 ? -8 : -128, highest = s.bits == BITS_4 ? 7 : 127;
+    int lowest = s.bits == BITS_2 ? -1 : s.bits == BITS_4 ? -8 : -128;
+    int highest = s.bits == BITS_2 ? 1 : s.bits == BITS_4 ? 7 : 127;
     return s.kind == LOWEST    ? lowest
            : s.kind == HIGHEST ? highest
                                : lowest + rand() % (highest - lowest + 1);
@@ -31,16 +32,14 @@ static int weight_of(shape s) {
 
 /* Puts a weight where kernels.h says that it lies. */
 static void put(ember_matrix *w, int output, int input, int value) {
-    int b = input / w->block, j = input % w->block, group = j / 4, four = w->bits == BITS_4;
-    size_t block_bytes = (size_t)w->block * PANEL / (four ? 2 : 1);
+    int b = input / w->block, j = input % w->block, group = j / 4;
+    int share = w->bits == BITS_8 ? 1 : w->bits == BITS_4 ? 2 : 4; /* groups in a byte */
+    size_t block_bytes = (size_t)w->block * PANEL / share;
     uint8_t *at = w->weights + ((size_t)(output / PANEL) * w->blocks + b) * block_bytes +
-                  (size_t)(four ? group / 2 : group) * 4 * PANEL + 4 * (output % PANEL) + j % 4;
-    if (!four)
-        *at = (uint8_t)(value + 128);
-    else if (group % 2)
-        *at = (uint8_t)((*at & 0x0f) | (value + 8) << 4);
-    else
-        *at = (uint8_t)((*at & 0xf0) | (value + 8));
+                  (size_t)(group / share) * 4 * PANEL + 4 * (output % PANEL) + j % 4;
+    int bits = 8 / share, shift = group % share * bits, mask = ((1 << bits) - 1) << shift;
+    int offset = w->bits == BITS_2 ? 1 : 1 << (bits - 1);
+    *at = (uint8_t)((*at & ~mask) | (value + offset) << shift);
 }
 
 static int wrong(const kernel_set *kernels, shape s) {
@@ -53,7 +52,7 @@ static int wrong(const kernel_set *kernels, shape s) {
     float *x = room((size_t)s.rows * s.inputs * sizeof *x);
     float *y = room((size_t)s.rows * s.outputs * sizeof *y), *bias = room(tall * sizeof *bias);
     w.weights = room(tall * width);
-    memset(w.weights, s.bits == BITS_4 ? 0x88 : 128, tall * width);
+    memset(w.weights, s.bits == BITS_2 ? 0x55 : s.bits == BITS_4 ? 0x88 : 128, tall * width);
     w.scales = room(tall * w.blocks * sizeof *w.scales), w.bias = bias;
     for (size_t i = 0; i < tall * w.blocks; i++) w.scales[i] = 1;
     for (int o = 0; o < s.outputs; o++)
@@ -81,7 +80,10 @@ static int wrong(const kernel_set *kernels, shape s) {
         }
     if (found)
         printf("%s: wrong with %d bits, %d rows of %d by %d\n", kernels->name,
-               s.bits == BITS_4 ? 4 : 8, s.rows, s.inputs, s.outputs);
+               s.bits == BITS_2   ? 2
+               : s.bits == BITS_4 ? 4
+                                  : 8,
+               s.rows, s.inputs, s.outputs);
     free(plain), free(x), free(y), free(bias), free(w.weights), free(w.scales);
     free(rows.bytes), free(rows.scales), free(rows.offsets);
     return found;
@@ -98,6 +100,9 @@ int main(void) {
             for (int rows = 1; rows < 10; rows++)
                 for (int outputs = 1; outputs < 40; outputs += 13) {
                     for (int i = 0; i < 4; i++) {
+                        if (kernels->has_2)
+                            bad |= wrong(kernels,
+                                         (shape){BITS_2, BLOCK, outputs, whole[i], rows, kind});
                         bad |=
                             wrong(kernels, (shape){BITS_4, BLOCK, outputs, whole[i], rows, kind});
                         bad |=
