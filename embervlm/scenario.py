@@ -120,8 +120,9 @@ class Decision:
     that it is below the threshold under which a person should decide. `probabilities` maps each
     outcome to the chance that it belongs to the set. `rejected` maps every other robot to the limit
     it would break, or to how it compares. `reasoning` has four lines: task, environment, robots,
-    decision. `policy` is what the network alone says of whom to send first, before rules and
-    lessons: one distribution over all outcomes, while `probabilities` are a chance for each.
+    decision. `memory` says which lesson decided, `lessons` holds its number. `policy` is what the
+    network alone says of whom to send first, before rules and lessons: one distribution over all
+    outcomes, while `probabilities` are a chance for each.
     """
 
     robots: tuple[str, ...]
@@ -135,6 +136,7 @@ class Decision:
     plan: tuple[Subtask, ...] = ()
     rejected: Mapping[str, str] = field(default_factory=dict)
     memory: tuple[str, ...] = ()
+    lessons: tuple[int, ...] = ()
     scenario: Scenario | None = None
     policy: Mapping[str, float] = field(default_factory=dict)
 
@@ -152,6 +154,7 @@ class Decision:
             "plan": [step.to_dict() for step in self.plan],
             "rejected": dict(self.rejected),
             "memory": list(self.memory),
+            "lessons": list(self.lessons),
         }
 
 
@@ -159,7 +162,7 @@ class Decision:
 class Feedback:
     """An operator's correction: the robots that should have been sent, and why.
 
-    `robots` may be given as one name; it is kept as a tuple.
+    `robots` may be given as one name; it is kept as a tuple. `author` is who says so.
 
     Raises:
         ValueError: `robots` is empty or mixes No Robot with robots.
@@ -167,6 +170,7 @@ class Feedback:
 
     robots: Sequence[str]
     note: str = ""
+    author: str = "operator"
 
     def __post_init__(self) -> None:
         robots = (self.robots,) if isinstance(self.robots, str) else tuple(self.robots)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from embervlm.backends.base import Backend, Proposal
 from embervlm.faithfulness import checks_of
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
-from embervlm.memory.lessons import Lessons
+from embervlm.memory import lessons
+from embervlm.memory.entries import MemoryEntry
 from embervlm.prompts import (
     Reasoning,
     Thinking,
@@ -32,6 +33,9 @@ from embervlm.prompts import (
 )
 from embervlm.quantities import Mention, find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
+
+if TYPE_CHECKING:
+    from embervlm.memory.protocol import LessonMemory
 
 _DEFAULT_FLEET = Fleet.default()
 
@@ -78,20 +82,37 @@ class Calibration:
 
 
 class Selector:
-    """Decides with a backend, for a fleet, with the lessons of this session.
+    """Decides with a backend, for a fleet, with lessons.
+
+    `memory` keeps the lessons: an open store, the path of one (made by the first lesson), or None
+    for this session only. One that cannot be used changes no decision; its `fault` says why.
 
     The reasoning is worded from what the network read: needs, place, decision. With `own_words` the
     decoder words task, place and decision itself; what it says is checked, but it is still clumsy.
     """
 
     def __init__(
-        self, backend: Backend, fleet: Fleet | None = None, *, own_words: bool = False
+        self,
+        backend: Backend,
+        fleet: Fleet | None = None,
+        *,
+        own_words: bool = False,
+        memory: LessonMemory | str | Path | None = None,
     ) -> None:
         self.backend = backend
         self.own_words = own_words
         self.fleet = fleet or _DEFAULT_FLEET
         self.calibration = Calibration.from_dict(backend.calibration)
-        self.lessons = Lessons(self.calibration.same_request)
+        self._memory = memory
+
+    @property
+    def memory(self) -> LessonMemory | None:
+        """The lessons; None as long as there are none, which needs no database."""
+        if isinstance(self._memory, str | Path):
+            if not Path(self._memory).exists():
+                return None
+            self._memory = _open_store(self._memory)
+        return self._memory
 
     def decide(
         self, scenario: Scenario, *, top_k: int | None = None, reasoning: bool = True
@@ -141,12 +162,12 @@ class Selector:
         chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
-        notes: tuple[str, ...] = ()
-        lesson = self.lessons.recall(proposal.embedding, needs.environment)
+        lesson = self._lesson(proposal, scenario, needs)
         if lesson is not None:
-            allowed = [name for name in lesson.robots if self._allows(name, certain, team)]
-            if allowed:
-                robots, notes = allowed, (lesson.sentence,)
+            allowed = [
+                name for name in lessons.robots_of(lesson) if self._allows(name, certain, team)
+            ]
+            robots, lesson = (allowed, lesson) if allowed else (robots, None)
         robots = robots[:top_k]
         decision = Decision(
             robots=tuple(robots),
@@ -162,7 +183,8 @@ class Selector:
                 )
             ),
             rejected=planning.reasons_against(self.fleet, needs, robots, chance),
-            memory=notes,
+            memory=(lessons.sentence(lesson),) if lesson is not None else (),
+            lessons=(lesson.id,) if lesson is not None else (),
             scenario=scenario,
             policy=self._policy(proposal),
         )
@@ -170,32 +192,60 @@ class Selector:
             decision = replace(decision, reasoning=self._explain(decision, proposal, team))
         return decision
 
-    def learn(self, decision: Decision, feedback: Feedback) -> None:
-        """Remember a correction for the rest of this session.
+    def learn(self, decision: Decision, feedback: Feedback) -> MemoryEntry:
+        """Keep a correction, and return it as it is kept.
 
         The next request that means the same, at the same kind of place, is answered with the
         corrected robots, unless a hard limit forbids them; that answer's `memory` names the lesson.
+        A correction that a stated limit forbids altogether is quarantined: kept, never used.
 
         Raises:
-            ValueError: the decision carries no scenario, or a robot is not in the fleet.
+            ValueError: the decision carries no scenario, a robot is not in the fleet, the author's
+                quota is used up, or the store cannot be used.
         """
+        names = [name if name == NO_ROBOT else self.fleet[name].name for name in feedback.robots]
         if decision.scenario is None:
             raise ValueError(
                 "This decision carries no scenario; give the one that decide() returned."
             )
-        names = [name if name == NO_ROBOT else self.fleet[name].name for name in feedback.robots]
         proposal = self.propose(decision.scenario)
-        self.lessons.add(
-            proposal.embedding,
-            decision.environment,
-            names,
-            note=feedback.note,
-            task=decision.scenario.task or "a photo",
+        _, certain, team = read_needs(proposal, self.calibration, decision.scenario.task)
+        entry = lessons.entry_from_feedback(
+            decision, replace(feedback, robots=names), self._against, team=team
         )
+        if not team:
+            reason = lessons.contradiction(names, lambda name: self._limits(name, certain))
+            entry = lessons.quarantined(entry, reason) if reason else entry
+        if self.memory is None:
+            self._memory = _open_store(self._memory)
+        assert self.memory is not None
+        return self.memory.add(entry, proposal.embedding, author=feedback.author)
+
+    def _lesson(self, proposal: Proposal, scenario: Scenario, needs: Needs) -> MemoryEntry | None:
+        memory = self.memory
+        if memory is None:
+            return None
+        same = self.calibration.same_request
+        return lessons.recall(memory, proposal.embedding, needs, scenario, same_request=same)
+
+    def _limits(self, name: str, needs: Needs) -> list[str]:
+        """Return the stated limits that a robot breaks, whether it is at hand or not."""
+        robot = self.fleet[name]
+        at_hand = planning.unavailable(robot)
+        return [why for why in planning.broken_limits(robot, needs) if why not in at_hand]
+
+    def _against(self, name: str, needs: Needs) -> list[str]:
+        if name not in self.fleet:
+            return []
+        actions = planning.missing_actions(self.fleet[name], needs)
+        cannot = [f"cannot {' or '.join(actions)}"] if actions else []
+        return self._limits(name, needs) + cannot
 
     def _allows(self, name: str, certain: Needs, team: bool) -> bool:
         if name == NO_ROBOT:
             return True
+        if name not in self.fleet:  # a lesson of another fleet
+            return False
         robot = self.fleet[name]
         return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
 
@@ -312,8 +362,11 @@ class EmberVLM(Selector):
         *,
         fleet: Fleet | None = None,
         backend: Backend | None = None,
+        memory: LessonMemory | str | Path | None = None,
     ) -> EmberVLM:
         """Load a model file; None is the one that ships, run by the C engine.
+
+        `memory` keeps the lessons; see `Selector`.
 
         Raises:
             ValueError: the file is missing or damaged, or the engine is not compiled here.
@@ -322,7 +375,7 @@ class EmberVLM(Selector):
             from embervlm.backends import load_backend
 
             backend = load_backend("native", path)
-        return cls(backend, fleet)
+        return cls(backend, fleet, memory=memory)
 
     def select_robots(
         self,
@@ -466,6 +519,16 @@ def checked_decision(
 def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
     """Return the quantities of a line that the request does not state."""
     return {mention.value for mention in find_quantities(text)} - stated_numbers
+
+
+def _open_store(path: str | Path | LessonMemory | None) -> LessonMemory:
+    """Open a store at a path; None is one for this session, without quotas."""
+    from embervlm.memory.store import IN_MEMORY, LessonStore  # SQLite: only with lessons
+
+    if path is None:
+        return LessonStore(IN_MEMORY, quotas=None)
+    assert isinstance(path, str | Path)
+    return LessonStore(path)
 
 
 def _capitalised(line: str) -> str:

@@ -14,6 +14,14 @@ from embervlm.tokenizer import Tokenizer
 CALIBRATION = {"temperature": 1.0, "ask_below": 0.5, "certain_flag": 0.9, "same_request": 0.97}
 
 
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the user's own lessons out of the tests; return where they would lie."""
+    home = tmp_path_factory.getbasetemp() / "home-that-is-not-there"
+    monkeypatch.setenv("EMBERVLM_HOME", str(home))
+    return home
+
+
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"

@@ -20,7 +20,7 @@ from embervlm.scenario import Needs
 Run = Callable[..., Result]
 KEYS = [
     "robots", "primary", "environment", "confidence", "probabilities", "ask", "needs", "reasoning",
-    "plan", "rejected", "memory",
+    "plan", "rejected", "memory", "lessons",
 ]  # fmt: skip
 
 

@@ -1,78 +1,19 @@
 """The network proposes, rules dispose: held against a backend that says what the test wants."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from opinion import DIVER, DRONE, HUMANOID, LEGS, WHEELS, Opinion, one
 
 import embervlm
-from embervlm.backends.base import Proposal
-from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
-from embervlm.prompts import Reasoning, write_reasoning
+from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
 from embervlm.quantities import find_quantities
-from embervlm.scenario import FLAGS, QUANTITIES, Feedback, Scenario
+from embervlm.scenario import Feedback, Scenario
 from embervlm.selector import Calibration, EmberVLM, Selector, default_slot, read_needs
-
-DRONE, DIVER, HUMANOID, WHEELS, LEGS = Fleet.default().names
-
-
-@dataclass
-class Opinion:
-    """Says what the test wants it to say; implements `backends.base.Backend`.
-
-    `sets` maps sets of default robots to their share, `roles` each number's key in QUANTITIES.
-    """
-
-    sets: dict[frozenset[str], float] = field(default_factory=dict)
-    first: str = DRONE
-    environment: str = "rough"
-    actions: Sequence[str] = ("look",)
-    flags: Sequence[str] = ()
-    roles: Sequence[str] = ()
-    team: bool = False
-    decision: str = "As told."
-    image_size: int = 32
-    calibration: dict[str, float] = field(default_factory=dict)
-    told: list[tuple[str, ...]] = field(default_factory=list)
-
-    def propose(self, task: str | None, pixels_CHW: np.ndarray | None) -> Proposal:
-        names = Fleet.default().names
-        shares = np.full(32, 1e-9, np.float32)
-        for robots, share in self.sets.items():
-            shares[sum(1 << names.index(name) for name in robots)] = share
-        mentions = tuple(find_quantities(task or ""))
-        roles = [QUANTITIES.index(role) for role in self.roles] or [len(QUANTITIES)] * len(mentions)
-        words = np.random.default_rng(len(task or "")).normal(size=8).astype(np.float32)
-        return Proposal(
-            subsets=np.log(shares),
-            primary=logits(Fleet.default().outcomes, [self.first]),
-            environment=logits(ENVIRONMENTS, [self.environment]),
-            scene=None if pixels_CHW is None else logits(ENVIRONMENTS, [self.environment]),
-            actions=logits(ACTIONS, self.actions),
-            flags=logits(FLAGS, self.flags),
-            team=5.0 if self.team else -5.0,
-            roles=np.stack([logits(range(len(QUANTITIES) + 1), [role]) for role in roles])
-            if roles
-            else np.zeros((0, len(QUANTITIES) + 1), np.float32),
-            mentions=mentions,
-            embedding=words,
-            states=None,
-        )
-
-    def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
-        self.told.append(tuple(robots))
-        return write_reasoning(Reasoning(tuple(robots), "what is asked", "where", self.decision))
-
-
-def logits(names: Sequence[object], likely: Sequence[object]) -> np.ndarray:
-    return np.array([8.0 if name in likely else -8.0 for name in names], np.float32)
-
-
-def one(*names: str) -> dict[frozenset[str], float]:
-    return {frozenset(names): 1.0}
 
 
 def test_the_set_of_most_weight_is_sent_its_first_in_front() -> None:
@@ -254,7 +195,12 @@ def test_a_lesson_answers_the_same_request_and_is_named() -> None:
     selector.learn(first, Feedback(robots=["robot dog"], note="the deck hides it"))
     again = selector.decide(Scenario("look under the bridge"))
     assert again.robots == (LEGS,)
-    assert again.memory == ("lesson 1 (from 'look under the bridge') applies: the deck hides it",)
+    (said,) = again.memory
+    assert re.fullmatch(
+        r"lesson 1 of \d+ \w+ applies: send the Robot with Legs, not the Drone: the deck hides it",
+        said,
+    )
+    assert again.lessons == (1,)
     assert selector.decide(Scenario("another request")).robots == (DRONE,)
     selector.learn(again, Feedback(robots=NO_ROBOT))
     assert selector.decide(Scenario("look under the bridge")).robots == (NO_ROBOT,)
@@ -349,6 +295,7 @@ def test_a_decision_is_plain_json_without_the_request() -> None:
         "plan",
         "rejected",
         "memory",
+        "lessons",
     ]
     assert list(record["probabilities"]) == list(Fleet.default().outcomes)
     assert record["reasoning"] == []

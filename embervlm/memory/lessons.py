@@ -1,65 +1,294 @@
-"""Corrections of one session, and which of them applies to a new request.
+"""From an operator's word to an entry, and from a request to the entry that applies.
 
-A lesson applies when the request means nearly the same (cosine of the reader's embeddings) at the
-same kind of place. The newest that applies wins. Nothing is written to disk.
+    feedback = Feedback(["Robot with Legs"], "thick smoke there")
+    entry = entry_from_feedback(decision, feedback, against, team=False)
+    entry.content    # Send the Robot with Legs, not the Drone, which cannot work in smoke: ...
+    recall(memory, embedding, needs, scenario, same_request=0.97)
+
+Rules alone make the entry: who was wrongly sent, which need or limit the note states that the
+decision had not read, and what of the fleet's facts follows from it. A correction that no robot of
+it can carry out is quarantined: kept, shown, never used.
+
+An entry applies to the very same request, and to one that means nearly the same (cosine of the
+reader's embeddings), at the same kind of place. A photo without words is no meaning to compare: it
+is answered from an entry only if it is the same photo. Of the closest few the newest applies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embervlm.fleet import NO_ROBOT
+from embervlm.memory.entries import MAX_CONTENT_CHARACTERS, MemoryEntry, printable
+from embervlm.quantities import find_quantities
+from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
 
-@dataclass(frozen=True)
-class Lesson:
-    """One correction: the request's unit vector, its place, the right robots, and a sentence that
-    says so."""
+if TYPE_CHECKING:
+    from embervlm.memory.protocol import LessonMemory
 
-    direction: NDArray[np.float32]
-    environment: str
-    robots: tuple[str, ...]
-    sentence: str
+# What a robot cannot do of some needs, in clauses; empty if nothing stands against it.
+Against = Callable[[str, Needs], Sequence[str]]
+
+# Of so many closest entries the newest applies.
+CLOSEST = 3
+_LOOKED_AT = 16
+MAX_NOTE_CHARACTERS = 500
+
+_MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
+# The words of a note that state a circumstance. "no smoke" does not.
+_FLAG_WORDS = {
+    "people": "people person persons crowd child children",
+    "stairs": "stairs stair staircase stairwell",
+    "height": "height heights rooftop",
+    "rubble": "rubble debris",
+    "narrow": "narrow tight",
+    "night": "night dark darkness",
+    "mud": "mud muddy",
+    "storm": "storm gale",
+    "doors": "door doors",
+    "snow": "snow snowy",
+    "ice": "ice icy",
+    "sand": "sand sandy",
+    "fire": "fire flames burning",
+    "smoke": "smoke smoky",
+}
+_FLAG_OF = {word: flag for flag, words in _FLAG_WORDS.items() for word in words.split()}
+_DENIALS = frozenset("no not without never isn't aren't".split())
+_WORD = re.compile(r"[\w']+")
+# Kinds of number that can mean one need only; a length may be five things.
+_QUANTITY_OF = {"mass_kg": "load_kg", "speed_kmh": "wind_kmh", "hours": "hours"}
 
 
-class Lessons:
-    """The lessons of a session; `same_request` is the cosine, -1 to 1, from which one applies."""
+def entry_from_feedback(
+    decision: Decision, feedback: Feedback, against: Against, *, team: bool
+) -> MemoryEntry:
+    """Return what a correction teaches, not yet kept.
 
-    def __init__(self, same_request: float) -> None:
-        self.same_request = same_request
-        self._lessons: list[Lesson] = []
+    `against` tells what the fleet's own facts say against a robot. In a team job limits concern
+    single steps, so no correction is quarantined.
 
-    def __len__(self) -> int:
-        return len(self._lessons)
+    Raises:
+        ValueError: the decision carries no scenario, or the note is too long.
+    """
+    if decision.scenario is None:
+        raise ValueError("This decision carries no scenario; give the one that decide() returned.")
+    note = printable(feedback.note)
+    if len(note) > MAX_NOTE_CHARACTERS:
+        raise ValueError(
+            f"The note has {len(note):,} characters; shorten it to {MAX_NOTE_CHARACTERS} or fewer."
+        )
+    missed = missed_needs(note, decision.needs)
+    task = decision.scenario.task
+    metadata: dict[str, Any] = {
+        "task": task.encode("utf-8", "replace").decode("utf-8") if task else None,
+        "photo": photo_key(decision.scenario),
+        "environment": decision.environment,
+        "needs": decision.needs.to_dict(),
+        "robots": list(feedback.robots),
+        "source_decision": {
+            "robots": list(decision.robots),
+            "confidence": round(decision.confidence, 4),
+            "lessons": list(decision.lessons),
+        },
+    }
+    if team:
+        metadata["team"] = True
+    if missed.limits:
+        metadata["missed"] = missed.limits
+    is_right = set(feedback.robots) == set(decision.robots)
+    content = _sentence(decision, feedback.robots, note, missed, against)
+    return MemoryEntry(
+        "insight" if is_right else "correction", content[:MAX_CONTENT_CHARACTERS], 1.0, (), metadata
+    )
 
-    def add(
-        self,
-        embedding: NDArray[np.float32],
-        environment: str,
-        robots: Sequence[str],
-        *,
-        note: str,
-        task: str,
-    ) -> None:
-        """Remember that `robots` are right for a request of this embedding at this place."""
-        number = len(self._lessons) + 1
-        because = f": {note}" if note else ""
-        sentence = f"lesson {number} (from {task!r}) applies{because}"
-        lesson = Lesson(_unit(embedding), environment, tuple(robots), sentence)
-        self._lessons.append(lesson)
 
-    def recall(self, embedding: NDArray[np.float32], environment: str) -> Lesson | None:
-        """Return the newest lesson that applies, or None."""
-        direction = _unit(embedding)
-        for lesson in reversed(self._lessons):
-            alike = float(lesson.direction @ direction)
-            if lesson.environment == environment and alike >= self.same_request:
-                return lesson
+def quarantined(entry: MemoryEntry, reason: str) -> MemoryEntry:
+    """Return the entry as one that is kept but never used."""
+    return replace(entry, metadata={**entry.metadata, "quarantine": reason})
+
+
+def contradiction(robots: Sequence[str], broken: Callable[[str], Sequence[str]]) -> str:
+    """Return why a correction contradicts the fleet's facts, in a sentence; empty if a robot of it
+    can be sent. `broken` gives the stated limits that a robot breaks."""
+    clauses = {name: broken(name) for name in robots if name != NO_ROBOT}
+    if not clauses or not all(clauses.values()):
+        return ""
+    told = "; ".join(f"the {name} {found[0]}" for name, found in clauses.items())
+    return f"It contradicts the fleet's facts: {told}."
+
+
+def missed_needs(note: str, needs: Needs) -> Needs:
+    """Return the needs that a note states and that had not been read from the request.
+
+    >>> missed_needs("thick smoke, and the pump weighs 8 kg", Needs()).limits
+    {'load_kg': 8.0, 'smoke': True}
+    >>> missed_needs("there is no smoke", Needs()).limits
+    {}
+    """
+    words = _WORD.findall(note.lower())
+    before = ["", *words]
+    flags = {
+        _FLAG_OF[word]
+        for previous, word in zip(before, words, strict=False)
+        if word in _FLAG_OF and previous not in _DENIALS
+    }
+    quantities = {
+        _QUANTITY_OF[mention.kind]: mention.value
+        for mention in find_quantities(note)
+        if mention.kind in _QUANTITY_OF
+    }
+    return Needs(
+        environment=needs.environment,
+        quantities={k: v for k, v in quantities.items() if needs.quantities.get(k) != v},
+        flags=frozenset(flags) - needs.flags,
+    )
+
+
+def recall(
+    memory: LessonMemory,
+    embedding: NDArray[np.float32],
+    needs: Needs,
+    scenario: Scenario,
+    *,
+    same_request: float,
+) -> MemoryEntry | None:
+    """Return the entry that applies to a request, or None.
+
+    Of those for this very request or with a cosine of at least `same_request`, at the same kind of
+    place, the CLOSEST count, the overlap of needs deciding between cosines that are equal to two
+    digits; of these the newest applies.
+    """
+    has_words = bool(scenario.task and scenario.task.strip())
+    request = request_key(scenario.task, photo_key(scenario))
+    found = memory.search(
+        embedding,
+        needs.environment,
+        at_least=same_request if has_words else math.inf,
+        k=_LOOKED_AT,
+        request=request,
+    )
+    usable = [
+        (entry, cosine)
+        for entry, cosine in found
+        if robots_of(entry) and (entry.metadata.get("task") or request_of(entry) == request)
+    ]
+    usable.sort(
+        key=lambda one: (round(one[1], 2), _overlap(one[0], needs), one[0].id), reverse=True
+    )
+    return max((entry for entry, _ in usable[:CLOSEST]), key=lambda e: e.id, default=None)
+
+
+def robots_of(entry: MemoryEntry) -> tuple[str, ...]:
+    """Return the robots that an entry says are right; none if it says nothing of the kind."""
+    robots = entry.metadata.get("robots")
+    if not isinstance(robots, list) or not all(isinstance(name, str) for name in robots):
+        return ()
+    return tuple(robots)
+
+
+def sentence(entry: MemoryEntry) -> str:
+    """Return what a decision says of the entry that it follows."""
+    said = entry.content[:1].lower() + entry.content[1:].rstrip(".")
+    return f"lesson {entry.id} of {day(entry)} applies: {said}"
+
+
+def day(entry: MemoryEntry) -> str:
+    """Return the day on which an entry was learnt, in UTC, such as "3 May"."""
+    when = datetime.fromisoformat(entry.metadata["time"])
+    return f"{when.day} {_MONTHS[when.month - 1]}"
+
+
+def request_key(task: Any, photo: Any) -> str:
+    """Return what two entries for the same request share: 16 digits, or nothing for no request.
+
+    Spaces and capitals do not count.
+    """
+    words = " ".join(task.lower().split()) if isinstance(task, str) else ""
+    if not words and not photo:
+        return ""
+    import hashlib  # OpenSSL's 4 MB, which a decision without lessons does without
+
+    text = f"{words}\n{photo or ''}".encode("utf-8", "replace")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def request_of(entry: MemoryEntry) -> str:
+    """Return the key of the request that an entry is about; empty if it is about none."""
+    return request_key(entry.metadata.get("task"), entry.metadata.get("photo"))
+
+
+def photo_key(scenario: Scenario) -> str | None:
+    """Return the first 16 digits of the SHA-256 of the scenario's photo; None without one.
+
+    Raises:
+        ValueError: the photo cannot be read.
+    """
+    image = scenario.image
+    if image is None:
         return None
+    import hashlib
+
+    try:
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    except OSError as error:
+        raise ValueError(f"The photo {str(image)!r} cannot be read; check its path.") from error
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    unit: NDArray[np.float32] = vector / max(float(np.linalg.norm(vector)), 1e-9)
-    return unit
+def names(robots: Sequence[str]) -> str:
+    """Return robots in words: "the Drone and the Humanoid", or "no robot"."""
+    words = ["no robot" if name == NO_ROBOT else f"the {name}" for name in robots]
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _sentence(
+    decision: Decision, robots: Sequence[str], note: str, missed: Needs, against: Against
+) -> str:
+    """Return the shortest sentence that says what is right and why."""
+    because = f": {note.rstrip('.')}" if note else ""
+    wrong = [name for name in decision.robots if name not in robots and name != NO_ROBOT]
+    if set(robots) == set(decision.robots):
+        verb = "was" if len(robots) == 1 else "were"
+        said = names(robots)
+        return f"{said[:1].upper()}{said[1:]} {verb} right{because}."
+    instead = f", not {names(wrong)}" if wrong else ""
+    why = ""
+    if len(wrong) == 1:
+        needs = decision.needs
+        told = Needs(
+            environment=needs.environment, quantities=missed.quantities, flags=missed.flags
+        )
+        clauses = against(wrong[0], told) or ([] if note else against(wrong[0], needs))
+        if clauses:
+            why = f", which {min(clauses, key=len)}"
+    return f"Send {names(robots)}{instead}{why}{because}."
+
+
+def _overlap(entry: MemoryEntry, needs: Needs) -> float:
+    """Return the share of needs in common, 0 to 1."""
+    stated = entry.metadata.get("needs")
+    if not isinstance(stated, dict):
+        return 0.0
+    theirs = _need_words(stated)
+    ours = _need_words(needs.to_dict())
+    either = ours | theirs
+    return len(ours & theirs) / len(either) if either else 1.0
+
+
+def _need_words(needs: dict[str, Any]) -> set[str]:
+    actions, limits = needs.get("actions"), needs.get("limits")
+    words = {str(action) for action in actions} if isinstance(actions, list) else set()
+    known = {*FLAGS, *QUANTITIES}
+    return words | ({key for key in limits if key in known} if isinstance(limits, dict) else set())

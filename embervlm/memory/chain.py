@@ -1,0 +1,88 @@
+"""The log of what happened to entries: what it says is in force, and digests that reveal changes.
+
+Every event holds the SHA-256 of the event before it and of its own fields, an `add` also that of
+its entry (RFC 6962 argues for such logs; ours is a plain chain). Whoever changes a row by hand
+breaks every digest behind it. This is no signature: who knows the form can write a whole new chain.
+Note the newest digest (`embervlm memory stats`) somewhere else to notice that too.
+
+Nothing is ever taken out: `forget`, `supersede` and `rollback` are events themselves, so that a
+rollback can be rolled back.
+
+    >>> log = [Event(1, "add", 1), Event(2, "add", 2), Event(3, "forget", 1)]
+    >>> sorted(in_force(log))
+    [2]
+    >>> sorted(in_force([*log, Event(4, "rollback", None, target=2)]))
+    [1, 2]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+KINDS = ("add", "supersede", "forget", "erase", "rollback")
+GENESIS = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at one site.
+
+    `entry` is the entry concerned, None for a rollback. `target` is the newer entry for
+    `supersede`, the number of the last event that still counts for `rollback`. `content` is the
+    SHA-256 of the entry that an `add` brought, else empty.
+    """
+
+    seq: int
+    kind: str
+    entry: int | None
+    target: int | None = None
+    site: str = ""
+    at_us: int = 0
+    author: str = ""
+    content: bytes = b""
+
+    def digest(self, previous: bytes) -> bytes:
+        """Return the SHA-256 of the event before this one and of this one's fields."""
+        stated = [
+            self.seq, self.kind, self.entry, self.target, self.site, self.at_us, self.author,
+        ]  # fmt: skip
+        return hashlib.sha256(previous + self.content + json.dumps(stated).encode()).digest()
+
+
+def content_digest(columns: Sequence[str | int], vector: bytes) -> bytes:
+    """Return the SHA-256 of an entry: its columns but the vector, then the vector."""
+    return hashlib.sha256(json.dumps(columns).encode() + b"\n" + vector).digest()
+
+
+def in_force(events: Sequence[Event]) -> set[int]:
+    """Return the entries in force after the events of one site, given in their order.
+
+    A rollback takes the state back to its target, past other rollbacks too; an erased entry stays
+    away for good.
+    """
+    numbers = [event.seq for event in events]
+    end, parts = len(events), []
+    at = end - 1
+    while at >= 0:
+        target = events[at].target
+        if events[at].kind == "rollback" and target is not None:
+            parts.append(events[at + 1 : end])
+            end = bisect_right(numbers, target, hi=at)
+            at = end
+        at -= 1
+    parts.append(events[:end])
+    found: set[int] = set()
+    for part in reversed(parts):
+        for event in part:
+            apply(event, found)
+    return found - {event.entry for event in events if event.kind == "erase" and event.entry}
+
+
+def apply(event: Event, found: set[int]) -> None:
+    """Change the set of entries in force by an event that is no rollback."""
+    if event.entry is not None:
+        (found.add if event.kind == "add" else found.discard)(event.entry)

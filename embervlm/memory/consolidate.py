@@ -1,0 +1,141 @@
+"""The nightly tidying: merge what says the same, retire what was contradicted, propose rows.
+
+    consolidate(memory, same_request=0.97)
+    write_proposals(proposals(memory.entries(), fleet), Path("proposed/scenarios.jsonl"))
+
+Retiring is an event like any other: a rollback undoes it. The rows have the form of
+`data/scenarios.jsonl`, so that `embervlm train --stage select --scenarios proposed` reads them,
+alone or behind rows of one's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.lessons import robots_of
+from embervlm.memory.protocol import LessonMemory
+from embervlm.scenario import FLAGS, QUANTITIES
+
+# Cosine from which two entries with the same robots say the same. Higher than what makes an entry
+# apply: a merged entry must not lose requests that only it was near to.
+DUPLICATE = 0.995
+_LOOKED_AT = 256
+# One proposed row in so many is for validation.
+_VALIDATION_EVERY = 7
+_PROPOSED_ID = re.compile(r"lesson-\d+")
+
+
+@dataclass(frozen=True)
+class Consolidated:
+    """Which entries were retired, each with the newer one that stays."""
+
+    merged: tuple[tuple[int, int], ...]
+    contradicted: tuple[tuple[int, int], ...]
+
+
+def consolidate(
+    memory: LessonMemory, *, same_request: float, author: str = "consolidate"
+) -> Consolidated:
+    """Retire every entry that a newer one repeats or contradicts at the same kind of place.
+
+    Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, cosine of at
+    least `same_request`, from which on both would apply. Entries of a photo without words are left
+    alone.
+    """
+    merged: list[tuple[int, int]] = []
+    contradicted: list[tuple[int, int]] = []
+    gone: set[int] = set()
+    for newer in reversed([entry for entry in memory.entries() if _is_compared(entry)]):
+        if newer.id in gone:
+            continue
+        found = memory.search(
+            memory.direction(newer.id),
+            newer.metadata["environment"],
+            at_least=min(same_request, DUPLICATE),
+            k=_LOOKED_AT,
+        )
+        for older, cosine in found:
+            if older.id >= newer.id or not _is_compared(older):
+                continue
+            agree = set(robots_of(older)) == set(robots_of(newer))
+            if cosine < (DUPLICATE if agree else same_request):
+                continue
+            memory.supersede(older.id, newer.id, author=author)
+            gone.add(older.id)
+            (merged if agree else contradicted).append((older.id, newer.id))
+    return Consolidated(tuple(merged), tuple(contradicted))
+
+
+def proposals(entries: Iterable[MemoryEntry], fleet: Fleet) -> list[dict[str, Any]]:
+    """Return entries as training rows; a person should read them before a model learns from them.
+
+    Left out: what is quarantined, has no words or robots, names a robot that the fleet lacks, or
+    whose request names a robot of its own answer.
+    """
+    rows = []
+    for entry in entries:
+        robots, task = robots_of(entry), entry.metadata.get("task")
+        known = set(robots) <= set(fleet.outcomes)
+        if not (robots and known and isinstance(task, str)) or entry.metadata.get("quarantine"):
+            continue
+        if _names_a_robot(task, robots, fleet):
+            continue
+        needs = entry.metadata.get("needs") or {}
+        limits = {**needs.get("limits", {}), **entry.metadata.get("missed", {})}
+        place = entry.metadata.get("environment")
+        actions = [action for action in needs.get("actions", []) if action in ACTIONS]
+        rows.append(
+            {
+                "id": f"lesson-{entry.id}",
+                "task": task,
+                "suited": list(robots),
+                "primary": robots[0],
+                "environment": place if place in ENVIRONMENTS else "none",
+                "actions": actions or ["none"],
+                "limits": {k: v for k, v in limits.items() if k in {*QUANTITIES, *FLAGS}},
+                "kind": "team" if entry.metadata.get("team") else "choice",
+                "split": "train" if entry.id % _VALIDATION_EVERY else "validation",
+            }
+        )
+    return rows
+
+
+def write_proposals(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as JSON Lines, in place of what an earlier night proposed.
+
+    Raises:
+        ValueError: the file holds other rows.
+    """
+    if path.exists():
+        for line in path.read_text("utf-8", "replace").splitlines():
+            try:
+                name = json.loads(line)["id"]
+            except (ValueError, KeyError, TypeError):
+                name = None
+            if not isinstance(name, str) or not _PROPOSED_ID.fullmatch(name):
+                raise ValueError(f"{path} holds other rows than proposals; give another file.")
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _is_compared(entry: MemoryEntry) -> bool:
+    about = entry.metadata
+    return bool(robots_of(entry) and about.get("task") and not about.get("quarantine"))
+
+
+def _names_a_robot(task: str, robots: Sequence[str], fleet: Fleet) -> bool:
+    words = {word for name in robots if name != NO_ROBOT for word in (name, *fleet[name].aliases)}
+    return any(re.search(rf"\b{re.escape(word)}\b", task, re.IGNORECASE) for word in words)

@@ -1,0 +1,32 @@
+"""Where lessons lie unless told otherwise: `lessons.sqlite` in EMBERVLM_HOME.
+
+Without that variable it is the folder that the system keeps for a user's data: XDG_DATA_HOME or
+~/.local/share (XDG Base Directory Specification 0.8), ~/Library/Application Support, %APPDATA%.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+LESSONS_FILE = "lessons.sqlite"
+
+
+def home(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the folder of what embervlm keeps for this user; it need not be there yet."""
+    if chosen := environment.get("EMBERVLM_HOME"):
+        return Path(chosen)
+    if platform == "win32":
+        return Path(environment.get("APPDATA") or Path.home() / "AppData/Roaming") / "embervlm"
+    if platform == "darwin":
+        return Path.home() / "Library/Application Support/embervlm"
+    # The specification: a path that is not absolute is to be ignored.
+    told = environment.get("XDG_DATA_HOME", "")
+    return (Path(told) if told.startswith("/") else Path.home() / ".local/share") / "embervlm"
+
+
+def lessons_path() -> Path:
+    """Return the path of this user's lessons; it need not be there yet."""
+    return home() / LESSONS_FILE

