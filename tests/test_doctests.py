@@ -6,8 +6,9 @@ import importlib
 import pytest
 
 MODULES = (
-    "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "planning",
-    "prompts", "quantities", "scoring", "training.teacher_prompts",
+    "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "memory.chain",
+    "memory.entries", "memory.lessons", "planning", "prompts", "quantities", "scoring",
+    "training.teacher_prompts",
 )  # fmt: skip
 
 

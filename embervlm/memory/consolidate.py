@@ -20,7 +20,7 @@ from typing import Any
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.memory.entries import MemoryEntry
-from embervlm.memory.lessons import robots_of
+from embervlm.memory.lessons import needed_cosine, robots_of
 from embervlm.memory.protocol import LessonMemory
 from embervlm.scenario import FLAGS, QUANTITIES
 
@@ -46,27 +46,28 @@ def consolidate(
 ) -> Consolidated:
     """Retire every entry that a newer one repeats or contradicts at the same kind of place.
 
-    Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, cosine of at
-    least `same_request`, from which on both would apply. Entries of a photo without words are left
+    Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, a cosine from
+    which on both would apply (`lessons.needed_cosine`). Entries of a photo without words are left
     alone.
     """
     merged: list[tuple[int, int]] = []
     contradicted: list[tuple[int, int]] = []
     gone: set[int] = set()
+    both_apply = needed_cosine(same_request, memory.usable())
     for newer in reversed([entry for entry in memory.entries() if _is_compared(entry)]):
         if newer.id in gone:
             continue
         found = memory.search(
             memory.direction(newer.id),
             newer.metadata["environment"],
-            at_least=min(same_request, DUPLICATE),
+            at_least=min(both_apply, DUPLICATE),
             k=_LOOKED_AT,
         )
         for older, cosine in found:
             if older.id >= newer.id or not _is_compared(older):
                 continue
             agree = set(robots_of(older)) == set(robots_of(newer))
-            if cosine < (DUPLICATE if agree else same_request):
+            if cosine < (DUPLICATE if agree else both_apply):
                 continue
             memory.supersede(older.id, newer.id, author=author)
             gone.add(older.id)

@@ -46,7 +46,7 @@ class StoreFaultError(ValueError):
 class LessonMemory(Protocol):
     """The entries of one site. What changes them is kept as an event with its author.
 
-    All but `search` and `fault` raise StoreFaultError where the store cannot be used, and
+    All but `search`, `usable` and `fault` raise StoreFaultError where the store cannot be used, and
     ValueError for an entry that is not there.
     """
 
@@ -72,6 +72,9 @@ class LessonMemory(Protocol):
         """Return up to `k` entries that may be used here, with cosines of at least `at_least`, the
         closest first. The entry for this very `request` (see `lessons.request_key`) always counts,
         with cosine 1. A store with a fault finds nothing."""
+
+    def usable(self) -> int:
+        """Return how many entries may be used: in force and not quarantined; 0 with a fault."""
 
     def get(self, entry_id: int) -> MemoryEntry:
         """Return an entry of this site, in force or not."""

@@ -38,7 +38,7 @@ class SiteState:
         self.in_force: set[int] = set()
         self._by_request: dict[str, int] = {}
         self._matrices: dict[int, Matrix] = {}
-        self._stale = True
+        self._usable, self._stale = 0, True
 
     def note(self, event: Event, row: Row | None) -> None:
         """Take in the next event, an `add` with its row; other sites' are passed over."""
@@ -79,12 +79,21 @@ class SiteState:
         matrix = self._matrices.get(len(direction_D))
         if matrix is None:
             return []
-        if self._stale:
-            used = {i for i in self.in_force if not self.heads[i].quarantined}
-            for one in self._matrices.values():
-                one.use(used)
-            self._stale = False
+        self._catch_up()
         return matrix.nearest(direction_D, environment, at_least, k)
+
+    def usable(self) -> int:
+        """Return how many entries are in force and not quarantined."""
+        self._catch_up()
+        return self._usable
+
+    def _catch_up(self) -> None:
+        if not self._stale:
+            return
+        used = {i for i in self.in_force if not self.heads[i].quarantined}
+        for matrix in self._matrices.values():
+            matrix.use(used)
+        self._usable, self._stale = len(used), False
 
     def check_quotas(self, quotas: Quotas, author: str, at_us: int) -> None:
         """Fail if the author, or the site, has as much as it may have.

@@ -128,6 +128,14 @@ class LessonStore:
             if row.body and row.environment == environment
         ][:k]
 
+    def usable(self) -> int:
+        """Return how many entries may be used; 0 with a fault."""
+        try:
+            with self._log.reading():
+                return self._log.state.usable()
+        except StoreFaultError:
+            return 0
+
     def get(self, entry_id: int) -> MemoryEntry:
         """Return an entry of this site, in force or not."""
         with self._log.reading() as db:

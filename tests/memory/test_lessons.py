@@ -105,7 +105,7 @@ def test_what_a_note_states_and_denies() -> None:
 
 
 def test_a_lesson_applies_to_the_same_and_to_what_means_nearly_the_same() -> None:
-    calibration = {"same_request": 0.8}
+    calibration = {"same_request": 0.5}
     selector = Selector(Opinion(one(DRONE), calibration=calibration))
     unrelated = [Scenario(f"count the {word} by the lake") for word in ("boats", "cows", "tents")]
     before = answers(selector, unrelated)
@@ -130,8 +130,25 @@ def test_the_same_request_counts_whatever_the_threshold() -> None:
     assert selector.decide(LIKE_BRIDGE).robots == (DRONE,)
 
 
+def test_the_more_lessons_the_closer_a_request_must_be() -> None:
+    words = [f"request {number} about thing {number}" for number in range(200)]
+    store = LessonStore(IN_MEMORY, quotas=None)
+    needs, asked = Needs(environment="rough"), Scenario("anything")
+    near = embed("look under the bridge for cracks") + 1.5 * embed("now")
+    store.add(
+        correction("look under the bridge for cracks"), embed("look under the bridge for cracks")
+    )
+    assert recall(store, near, needs, asked, same_request=0.6) is not None
+    for one_task in words:
+        store.add(correction(one_task), embed(one_task))
+    assert store.usable() == 201
+    assert recall(store, near, needs, asked, same_request=0.6) is None
+    again = Scenario("look under the bridge for cracks")
+    assert recall(store, near, needs, again, same_request=0.6) is not None
+
+
 def test_the_newest_of_the_closest_applies() -> None:
-    selector = Selector(Opinion(one(DRONE), calibration={"same_request": 0.8}))
+    selector = Selector(Opinion(one(DRONE), calibration={"same_request": 0.5}))
     for scenario, robot in ((BRIDGE, LEGS), (LIKE_BRIDGE, HUMANOID), (BRIDGE, WHEELS)):
         selector.learn(selector.decide(scenario), Feedback([robot]))
         assert selector.decide(BRIDGE).robots == (robot,)
@@ -217,7 +234,7 @@ def test_lessons_last_and_undoing_restores_every_answer(tmp_path: Path) -> None:
 
     def fresh() -> Selector:
         opinion = Opinion({frozenset({DRONE, LEGS}): 0.6, frozenset({WHEELS}): 0.4})
-        opinion.calibration = {"same_request": 0.8}
+        opinion.calibration = {"same_request": 0.5}
         return Selector(opinion, memory=LessonStore(path, now=clock))
 
     plain = answers(fresh(), scenarios)

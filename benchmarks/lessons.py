@@ -1,0 +1,292 @@
+"""What lessons do to answers, and what they cost: corrected, unrelated, many, hostile, and time.
+
+    python benchmarks/lessons.py --json benchmarks/lessons.json
+    python benchmarks/lessons.py --cost --json benchmarks/lessons-cost.json
+
+The operator is the gold label of the test split (requests and photo-less plans are not mixed: only
+`scenarios`). Every figure has a 95 % interval: over seeds (Student's t) where seeds draw, else
+bootstrapped over requests. Parts:
+
+    one          for each wrong answer a store with its correction alone: is the same request right,
+                 and which share of the other requests changes, and of right ones becomes wrong?
+    paraphrases  the requests of `lessons_paraphrases.jsonl`, each with five other wordings: taught
+                 `No Robot` or another robot than is sent, how many wordings follow?
+    stream       500 requests drawn from 100, so that mistakes recur: errors made again, accuracy
+    many         10 to 3,000 true lessons from the train split: accuracy on the test split
+    hostile      500 lessons of one author, all for one robot, on train requests, quotas off
+
+`--cost` measures instead: opening and searching at 10,000 and 100,000 entries of width 384, one
+lesson's time, bytes an entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from embervlm.backends import load_backend
+from embervlm.backends.base import Proposal
+from embervlm.data.scenarios import load
+from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.store import IN_MEMORY, LessonStore
+from embervlm.scenario import Decision, Feedback, Scenario
+from embervlm.scoring import exact
+from embervlm.selector import Selector
+
+SEEDS = range(5)
+HOSTILE = 500
+STREAM, POOL = 500, 100
+MANY = (10, 100, 1000, 3000)
+PARAPHRASES = Path(__file__).with_name("lessons_paraphrases.jsonl")
+
+
+class Remembering:
+    """A backend that reads each request once."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.seen: dict[str | None, Proposal] = {}
+        self.image_size = backend.image_size
+        self.calibration = backend.calibration
+
+    def propose(self, task: str | None, pixels: Any) -> Proposal:
+        """Return what the network says of words alone."""
+        if task not in self.seen:
+            self.seen[task] = self.backend.propose(task, pixels)
+        return self.seen[task]
+
+
+def with_memory(backend: Any) -> Selector:
+    """Return a selector with an empty store of its own."""
+    return Selector(backend, memory=LessonStore(IN_MEMORY, quotas=None))
+
+
+def decide(selector: Selector, task: str) -> Decision:
+    """Return the decision for words, without the reasoning."""
+    return selector.decide(Scenario(task), reasoning=False)
+
+
+def teach(selector: Selector, task: str, robots: Sequence[str]) -> None:
+    """Correct the decision for a request."""
+    selector.learn(decide(selector, task), Feedback(robots))
+
+
+def over_seeds(measure: Callable[[np.random.Generator], dict[str, float]]) -> dict[str, Any]:
+    """Return the mean of each figure over the seeds, with Student's interval."""
+    rows = [measure(np.random.default_rng(seed)) for seed in SEEDS]
+    out = {}
+    for name in rows[0]:
+        values = np.array([row[name] for row in rows])
+        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+        mean = float(values.mean())
+        out[name] = {
+            "mean": round(mean, 4),
+            "interval": [round(mean - half, 4), round(mean + half, 4)],
+        }
+    return out
+
+
+def over_requests(values: Sequence[float]) -> dict[str, Any]:
+    """Return a mean with its bootstrapped interval."""
+    draw = np.random.default_rng(0)
+    array = np.array(values, float)
+    means = array[draw.integers(0, len(array), (2000, len(array)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {
+        "n": len(array),
+        "mean": round(float(array.mean()), 5),
+        "interval": [round(float(low), 5), round(float(high), 5)],
+    }
+
+
+def one(backend: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Teach one correction at a time; see the module."""
+    plain = Selector(backend)
+    before = [decide(plain, row["task"]) for row in rows]
+    right = [exact(d.robots, row["suited"]) for d, row in zip(before, rows, strict=True)]
+    fixed, changed, broken = [], [], []
+    for at in np.flatnonzero(~np.array(right)):
+        selector = with_memory(backend)
+        teach(selector, rows[at]["task"], rows[at]["suited"])
+        after = [decide(selector, row["task"]) for row in rows]
+        fixed.append(exact(after[at].robots, rows[at]["suited"]))
+        others = [i for i in range(len(rows)) if i != at]
+        changed.append(np.mean([after[i].robots != before[i].robots for i in others]))
+        broken.append(
+            np.mean([not exact(after[i].robots, rows[i]["suited"]) for i in others if right[i]])
+        )
+    return {
+        "right_before": over_requests(right),
+        "same_request_right": over_requests(fixed),
+        "others_changed": over_requests(changed),
+        "right_ones_broken": over_requests(broken),
+    }
+
+
+def paraphrases(backend: Any) -> dict[str, Any]:
+    """Teach each request another answer and ask it in other words; see the module."""
+    rows = [json.loads(line) for line in PARAPHRASES.read_text("utf-8").splitlines()]
+    follows = []
+    for row in rows:
+        selector = with_memory(backend)
+        sent = decide(selector, row["task"]).robots
+        teach(selector, row["task"], ["No Robot"] if sent != ("No Robot",) else ["Humanoid"])
+        follows += [bool(decide(selector, words).lessons) for words in row["paraphrases"]]
+    return {"follow": over_requests(follows)}
+
+
+def stream(backend: Any, rows: list[dict[str, Any]], draw: np.random.Generator) -> dict[str, float]:
+    """Correct every mistake of a stream in which requests recur."""
+    pool = draw.choice(len(rows), POOL, replace=False)
+    order = draw.choice(pool, STREAM)
+    found: dict[str, float] = {}
+    for name in ("without", "with"):
+        selector = with_memory(backend)
+        wrong_before: set[int] = set()
+        errors = again = chances = 0
+        for at in order:
+            row = rows[at]
+            decision = decide(selector, row["task"])
+            is_wrong = not exact(decision.robots, row["suited"])
+            errors += is_wrong
+            chances += at in wrong_before
+            again += is_wrong and at in wrong_before
+            if is_wrong:
+                wrong_before.add(int(at))
+                if name == "with":
+                    selector.learn(decision, Feedback(row["suited"]))
+        found[f"accuracy_{name}"] = 1 - errors / STREAM
+        found[f"errors_repeated_{name}"] = again / max(1, chances)
+    return found
+
+
+def taught(backend: Any, lessons: Sequence[tuple[str, Sequence[str]]]) -> Selector:
+    """Return a selector with these lessons."""
+    selector = with_memory(backend)
+    for task, robots in lessons:
+        teach(selector, task, robots)
+    return selector
+
+
+def accuracy(selector: Selector, rows: list[dict[str, Any]]) -> float:
+    """Return the share of requests answered with the exact set."""
+    return float(np.mean([exact(decide(selector, r["task"]).robots, r["suited"]) for r in rows]))
+
+
+def hostile(
+    backend: Any, train: list[dict[str, Any]], rows: list[dict[str, Any]], draw: np.random.Generator
+) -> dict[str, float]:
+    """Let one author say one robot of HOSTILE requests."""
+    robot = str(draw.choice(["Drone", "Humanoid", "Robot with Legs", "Robot with Wheels"]))
+    chosen = draw.choice(len(train), HOSTILE, replace=False)
+    selector = taught(backend, [(train[i]["task"], [robot]) for i in chosen])
+    plain = Selector(backend)
+    changed = [decide(selector, r["task"]).robots != decide(plain, r["task"]).robots for r in rows]
+    return {"others_changed": float(np.mean(changed))}
+
+
+def cost() -> dict[str, Any]:
+    """Measure time and space at 10,000 and 100,000 entries."""
+    found: dict[str, Any] = {}
+    task = "Third floor east, lift dead since the quake. The 18 kg oxygen concentrator has to go up"
+    about = {
+        "photo": None,
+        "environment": "indoor_cluttered",
+        "needs": {
+            "actions": ["carry", "handle"],
+            "environment": "indoor_cluttered",
+            "limits": {"load_kg": 18.0, "stairs": True, "doors": True},
+        },
+        "robots": ["Humanoid"],
+        "source_decision": {"robots": ["Robot with Wheels"], "confidence": 0.8123, "lessons": []},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (10_000, 100_000):
+            path = Path(folder) / f"{count}.sqlite"
+            draw = np.random.default_rng(0)
+            store = LessonStore(path, quotas=None)
+            with store._log.writing() as db:
+                for number in range(count):
+                    entry = MemoryEntry(
+                        "correction",
+                        f"Send the Humanoid, not the Robot with Wheels: the lift is dead, {number}.",
+                        metadata={"task": f"{task} to ward {number}.", **about},
+                    )
+                    vector = draw.normal(size=384).astype(np.float32)
+                    store._insert(db, entry, vector, "Ada", number, f"{number:016x}", by="Ada")
+            store.close()
+            store = LessonStore(path, quotas=None)
+            begun = time.perf_counter()
+            store.usable()
+            opened = time.perf_counter() - begun
+            times = []
+            for _ in range(200):
+                asked = draw.normal(size=384).astype(np.float32)
+                begun = time.perf_counter()
+                store.search(asked, "indoor_cluttered", at_least=0.15, k=16)
+                times.append(time.perf_counter() - begun)
+            adds = []
+            for number in range(20):
+                entry = MemoryEntry(
+                    "correction", "Send it.", metadata={**about, "task": f"new {number}"}
+                )
+                vector = draw.normal(size=384).astype(np.float32)
+                begun = time.perf_counter()
+                store.add(entry, vector)
+                adds.append(time.perf_counter() - begun)
+            store.close()
+            found[str(count)] = {
+                "open_s": round(opened, 3),
+                "search_ms_median": round(float(np.median(times)) * 1e3, 3),
+                "search_ms_fastest": round(min(times) * 1e3, 3),
+                "add_ms_median": round(float(np.median(adds)) * 1e3, 2),
+                "bytes_an_entry": round(path.stat().st_size / (count + len(adds))),
+            }
+    return found
+
+
+def main() -> None:
+    """Read the flags, measure, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cost", action="store_true", help="time and space instead of answers")
+    parser.add_argument("--backend", default="native")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    if options.cost:
+        report: dict[str, Any] = {"cost": cost()}
+    else:
+        backend = Remembering(load_backend(options.backend, options.model))
+        rows, train = load("scenarios", "test"), load("scenarios", "train")
+        order = np.random.default_rng(0).permutation(len(train))[: max(MANY)]
+        lessons = [(train[i]["task"], train[i]["suited"]) for i in order]
+        report = {
+            "one": one(backend, rows),
+            "paraphrases": paraphrases(backend),
+            "stream": over_seeds(lambda draw: stream(backend, rows, draw)),
+            "many": {
+                "0": accuracy(Selector(backend), rows),
+                **{str(n): accuracy(taught(backend, lessons[:n]), rows) for n in MANY},
+            },
+            "hostile": over_seeds(
+                lambda draw: hostile(backend, [train[i] for i in order], rows, draw)
+            ),
+        }
+    report["machine"] = platform.platform()
+    text = json.dumps(report, indent=2) + "\n"
+    options.json.write_text(text, "utf-8")
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
