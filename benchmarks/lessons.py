@@ -3,16 +3,17 @@
     python benchmarks/lessons.py --json benchmarks/lessons.json
     python benchmarks/lessons.py --cost --json benchmarks/lessons-cost.json
 
-The operator is the gold label of the test split (requests and photo-less plans are not mixed: only
-`scenarios`). Every figure has a 95 % interval: over seeds (Student's t) where seeds draw, else
+The operator is the gold label of the test split's requests (`scenarios`). Every figure has a 95 %
+interval: over seeds (Student's t) where seeds draw, else
 bootstrapped over requests. Parts:
 
     one          for each wrong answer a store with its correction alone: is the same request right,
                  and which share of the other requests changes, and of right ones becomes wrong?
-    paraphrases  the requests of `lessons_paraphrases.jsonl`, each with five other wordings: taught
-                 `No Robot` or another robot than is sent, how many wordings follow?
+    paraphrases  the twelve requests of `lessons_paraphrases.jsonl`, each with five other wordings
+                 (ours, written before any was measured): how many follow the lesson, in a store of
+                 it alone?
     stream       500 requests drawn from 100, so that mistakes recur: errors made again, accuracy
-    many         10 to 3,000 true lessons from the train split: accuracy on the test split
+    many         10 to 1,000 true lessons from the train split: accuracy on the test split
     hostile      500 lessons of one author, all for one robot, on train requests, quotas off
 
 `--cost` measures instead: opening and searching at 10,000 and 100,000 entries of width 384, one
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ from embervlm.selector import Selector
 SEEDS = range(5)
 HOSTILE = 500
 STREAM, POOL = 500, 100
-MANY = (10, 100, 1000, 3000)
+MANY = (10, 100, 1000)
 PARAPHRASES = Path(__file__).with_name("lessons_paraphrases.jsonl")
 
 
@@ -195,9 +197,8 @@ def hostile(
     return {"others_changed": float(np.mean(changed))}
 
 
-def cost() -> dict[str, Any]:
-    """Measure time and space at 10,000 and 100,000 entries."""
-    found: dict[str, Any] = {}
+def cost(count: int) -> dict[str, Any]:
+    """Measure time and space with so many entries."""
     task = "Third floor east, lift dead since the quake. The 18 kg oxygen concentrator has to go up"
     about = {
         "photo": None,
@@ -210,49 +211,44 @@ def cost() -> dict[str, Any]:
         "robots": ["Humanoid"],
         "source_decision": {"robots": ["Robot with Wheels"], "confidence": 0.8123, "lessons": []},
     }
+    draw = np.random.default_rng(0)
+
+    def entry_of(number: int) -> MemoryEntry:
+        content = f"Send the Humanoid, not the Robot with Wheels: lift {number} is dead."
+        metadata = {"task": f"{task} to ward {number}.", **about}
+        return MemoryEntry("correction", content, metadata=metadata)
+
+    def vector() -> Any:
+        return draw.normal(size=384).astype(np.float32)
+
+    def seconds(work: Callable[[], Any]) -> float:
+        begun = time.perf_counter()
+        work()
+        return time.perf_counter() - begun
+
     with tempfile.TemporaryDirectory() as folder:
-        for count in (10_000, 100_000):
-            path = Path(folder) / f"{count}.sqlite"
-            draw = np.random.default_rng(0)
-            store = LessonStore(path, quotas=None)
-            with store._log.writing() as db:
-                for number in range(count):
-                    entry = MemoryEntry(
-                        "correction",
-                        f"Send the Humanoid, not the Robot with Wheels: the lift is dead, {number}.",
-                        metadata={"task": f"{task} to ward {number}.", **about},
-                    )
-                    vector = draw.normal(size=384).astype(np.float32)
-                    store._insert(db, entry, vector, "Ada", number, f"{number:016x}", by="Ada")
-            store.close()
-            store = LessonStore(path, quotas=None)
-            begun = time.perf_counter()
-            store.usable()
-            opened = time.perf_counter() - begun
-            times = []
-            for _ in range(200):
-                asked = draw.normal(size=384).astype(np.float32)
-                begun = time.perf_counter()
-                store.search(asked, "indoor_cluttered", at_least=0.15, k=16)
-                times.append(time.perf_counter() - begun)
-            adds = []
-            for number in range(20):
-                entry = MemoryEntry(
-                    "correction", "Send it.", metadata={**about, "task": f"new {number}"}
-                )
-                vector = draw.normal(size=384).astype(np.float32)
-                begun = time.perf_counter()
-                store.add(entry, vector)
-                adds.append(time.perf_counter() - begun)
-            store.close()
-            found[str(count)] = {
-                "open_s": round(opened, 3),
-                "search_ms_median": round(float(np.median(times)) * 1e3, 3),
-                "search_ms_fastest": round(min(times) * 1e3, 3),
-                "add_ms_median": round(float(np.median(adds)) * 1e3, 2),
-                "bytes_an_entry": round(path.stat().st_size / (count + len(adds))),
-            }
-    return found
+        path = Path(folder) / "lessons.sqlite"
+        store = LessonStore(path, quotas=None)
+        # One transaction: so many commits would only take time.
+        with store._log.writing() as db:
+            for number in range(count):
+                key = f"{number:016x}"
+                store._insert(db, entry_of(number), vector(), "Ada", number, key, by="Ada")
+        store.close()
+        store = LessonStore(path, quotas=None)
+        opened = seconds(store.usable)
+        search = partial(store.search, environment="indoor_cluttered", at_least=0.15, k=16)
+        times = [seconds(partial(search, vector())) for _ in range(200)]
+        adds = [seconds(partial(store.add, entry_of(count + i), vector())) for i in range(20)]
+        store.close()
+        size = path.stat().st_size
+    return {
+        "open_s": round(opened, 3),
+        "search_ms_median": round(float(np.median(times)) * 1e3, 3),
+        "search_ms_fastest": round(min(times) * 1e3, 3),
+        "add_ms_median": round(float(np.median(adds)) * 1e3, 2),
+        "bytes_an_entry": round(size / (count + len(adds))),
+    }
 
 
 def main() -> None:
@@ -264,28 +260,31 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     if options.cost:
-        report: dict[str, Any] = {"cost": cost()}
+        parts: dict[str, Callable[[], Any]] = {
+            str(count): partial(cost, count) for count in (10_000, 100_000)
+        }
     else:
         backend = Remembering(load_backend(options.backend, options.model))
         rows, train = load("scenarios", "test"), load("scenarios", "train")
         order = np.random.default_rng(0).permutation(len(train))[: max(MANY)]
-        lessons = [(train[i]["task"], train[i]["suited"]) for i in order]
-        report = {
-            "one": one(backend, rows),
-            "paraphrases": paraphrases(backend),
-            "stream": over_seeds(lambda draw: stream(backend, rows, draw)),
-            "many": {
+        drawn = [train[i] for i in order]
+        lessons = [(row["task"], row["suited"]) for row in drawn]
+        parts = {
+            "one": lambda: one(backend, rows),
+            "paraphrases": lambda: paraphrases(backend),
+            "stream": lambda: over_seeds(lambda draw: stream(backend, rows, draw)),
+            "many": lambda: {
                 "0": accuracy(Selector(backend), rows),
                 **{str(n): accuracy(taught(backend, lessons[:n]), rows) for n in MANY},
             },
-            "hostile": over_seeds(
-                lambda draw: hostile(backend, [train[i] for i in order], rows, draw)
-            ),
+            "hostile": lambda: over_seeds(lambda draw: hostile(backend, drawn, rows, draw)),
         }
-    report["machine"] = platform.platform()
-    text = json.dumps(report, indent=2) + "\n"
-    options.json.write_text(text, "utf-8")
-    sys.stdout.write(text)
+    report: dict[str, Any] = {"machine": platform.platform()}
+    for name, measure in parts.items():
+        report[name] = measure()
+        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        sys.stdout.write(f"{name}: {json.dumps(report[name])}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -25,8 +25,14 @@ from embervlm.fleet import Fleet
 TARGETS = ("pi",)
 PACKAGE = Path(__file__).parents[1]
 FILES = Path(__file__).parent / "pi"
-# What run_inference.py imports; all else follows from these.
-ENTRIES = ("embervlm.backends.native", "embervlm.fleet", "embervlm.intake", "embervlm.selector")
+# What run_inference.py imports, and what `Selector.learn` does; all else follows from these.
+ENTRIES = (
+    "embervlm.backends.native",
+    "embervlm.fleet",
+    "embervlm.intake",
+    "embervlm.memory.store",
+    "embervlm.selector",
+)
 _SUMS = "SHA256SUMS"
 
 
