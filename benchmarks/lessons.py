@@ -78,9 +78,10 @@ def decide(selector: Selector, task: str) -> Decision:
     return selector.decide(Scenario(task), reasoning=False)
 
 
-def teach(selector: Selector, task: str, robots: Sequence[str]) -> None:
-    """Correct the decision for a request."""
-    selector.learn(decide(selector, task), Feedback(robots))
+def teach(selector: Selector, task: str, robots: Sequence[str]) -> bool:
+    """Correct the decision for a request; return whether the lesson is used."""
+    entry = selector.learn(decide(selector, task), Feedback(robots))
+    return "quarantine" not in entry.metadata
 
 
 def over_seeds(measure: Callable[[np.random.Generator], dict[str, float]]) -> dict[str, Any]:
@@ -116,10 +117,10 @@ def one(backend: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     plain = Selector(backend)
     before = [decide(plain, row["task"]) for row in rows]
     right = [exact(d.robots, row["suited"]) for d, row in zip(before, rows, strict=True)]
-    fixed, changed, broken = [], [], []
+    fixed, used, changed, broken = [], [], [], []
     for at in np.flatnonzero(~np.array(right)):
         selector = with_memory(backend)
-        teach(selector, rows[at]["task"], rows[at]["suited"])
+        used.append(teach(selector, rows[at]["task"], rows[at]["suited"]))
         after = [decide(selector, row["task"]) for row in rows]
         fixed.append(exact(after[at].robots, rows[at]["suited"]))
         others = [i for i in range(len(rows)) if i != at]
@@ -130,6 +131,7 @@ def one(backend: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "right_before": over_requests(right),
         "same_request_right": over_requests(fixed),
+        "not_quarantined": over_requests(used),
         "others_changed": over_requests(changed),
         "right_ones_broken": over_requests(broken),
     }

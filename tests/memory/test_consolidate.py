@@ -42,11 +42,11 @@ def test_merges_repeats_and_retires_what_was_contradicted(store: LessonStore, cl
     store.add(correction("g", "Humanoid", quarantine="No."), vector(1))  # 7
     store.add(correction(None, "Humanoid", photo="ab"), vector(1))  # 8: no words
     before = clock.time
-    done = consolidate(store, same_request=0.93)
+    done = consolidate(store, same_request=0.92)
     assert done.merged == ((1, 4),)
     assert done.contradicted == ((2, 4),)
     assert ids(store) == [3, 4, 5, 6, 7, 8]
-    assert consolidate(store, same_request=0.93).merged == ()
+    assert consolidate(store, same_request=0.92).merged == ()
     store.rollback(before)
     assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8]
 
