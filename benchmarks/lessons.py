@@ -16,8 +16,9 @@ bootstrapped over requests. Parts:
     many         10 to 1,000 true lessons from the train split: accuracy on the test split
     hostile      500 lessons of one author, all for one robot, on train requests, quotas off
 
-`--cost` measures instead: opening and searching at 10,000 and 100,000 entries of width 384, one
-lesson's time, bytes an entry.
+`--cost` measures instead, at 10,000 and 100,000 entries of width 384: processor time of opening, of
+a search that reads CLOSE entries, and of adding one; bytes an entry. It is processor time, so that
+other work on the machine counts less.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ from embervlm.selector import Selector
 SEEDS = range(5)
 HOSTILE = 500
 STREAM, POOL = 500, 100
+CLOSE = 3
+COUNTS = (10_000, 100_000)
 MANY = (10, 100, 1000)
 PARAPHRASES = Path(__file__).with_name("lessons_paraphrases.jsonl")
 
@@ -182,9 +185,15 @@ def taught(backend: Any, lessons: Sequence[tuple[str, Sequence[str]]]) -> Select
     return selector
 
 
-def accuracy(selector: Selector, rows: list[dict[str, Any]]) -> float:
-    """Return the share of requests answered with the exact set."""
-    return float(np.mean([exact(decide(selector, r["task"]).robots, r["suited"]) for r in rows]))
+def accuracy(selector: Selector, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the share of requests answered with the exact set, and of those that follow a
+    lesson."""
+    decisions = [decide(selector, row["task"]) for row in rows]
+    right = [exact(d.robots, row["suited"]) for d, row in zip(decisions, rows, strict=True)]
+    return {
+        "exact_set": round(float(np.mean(right)), 4),
+        "follow_a_lesson": round(float(np.mean([bool(d.lessons) for d in decisions])), 4),
+    }
 
 
 def hostile(
@@ -223,10 +232,10 @@ def cost(count: int) -> dict[str, Any]:
     def vector() -> Any:
         return draw.normal(size=384).astype(np.float32)
 
-    def seconds(work: Callable[[], Any]) -> float:
-        begun = time.perf_counter()
+    def cpu_s(work: Callable[[], Any]) -> float:
+        begun = time.process_time()
         work()
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lessons.sqlite"
@@ -238,17 +247,17 @@ def cost(count: int) -> dict[str, Any]:
                 store._insert(db, entry_of(number), vector(), "Ada", number, key, by="Ada")
         store.close()
         store = LessonStore(path, quotas=None)
-        opened = seconds(store.usable)
-        search = partial(store.search, environment="indoor_cluttered", at_least=0.15, k=16)
-        times = [seconds(partial(search, vector())) for _ in range(200)]
-        adds = [seconds(partial(store.add, entry_of(count + i), vector())) for i in range(20)]
+        opened = cpu_s(store.usable)
+        search = partial(store.search, environment="indoor_cluttered", at_least=-1, k=CLOSE)
+        times = [cpu_s(partial(search, vector())) for _ in range(200)]
+        adds = [cpu_s(partial(store.add, entry_of(count + i), vector())) for i in range(20)]
         store.close()
         size = path.stat().st_size
     return {
-        "open_s": round(opened, 3),
-        "search_ms_median": round(float(np.median(times)) * 1e3, 3),
-        "search_ms_fastest": round(min(times) * 1e3, 3),
-        "add_ms_median": round(float(np.median(adds)) * 1e3, 2),
+        "open_cpu_s": round(opened, 3),
+        "search_cpu_ms_median": round(float(np.median(times)) * 1e3, 3),
+        "search_cpu_ms_fastest": round(min(times) * 1e3, 3),
+        "add_cpu_ms_median": round(float(np.median(adds)) * 1e3, 2),
         "bytes_an_entry": round(size / (count + len(adds))),
     }
 
@@ -262,9 +271,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     if options.cost:
-        parts: dict[str, Callable[[], Any]] = {
-            str(count): partial(cost, count) for count in (10_000, 100_000)
-        }
+        parts: dict[str, Callable[[], Any]] = {str(count): partial(cost, count) for count in COUNTS}
     else:
         backend = Remembering(load_backend(options.backend, options.model))
         rows, train = load("scenarios", "test"), load("scenarios", "train")
@@ -276,8 +283,7 @@ def main() -> None:
             "paraphrases": lambda: paraphrases(backend),
             "stream": lambda: over_seeds(lambda draw: stream(backend, rows, draw)),
             "many": lambda: {
-                "0": accuracy(Selector(backend), rows),
-                **{str(n): accuracy(taught(backend, lessons[:n]), rows) for n in MANY},
+                str(n): accuracy(taught(backend, lessons[:n]), rows) for n in (0, *MANY)
             },
             "hostile": lambda: over_seeds(lambda draw: hostile(backend, drawn, rows, draw)),
         }

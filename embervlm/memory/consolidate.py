@@ -20,7 +20,7 @@ from typing import Any
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.memory.entries import MemoryEntry
-from embervlm.memory.lessons import needed_cosine, robots_of
+from embervlm.memory.lessons import needed_cosine, robots_of, shares_words
 from embervlm.memory.protocol import LessonMemory
 from embervlm.scenario import FLAGS, QUANTITIES
 
@@ -47,8 +47,8 @@ def consolidate(
     """Retire every entry that a newer one repeats or contradicts at the same kind of place.
 
     Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, a cosine from
-    which on both would apply (`lessons.needed_cosine`). Entries of a photo without words are left
-    alone.
+    which on both would apply (`lessons.needed_cosine`). Either shares words with its request.
+    Entries of a photo without words are left alone.
     """
     merged: list[tuple[int, int]] = []
     contradicted: list[tuple[int, int]] = []
@@ -65,6 +65,8 @@ def consolidate(
         )
         for older, cosine in found:
             if older.id >= newer.id or not _is_compared(older):
+                continue
+            if not shares_words(older, newer.metadata["task"]):
                 continue
             agree = set(robots_of(older)) == set(robots_of(newer))
             if cosine < (DUPLICATE if agree else both_apply):

@@ -194,8 +194,8 @@ class MemoryBuffer:
 
         Entries that share nothing are left out; of equals the newest comes first.
         """
-        asked = _words(query)
-        words = {entry.id: _words(_searched(entry)) for entry in self}
+        asked = content_words(query)
+        words = {entry.id: content_words(_searched(entry)) for entry in self}
         having: dict[str, int] = {}
         for found in words.values():
             for word in found:
@@ -259,12 +259,13 @@ def fenced(text: str) -> str:
     return printable(text).translate(_MARKS)
 
 
+def content_words(text: str) -> set[str]:
+    """Return the words of three letters or more that say what a text is about, in small letters."""
+    return set(_WORD.findall(text.lower())) - _COMMON
+
+
 def _searched(entry: MemoryEntry) -> str:
     return f"{entry.content} {entry.metadata.get('task') or ''}"
-
-
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.lower())) - _COMMON
 
 
 def _is_number(value: Any) -> bool:

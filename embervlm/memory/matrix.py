@@ -53,6 +53,9 @@ class Matrix:
             return []
         cosines_N = self._rows_ND[: len(self._ids_N)] @ direction_D
         near_N = np.flatnonzero(self._used_N & (self._places_N == place) & (cosines_N >= at_least))
+        if len(near_N) > k:  # sorting all of many is slower than the product
+            least = np.partition(cosines_N[near_N], -k)[-k]
+            near_N = near_N[cosines_N[near_N] >= least]
         order = np.lexsort((-self._ids_N[near_N], -cosines_N[near_N]))[:k]
         return [(int(self._ids_N[i]), float(cosines_N[i])) for i in near_N[order]]
 

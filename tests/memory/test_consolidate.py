@@ -33,20 +33,22 @@ def near(seed: int, cosine: float) -> np.ndarray:
 
 
 def test_merges_repeats_and_retires_what_was_contradicted(store: LessonStore, clock: Clock) -> None:
-    store.add(correction("a", "Drone"), vector(1))  # 1: repeated by 4
-    store.add(correction("b", "Humanoid"), near(1, 0.98))  # 2: contradicted by 4
-    store.add(correction("c", "Drone"), near(1, 0.985))  # 3: near, but no repeat
-    store.add(correction("d", "Drone"), near(1, 0.999))  # 4
-    store.add(correction("e", "Humanoid", place="paved"), vector(1))  # 5: elsewhere
-    store.add(correction("f", "Humanoid"), vector(2))  # 6: something else
-    store.add(correction("g", "Humanoid", quarantine="No."), vector(1))  # 7
+    store.add(correction("inspect the mast a", "Drone"), vector(1))  # 1: repeated by 4
+    store.add(correction("inspect the mast b", "Humanoid"), near(1, 0.98))  # 2: contradicted by 4
+    store.add(correction("inspect the mast c", "Drone"), near(1, 0.985))  # 3: near, but no repeat
+    store.add(correction("inspect the mast d", "Drone"), near(1, 0.999))  # 4
+    store.add(
+        correction("inspect the mast e", "Humanoid", place="paved"), vector(1)
+    )  # 5: elsewhere
+    store.add(correction("inspect the mast f", "Humanoid"), vector(2))  # 6: something else
+    store.add(correction("inspect the mast g", "Humanoid", quarantine="No."), vector(1))  # 7
     store.add(correction(None, "Humanoid", photo="ab"), vector(1))  # 8: no words
     before = clock.time
-    done = consolidate(store, same_request=0.92)
+    done = consolidate(store, same_request=0.95)
     assert done.merged == ((1, 4),)
     assert done.contradicted == ((2, 4),)
     assert ids(store) == [3, 4, 5, 6, 7, 8]
-    assert consolidate(store, same_request=0.92).merged == ()
+    assert consolidate(store, same_request=0.95).merged == ()
     store.rollback(before)
     assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8]
 

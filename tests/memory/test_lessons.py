@@ -123,6 +123,16 @@ def test_a_lesson_applies_to_the_same_and_to_what_means_nearly_the_same() -> Non
     assert answers(selector, unrelated) == before
 
 
+def test_requests_that_read_alike_and_share_no_words_are_kept_apart() -> None:
+    store = LessonStore(IN_MEMORY)
+    store.add(correction("translate this letter", NO_ROBOT), embed("same"))
+    store.add(correction("renew my passport", DRONE), embed("same"))
+    needs = Needs(environment="rough")
+    for task, expected in (("please translate my letter", 1), ("write a poem", None)):
+        found = recall(store, embed("same"), needs, Scenario(task), same_request=0.5)
+        assert (found and found.id) == expected
+
+
 def test_the_same_request_counts_whatever_the_threshold() -> None:
     selector = Selector(Opinion(one(DRONE), calibration={"same_request": 1.0}))
     selector.learn(selector.decide(BRIDGE), Feedback([LEGS]))
@@ -133,7 +143,7 @@ def test_the_same_request_counts_whatever_the_threshold() -> None:
 def test_the_more_lessons_the_closer_a_request_must_be() -> None:
     words = [f"request {number} about thing {number}" for number in range(200)]
     store = LessonStore(IN_MEMORY, quotas=None)
-    needs, asked = Needs(environment="rough"), Scenario("anything")
+    needs, asked = Needs(environment="rough"), Scenario("look for cracks now")
     near = embed("look under the bridge for cracks") + 1.5 * embed("now")
     store.add(
         correction("look under the bridge for cracks"), embed("look under the bridge for cracks")
@@ -164,7 +174,7 @@ def test_needs_in_common_decide_between_equally_close_entries() -> None:
         stated = needs if number == 1 else Needs(("talk",), "rough")
         entry = correction(f"request {number}", DRONE, needs=stated.to_dict())
         store.add(entry, embed("the very same words"))
-    asked = Scenario("anything")
+    asked = Scenario("another request")
     found = recall(store, embed("the very same words"), needs, asked, same_request=0.9)
     assert found is not None
     assert found.id == 5
