@@ -194,7 +194,7 @@ def test_a_network_of_the_other_family_decides_as_it_was_trained(
     ("flags", "says"),
     [
         (["--preset", "ember-38m"], "preset is 'ember-38m'; there are ember-nano, ember-37m"),
-        (["--published", "a,b"], "ember-nano has no published weights"),
+        (["--published", "a,b"], "published is a,b, and the network sees with mobilenet-v2"),
         (["--preset", "ember-37m"], "needs a tokenizer of GPT-2's kind"),
         (["--preset", "ember-37m", "--published", "one"], "expected two checkpoints"),
         (["--preset", "ember-37m", "--published", "a,nowhere"], "neither a directory nor a hub"),
