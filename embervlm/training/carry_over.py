@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from embervlm.checkpoint import load_checkpoint
+from embervlm.models.bitnet import latent_of
 from embervlm.models.configuration import EmberConfig, PrefixConfig, config_of, from_metadata
 
 
@@ -55,10 +56,14 @@ def read_config(path: Path) -> EmberConfig | PrefixConfig:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the weights of a run's network, or of a GGUF model, in floats."""
+    """Return the weights of a run's network, or of a GGUF model, in floats.
+
+    A ternary matrix of a model comes as weights that have these ternary values.
+    """
     if path.suffix == ".gguf":
-        found = load_checkpoint(path).weights
-        return {name: torch.from_numpy(value) for name, value in found.items()}
+        model = load_checkpoint(path)
+        found = {name: torch.from_numpy(value) for name, value in model.weights.items()}
+        return found | {name: latent_of(found[name]) for name in model.ternary}
     return load_file(path)
 
 

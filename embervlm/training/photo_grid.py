@@ -15,6 +15,7 @@ Axes: N photos, C channels, P places of a photo, E environments.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def main() -> None:
             out / grid_file(options.side),
             grids(model.vision.eval(), [found[file] for file in files], options.side),
         )
-    print(f"{out / grid_file(options.side)}: {len(files)} photos")  # noqa: T201
+    sys.stdout.write(f"{out / grid_file(options.side)}: {len(files)} photos\n")
 
 
 def _write_dinov2(name: str, shared: Path, out: Path, side: int) -> list[str]:

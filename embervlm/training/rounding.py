@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from embervlm.models.bitnet import BitLinear
 from embervlm.models.modeling import EmberNetwork
 
 BLOCK = 32
@@ -43,11 +44,12 @@ class _Rounded(nn.Module):
 def round_weights(module: nn.Module) -> None:
     """Let every matrix be seen rounded from now on; tables of positions stay as they are.
 
-    A linear layer with fewer than BLOCK outputs is a head: it is not worth rounding.
+    A linear layer with fewer than BLOCK outputs is a head: it is not worth rounding. A ternary one
+    is rounded by itself.
     """
     for name, part in module.named_modules():
         is_matrix = isinstance(part, nn.Linear | nn.Embedding) and len(part.weight) >= BLOCK
-        if is_matrix and not name.endswith("positions"):
+        if is_matrix and not name.endswith("positions") and not isinstance(part, BitLinear):
             assert part.weight.shape[1] % BLOCK == 0, "Q4_0 rows are whole blocks of 32"
             parametrize.register_parametrization(part, "weight", _Rounded())
 

@@ -12,15 +12,20 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from small_run import data_of, recipe_of  # noqa: E402
+from torch.nn.utils import parametrize  # noqa: E402
 
+from embervlm.checkpoint import Checkpoint  # noqa: E402
 from embervlm.data.scenarios import load  # noqa: E402
-from embervlm.models.bitnet import ternary  # noqa: E402
+from embervlm.export.gguf import write_gguf  # noqa: E402
+from embervlm.models.bitnet import ternary, ternary_layers  # noqa: E402
 from embervlm.models.configuration import BitMarConfig, EmberConfig  # noqa: E402
 from embervlm.models.modeling import EmberNetwork, ImageTokens, load_network  # noqa: E402
 from embervlm.tokenizer import Tokenizer  # noqa: E402
 from embervlm.training import decisions, run  # noqa: E402
 from embervlm.training.bitmar import BITMAR_STAGES, figures  # noqa: E402
 from embervlm.training.bitmar_start import narrowed, start, switched  # noqa: E402
+from embervlm.training.carry_over import load_start, read_config  # noqa: E402
+from embervlm.training.rounding import round_parts  # noqa: E402
 from embervlm.training.stages import StageModule, cosines, nearness_sums  # noqa: E402
 from embervlm.training.trainer import EmberTrainer, checkpoints  # noqa: E402
 
@@ -226,3 +231,24 @@ def test_dinov2_comes_from_its_publisher_s_files(tmp_path: Path) -> None:
     run._see_as_published(network, str(tmp_path))
     features_BPC, scene_BE = network.look(torch.zeros(1, 3, 70, 70))
     assert (features_BPC.shape, scene_BE.shape) == ((1, 25, 384), (1, 10))
+
+
+def test_training_goes_on_from_a_file_with_its_ternary_values(
+    bitmar_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    write_gguf(bitmar_checkpoint, tmp_path / "bitmar.gguf", "f32")
+    config = read_config(tmp_path / "bitmar.gguf")
+    network = EmberNetwork(config)
+    load_start(network, tmp_path / "bitmar.gguf")
+    for name, layer in ternary_layers(network).items():
+        expected = torch.from_numpy(bitmar_checkpoint.weights[f"{name}.weight"])
+        assert torch.equal(ternary(layer.weight), expected), name
+
+
+def test_four_bits_round_what_is_not_ternary(tokenizer: Tokenizer) -> None:
+    network = network_of(tokenizer)
+    round_parts(network, ("text.", "decoder."))
+    parts = dict(network.named_modules())
+    rounded = {name for name in parts if parametrize.is_parametrized(parts[name], "weight")}
+    assert "text.embed" in rounded
+    assert not rounded & ternary_layers(network).keys()
