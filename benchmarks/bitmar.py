@@ -33,6 +33,7 @@ ALL = "all"
 VARIANTS = {
     ALL: [],
     "fusion": ["--fusion", "prefix"],
+    "front": ["--fusion", "fiber"],  # the photo's two tokens in front of the words
     "memory": ["--memory", "off"],
     "ternary": ["--linear", "full"],
 }

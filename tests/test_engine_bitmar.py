@@ -114,6 +114,23 @@ def test_float_engine_says_and_writes_what_numpy_does_unrounded(
     assert native.write(ours, ("Drone",)) == unrounded.write(theirs, ("Drone",))
 
 
+@pytest.mark.parametrize("with_photo", [False, True])
+def test_engine_and_numpy_fuse_without_tokens_in_front(
+    bitmar_checkpoint: Checkpoint, pixels: np.ndarray, tmp_path: Path, with_photo: bool
+) -> None:
+    """The same weights with `fiber` instead of `both`: another answer, and both give the same."""
+    photo = pixels if with_photo else None
+    fused = replace(bitmar_checkpoint, config={**bitmar_checkpoint.config, "fusion": "fiber"})
+    gguf_export.write_gguf(fused, tmp_path / "fiber.gguf", "f32", smallest=256)
+    ours = NativeBackend(Engine(tmp_path / "fiber.gguf")).propose(TASKS[2], photo)
+    with_both = replace(bitmar_checkpoint, ternary=frozenset())
+    assert_same(
+        ours, ReferenceBackend(replace(fused, ternary=frozenset())).propose(TASKS[2], photo)
+    )
+    apart = ours.states[0] - ReferenceBackend(with_both).propose(TASKS[2], photo).states[0]
+    assert np.abs(apart).max() > 1e-2
+
+
 @pytest.mark.parametrize("kernels", kernel_sets())
 @pytest.mark.parametrize("task", TASKS)
 def test_ternary_layers_round_as_they_did_in_training(
@@ -235,7 +252,7 @@ def test_a_missing_part_is_one_sentence(
         ({"image_grid": 17, "image_tokens": 290}, "image_grid is 17, expected 0 to 16"),
         ({"fusion_layers": 9}, "fusion_layers is 9, expected 1 to 8"),
         ({"fusion_heads": 5}, "fusion_width is no multiple"),
-        ({"fusion": "sum"}, "neither prefix nor fiber"),
+        ({"fusion": "sum"}, "none of prefix, fiber and both"),
         ({"fusion_width": 64}, "expected 64 x 96"),
         ({"embed_width": 0}, "text.embed.weight has another size"),
         ({"memory_width": 64}, "memory.query.weight has"),

@@ -85,8 +85,8 @@ class ReferenceBackend:
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo, or both; see `Backend.propose`."""
         reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
-        image_ND, scene = self._image_tokens(pixels_CHW)
-        states_SD = self._read(np.array(reading.tokens), image_ND)
+        image_ND, in_front_FD, scene = self._image_tokens(pixels_CHW)
+        states_SD = self._read(np.array(reading.tokens), image_ND, in_front_FD)
         N = len(image_ND)
         pooled_D = self._thoughts.recall(states_SD[N:].mean(0))
         thoughts_KD = self._thoughts.think(pooled_D, states_SD[N:])
@@ -133,30 +133,39 @@ class ReferenceBackend:
         scores: Array = weights @ table[rows] / np.linalg.norm(weights) + bias
         return scores
 
-    def _image_tokens(self, pixels_CHW: Array | None) -> tuple[Array, Array | None]:
-        layers, none_2D = self._layers, self._w["image.no_photo"]
+    def _image_tokens(self, pixels_CHW: Array | None) -> tuple[Array, Array, Array | None]:
+        """Return the image tokens, those that stand in front of the words, and the place logits."""
+        none_2D = self._w["image.no_photo"]
         if pixels_CHW is None:
             places = int(self._config["image_tokens"]) - 1
-            return none_2D[[0] + [1] * places], None
+            image_ND = none_2D[[0] + [1] * places]
+            return image_ND, self._in_front(image_ND, none_2D), None
         grid = int(self._config.get("image_grid", 0))
         places_HWC = mobilenet_v2_places(self._w, pixels_CHW)
         mean_C = places_HWC.mean((0, 1))
         features_PC = pool_grid(places_HWC, grid) if grid else mean_C[None]
-        scene = layers.linear("image.scene", mean_C)
-        scene_D = softmax(scene) @ self._w["image.scene_table.weight"]
-        view_PD = layers.linear("image.view", features_PC)
-        return layers.norm("image.norm", np.concatenate([scene_D[None], view_PD]), 1e-5), scene
+        scene = self._layers.linear("image.scene", mean_C)
+        image_ND = self._tokens_of(scene, features_PC)
+        whole_2D = self._tokens_of(scene, features_PC.mean(0, keepdims=True))
+        return image_ND, self._in_front(image_ND, whole_2D), scene
 
-    def _read(self, tokens_T: Array, image_ND: Array) -> Array:
+    def _tokens_of(self, scene: Array, features_PC: Array) -> Array:
+        scene_D = softmax(scene) @ self._w["image.scene_table.weight"]
+        view_PD = self._layers.linear("image.view", features_PC)
+        return self._layers.norm("image.norm", np.concatenate([scene_D[None], view_PD]), 1e-5)
+
+    def _in_front(self, image_ND: Array, whole_2D: Array) -> Array:
+        fusion = self._config.get("fusion", "prefix")
+        return {"prefix": image_ND, "fiber": image_ND[:0], "both": whole_2D}[fusion]
+
+    def _read(self, tokens_T: Array, image_ND: Array, in_front_FD: Array) -> Array:
         layers = self._layers
         x: Array = self._w["text.embed.weight"][tokens_T]
         if self._config.get("embed_width"):
             x = layers.linear("text.widen", x)
         x = x + self._w["text.positions.weight"][: len(tokens_T)]
         x = layers.norm("text.embed_norm", x, 1e-12)
-        is_fused = self._config.get("fusion") == "fiber"
-        if not is_fused:
-            x = np.concatenate([image_ND, x])
+        x = np.concatenate([in_front_FD, x])
         heads = int(self._config["text_heads"])
         for i in range(int(self._config["text_layers"])):
             name = f"text.layers.{i}."
@@ -165,7 +174,9 @@ class ReferenceBackend:
             x = layers.norm(name + "attention_norm", x + read, 1e-12)
             ffn = layers.linear(name + "down", _gelu(layers.linear(name + "up", x)))
             x = layers.norm(name + "output_norm", x + ffn, 1e-12)
-        return np.concatenate(self._fuse(x, image_ND)) if is_fused else x
+        if self._config.get("fusion", "prefix") == "prefix":
+            return x
+        return np.concatenate(self._fuse(x[len(in_front_FD) :], image_ND))
 
     def _fuse(self, text_TD: Array, image_ND: Array) -> tuple[Array, Array]:
         """Return the states of photo and words that have read each other, in this order."""

@@ -58,9 +58,13 @@ static int load_switches(ember *m, const char *json) {
     m->table_width = m->embed_width ? m->embed_width : m->width;
     m->image_tokens = 1 + (m->grid ? m->grid * m->grid : 1);
     while (fusion && *fusion == ' ') fusion++;
+    m->in_front = m->image_tokens;
     if (!fusion || !strncmp(fusion, "\"prefix\"", 8)) return 0;
-    if (strncmp(fusion, "\"fiber\"", 7))
-        return model_fail(m, "the model's fusion is neither prefix nor fiber; export it again.");
+    int both = !strncmp(fusion, "\"both\"", 6);
+    if (!both && strncmp(fusion, "\"fiber\"", 7))
+        return model_fail(m,
+                          "the model's fusion is none of prefix, fiber and both; export it again.");
+    m->in_front = both ? 2 : 0;
     if (config_number(m, json, "fusion_layers", 1, MOST_FUSIONS, &m->fusion_layers) ||
         config_number(m, json, "fusion_width", 1, 4096, &m->fusion_width) ||
         config_number(m, json, "fusion_heads", 1, 256, &m->fusion_heads))

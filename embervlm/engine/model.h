@@ -88,7 +88,8 @@ struct ember {
     int embed_width, table_width; /* 0 where the table of tokens is as wide as the reader */
     int image_size, image_width, image_tokens, places;
     int grid; /* places along a side of a photo; 0: one token stands for all of it */
-    int fusion_layers, fusion_width, fusion_heads;   /* 0 layers: image tokens are read as words */
+    int fusion_layers, fusion_width, fusion_heads; /* 0 layers: image tokens are read as words */
+    int in_front; /* image tokens that the reader sees before the words */
     int memory_slots, memory_width, reasoning_width; /* 0 where there is none */
     int decoder_width, decoder_heads, decoder_hidden, decoder_positions, decoder_layers;
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 LINEARS = ("full", "ternary")
-FUSIONS = ("prefix", "fiber")
+FUSIONS = ("prefix", "fiber", "both")
 VISIONS = ("mobilenet-v2", "dinov2-small", "dinov2-base")
 
 
@@ -32,7 +32,8 @@ class EmberConfig:
     (`bitnet.py`). `embed_width`: the table of tokens is this narrow and a matrix widens it
     (ALBERT, Lan et al. 2020); 0: as wide as the reader. `fusion`: a photo's tokens stand in front
     of the words ("prefix") or are read by cross-attention ("fiber", `fusion.py`), and then are
-    one for the place and G x G of `image_grid`. `memory_slots`: 0: no `episodic_memory.py`.
+    one for the place and G x G of `image_grid`; with "both" those are read so, and two tokens of
+    the whole photo stand in front as with "prefix". `memory_slots`: 0: no `episodic_memory.py`.
     `reasoning_width`: 0: no `reasoning_steps.py`.
     """
 
@@ -75,16 +76,21 @@ class EmberConfig:
         for name, allowed in (("linear", LINEARS), ("fusion", FUSIONS), ("vision", VISIONS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}; there are {', '.join(allowed)}.")
-        if (self.fusion == "fiber") != (self.image_grid > 0):
+        if self.is_fused != (self.image_grid > 0):
             raise ValueError(
-                f"fusion is {self.fusion} and image_grid {self.image_grid}; fiber needs a grid of "
-                "1 or more, prefix one of 0."
+                f"fusion is {self.fusion} and image_grid {self.image_grid}; fiber and both need a "
+                "grid of 1 or more, prefix one of 0."
             )
         tokens = 1 + self.image_grid**2 if self.image_grid else 2
         if self.image_tokens != tokens:
             raise ValueError(
                 f"image_tokens is {self.image_tokens}; a grid of {self.image_grid} gives {tokens}."
             )
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether words and places read each other behind the reader."""
+        return self.fusion != "prefix"
 
     @property
     def table_width(self) -> int:
@@ -136,7 +142,7 @@ class BitMarConfig(EmberConfig):
     image_tokens: int = 26
     linear: str = "ternary"
     embed_width: int = 192
-    fusion: str = "fiber"
+    fusion: str = "both"
     image_grid: int = 5
     memory_slots: int = 32
     reasoning_width: int = 192

@@ -1,4 +1,4 @@
-"""Words and places of a photo read each other, through gates that begin shut.
+"""Words and places of a photo read each other, through gates.
 
 After FIBER (Dou et al. 2022, "Coarse-to-Fine Vision-Language Pre-training with Fusion in the
 Backbone"): behind the reader, each layer adds to the words what they find in the photo and to the
@@ -7,8 +7,9 @@ photo what it finds in the words, both from the states before the layer:
     t' = t + tanh(a) * out(attend(query(norm t), photo))
     p' = p + tanh(b) * out(attend(query(norm p), words))
 
-With a = b = 0, as they begin, a request is read as if there were no fusion. FIBER puts its layers
-into both backbones; here the photo's network may be another one, so they stand behind them.
+With a = b = 0 a request is read as if there were no fusion, and FIBER begins so; but little is
+learnt behind a shut gate, so here they begin at 1 (docs/LOG.md says what that brings). FIBER puts
+its layers into both backbones; here the photo's network may be another one, so they stand behind.
 
 Axes: B batch, T words, N image tokens, D width, W width of the attention, H heads, Q queries, K
 keys, L layers.
@@ -37,7 +38,7 @@ class CrossRead(nn.Module):
         self.query = linear(kind, D, W)
         self.keys_values = linear(kind, D, 2 * W)
         self.out = linear(kind, W, D)
-        self.gate = nn.Parameter(torch.zeros(1))
+        self.gate = nn.Parameter(torch.ones(1))
 
     def forward(self, x_BQD: Tensor, from_BKD: Tensor, mask_BK: Tensor | None) -> Tensor:
         """Return what is added to `x`, (B, Q, D); `mask_BK` is True where a state may be read.

@@ -5,8 +5,8 @@
     words -> tokens and quantity marks --------+              \\-> decoder -> reasoning
       \\-> n-grams -> linear scores, added to those of set and place
 
-`bitmar` is the same class with its switches on (`configuration.BitMarConfig`): the words are read
-alone, then words and the photo's places read each other (`fusion.py`), past requests are looked up
+`bitmar` is the same class with its switches on (`configuration.BitMarConfig`): behind the reader,
+words and the photo's places read each other (`fusion.py`), past requests are looked up
 (`episodic_memory.py`), and the heads read five steps of thought (`reasoning_steps.py`).
 
 Axes: B batch, T tokens, N image tokens, P places of a photo, D width, C image channels, E
@@ -97,7 +97,7 @@ class EmberNetwork(nn.Module):
         self.vision = vision_of(config)
         self.image = ImageTokens(config)
         self.text = TextEncoder(config)
-        self.fusion = Fusion(config) if config.fusion == "fiber" else None
+        self.fusion = Fusion(config) if config.is_fused else None
         self.memory = EpisodicMemory(config) if config.memory_slots else None
         self.reasoning = ReasoningSteps(config) if config.reasoning_width else None
         self.heads = DecisionHeads(config.text_width, has_value=config.reasoning_width > 0)
@@ -119,7 +119,9 @@ class EmberNetwork(nn.Module):
         if self.fusion is None:
             states_BSD = self.text(tokens_BT, mask_BT, image_BND)
         else:
-            words_BTD = self.text(tokens_BT, mask_BT, None)
+            words_BTD = self.read_words(
+                tokens_BT, mask_BT, features_BC, scene_BE, has_photo_B, has_view_B
+            )
             words_BTD, image_BND = self.fusion(words_BTD, mask_BT, image_BND)
             states_BSD = torch.cat([image_BND, words_BTD], dim=1)
         mask_BS = torch.cat([mask_BT.new_ones(len(mask_BT), N), mask_BT], dim=1)
@@ -132,6 +134,24 @@ class EmberNetwork(nn.Module):
         if self.reasoning is not None:
             thoughts_BKD = self.reasoning(pooled_BD, words_BTD, mask_BT)
         return Encoded(states_BSD, mask_BS, pooled_BD, thoughts_BKD)
+
+    def read_words(
+        self,
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        features_BPC: Tensor,
+        scene_BE: Tensor,
+        has_photo_B: Tensor,
+        has_view_B: Tensor,
+    ) -> Tensor:
+        """Return the states (B, T, D) of words that are to be fused with the photo's places.
+
+        Where the configuration wants both, the whole photo's two tokens stand in front of them.
+        """
+        if self.config.fusion != "both":
+            return self.text(tokens_BT, mask_BT, None)
+        whole_B2D = self.image(features_BPC.mean(1), scene_BE, has_photo_B, has_view_B)
+        return self.text(tokens_BT, mask_BT, whole_B2D)[:, 2:]
 
     def look(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, C), or (B, P, C) of a grid, and place logits (B, E) of photos."""

@@ -106,7 +106,9 @@ def _attention(network: Any, batch: Batch) -> dict[str, float]:
     inputs = ("features", "scene", "has_photo", "has_view")
     image_BND = network.image(*(batch[name][seen_B] for name in inputs))
     mask_BT = batch["mask"][seen_B]
-    words_BTD = network.text(batch["tokens"][seen_B], mask_BT, None)
+    words_BTD = network.read_words(
+        batch["tokens"][seen_B], mask_BT, *(batch[name][seen_B] for name in inputs)
+    )
     shares_LBTN = network.fusion.looked_at(words_BTD, mask_BT, image_BND)
     shares_XN = shares_LBTN[:, mask_BT].flatten(0, 1)
     entropy_X = -(shares_XN * shares_XN.clamp(min=1e-12).log()).sum(-1)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from embervlm.models.configuration import BitMarConfig
+from embervlm.models.configuration import FUSIONS, BitMarConfig
 from embervlm.models.modeling import EmberNetwork, load_network, save_network
 
 # Every second layer says most of what all say (DistilBERT, Sanh et al. 2019).
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a trained ember-nano, in floats")
     parser.add_argument("--out", type=Path, required=True, help="network.safetensors to write")
     parser.add_argument("--linear", choices=("full", "ternary"), default="ternary")
-    parser.add_argument("--fusion", choices=("prefix", "fiber"), default="fiber")
+    parser.add_argument("--fusion", choices=FUSIONS, default="both")
     parser.add_argument("--memory", choices=("on", "off"), default="on")
     parser.add_argument("--steps", choices=("on", "off"), default="on", help="of reasoning")
     parser.add_argument("--seed", type=int, default=0)
@@ -109,9 +109,10 @@ def main() -> None:
 
 def switched(*, linear: str, fusion: str, memory: bool, steps: bool) -> BitMarConfig:
     """Return bitmar's configuration with these switches."""
-    config = replace(BitMarConfig(), linear=linear)
+    config = BitMarConfig()
     if fusion == "prefix":
         config = replace(config, fusion="prefix", image_grid=0, image_tokens=2)
+    config = replace(config, fusion=fusion, linear=linear)
     if not memory:
         config = replace(config, memory_slots=0)
     return config if steps else replace(config, reasoning_width=0)

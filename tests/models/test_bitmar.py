@@ -111,11 +111,27 @@ def test_a_batch_answers_as_its_rows_do_one_by_one() -> None:
 
 def test_shut_gates_leave_the_words_as_they_were_read() -> None:
     fusion = Fusion(SMALL)
+    for layer in fusion.layers:
+        for reads in (layer.text_reads, layer.image_reads):
+            reads.gate.data.zero_()
     words_BTD, image_BND = torch.randn(2, 5, 64), torch.randn(2, 5, 64)
     mask_BT = torch.ones(2, 5, dtype=torch.bool)
     read_BTD, seen_BND = fusion(words_BTD, mask_BT, image_BND)
     torch.testing.assert_close(read_BTD, words_BTD)
     torch.testing.assert_close(seen_BND, image_BND)
+
+
+def test_with_both_a_whole_photo_stands_in_front_of_the_words() -> None:
+    """Its places are read behind the reader, from what they were before it."""
+    network, inputs = network_of(fusion="both").eval(), inputs_of()
+    tokens_BT, mask_BT, *photo = inputs.values()
+    features_BPC, *others = photo
+    whole_BSD = network.text(tokens_BT, mask_BT, network.image(features_BPC.mean(1), *others))
+    fused_BTD, image_BND = network.fusion(whole_BSD[:, 2:], mask_BT, network.image(*photo))
+    expected_BSD = torch.cat([image_BND, fused_BTD], dim=1)
+    torch.testing.assert_close(network.encode(**inputs).states_BSD, expected_BSD)
+    behind = network_of(fusion="fiber").eval().encode(**inputs).states_BSD
+    assert (expected_BSD - behind).abs().max() > 0.1
 
 
 def test_cross_attention_is_what_its_formula_says() -> None:
@@ -223,7 +239,7 @@ def test_a_network_looks_at_places_and_their_mean_says_where_it_is() -> None:
 def test_a_configuration_says_what_cannot_be() -> None:
     with pytest.raises(ValueError, match="linear is 'int4'; there are full, ternary"):
         replace(SMALL, linear="int4")
-    with pytest.raises(ValueError, match="fiber needs a grid of 1 or more"):
+    with pytest.raises(ValueError, match="fiber and both need a grid of 1 or more"):
         replace(SMALL, image_grid=0)
     with pytest.raises(ValueError, match="a grid of 2 gives 5"):
         replace(SMALL, image_tokens=2)
