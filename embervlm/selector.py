@@ -64,7 +64,8 @@ class Calibration:
     `temperature` divides all of them. `confidence_scale` and `confidence_shift` map the log-odds
     of the best set to those of being right. `ask_below` is the confidence under which a person
     should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
-    limits. `same_request` is the cosine above which a lesson applies.
+    limits. `limit_shift` is added to the logits with which a number states a limit, against "none
+    of these". `same_request` is the cosine above which a lesson applies.
     """
 
     no_robot_shift: float = 0.0
@@ -73,6 +74,7 @@ class Calibration:
     confidence_shift: float = 0.0
     ask_below: float = 0.5
     certain_flag: float = 0.9
+    limit_shift: float = 0.0
     same_request: float = 0.97
 
     @classmethod
@@ -451,7 +453,7 @@ def read_needs(
             likely.add(flag)
         if logit > sure:
             certain.add(flag)
-    quantities = stated_quantities(proposal.mentions, proposal.roles)
+    quantities = stated_quantities(proposal.mentions, proposal.roles, calibration.limit_shift)
     places = _softmax(proposal.environment)
     sure_place = environment if places.max() > calibration.certain_flag else "none"
     needs = Needs(told, environment, quantities, frozenset(likely))
@@ -460,13 +462,17 @@ def read_needs(
 
 
 def stated_quantities(
-    mentions: Sequence[Mention], roles_MR: NDArray[np.float32]
+    mentions: Sequence[Mention], roles_MR: NDArray[np.float32], limit_shift: float = 0.0
 ) -> dict[str, float]:
-    """Return the quantities that the request states; of several for one key the largest counts."""
+    """Return the quantities that the request states; of several for one key the largest counts.
+
+    `limit_shift` is added to all roles but the last, "none of these".
+    """
     found: dict[str, float] = {}
     for mention, roles in zip(mentions, roles_MR, strict=True):
-        role = int(roles.argmax())
-        if role == len(QUANTITIES):
+        limits = roles[: len(QUANTITIES)] + limit_shift
+        role = int(limits.argmax())
+        if limits[role] <= roles[len(QUANTITIES)]:
             continue
         factor = _FACTORS[mention.kind].get(QUANTITIES[role])
         if factor is not None:

@@ -2,9 +2,9 @@
 
 The network is run once over the split; everything else is a search over what it said. In this
 order, each step with the numbers of those before it: the temperature of the set, the probability
-above which a flag rules robots out, the shift of No Robot, the map from the best set's chance to
-that of being right, the confidence under which a person decides, and the cosine above which two
-requests are the same.
+above which a flag rules robots out, the shift towards numbers being limits, that of No Robot, the
+map from the best set's chance to that of being right, the confidence under which a person decides,
+and the cosine above which two requests are the same.
 
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
 
@@ -32,7 +32,9 @@ from embervlm.backends import BACKENDS, load_backend
 from embervlm.backends.base import Proposal
 from embervlm.checkpoint import update_calibration
 from embervlm.data.sample import subset_of
+from embervlm.data.scenarios import load
 from embervlm.evaluation.cases import Case, photo_cases, text_cases
+from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
 from embervlm.fleet import NO_ROBOT
 from embervlm.scoring import exact
 from embervlm.selector import Calibration, Selector
@@ -40,22 +42,27 @@ from embervlm.selector import Calibration, Selector
 MAX_ERROR_ANSWERED = 0.10
 MAX_SHARE_CONFUSED = 0.01
 SHIFTS = tuple(i / 10 for i in range(-20, 21))
+LIMIT_SHIFTS = tuple(i / 2 for i in range(13))
 CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 
 Floats = NDArray[np.float64]
 
 
-def fit(selector: Selector, cases: Sequence[Case]) -> dict[str, float]:
+def fit(selector: Selector, cases: Sequence[Case], swaps: Sequence[Swap] = ()) -> dict[str, float]:
     """Return the fields of `selector.Calibration` for these cases; see `fit_proposals`."""
     console = Console(stderr=True)
     proposals = [
         selector.propose(case.scenario) for case in track(cases, "read the split", console=console)
     ]
-    return fit_proposals(selector, cases, proposals)
+    read = [read_swap(selector, swap) for swap in track(swaps, "swap the numbers", console=console)]
+    return fit_proposals(selector, cases, proposals, read)
 
 
 def fit_proposals(
-    selector: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
+    selector: Selector,
+    cases: Sequence[Case],
+    proposals: Sequence[Proposal],
+    swaps: Sequence[SwapRead] = (),
 ) -> dict[str, float]:
     """Return the calibration for cases of which the network has said `proposals`.
 
@@ -73,6 +80,8 @@ def fit_proposals(
         outcomes.append(_answers(trial, cases, proposals)[1].sum())
     certain_flag = CERTAIN_FLAGS[outcomes.index(max(outcomes))]
     trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)
+    limit_shift = fit_limit_shift(trial, cases, proposals, swaps)
+    trial.calibration = replace(trial.calibration, limit_shift=limit_shift)
     shift = fit_shift(trial, cases, proposals)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
     chance_N, right_N = _answers(trial, cases, proposals)
@@ -87,9 +96,30 @@ def fit_proposals(
         "confidence_shift": offset,
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": certain_flag,
+        "limit_shift": limit_shift,
         "same_request": same_request(embeddings, true_N),
     }
     return {name: float(value) for name, value in values.items()}
+
+
+def fit_limit_shift(
+    trial: Selector,
+    cases: Sequence[Case],
+    proposals: Sequence[Proposal],
+    swaps: Sequence[SwapRead],
+) -> float:
+    """Return the shift with which most sets are exact and most swaps hold, all rules on.
+
+    Of shifts that do equally well, the smallest. What people write has its usual numbers, and the
+    network takes an unusual one for no limit at all: a swapped number shows it.
+    """
+
+    def right(shift: float) -> float:
+        trial.calibration = replace(trial.calibration, limit_shift=shift)
+        exact_sets = float(_answers(trial, cases, proposals)[1].sum())
+        return exact_sets + sum(holds(trial, swap) for swap in swaps)
+
+    return max(LIMIT_SHIFTS, key=right)
 
 
 def fit_shift(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
@@ -229,9 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")
+    swaps = [
+        swap for row in load("scenarios", "validation") for swap in swaps_of(row, selector.fleet)
+    ]
     if options.shared is not None:
         cases += photo_cases("validation", options.shared / "photos")
-    values = fit(selector, cases)
+    values = fit(selector, cases, swaps)
     update_calibration(options.model, values)
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
 

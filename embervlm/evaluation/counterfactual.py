@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from embervlm.backends.base import Proposal
 from embervlm.data.sample import role_of
 from embervlm.evaluation.cases import watched
 from embervlm.evaluation.metrics import Rows, share
@@ -76,19 +77,37 @@ def swaps_of(row: Mapping[str, Any], fleet: Fleet) -> Iterable[Swap]:
             yield Swap(row["id"], row["task"], with_number(row["task"], mention, near.value), None)
 
 
-def holds(selector: Selector, swap: Swap) -> bool:
+@dataclass(frozen=True)
+class SwapRead:
+    """A swap and what the network said of the request after it, and of that before where the set
+    has to stay."""
+
+    swap: Swap
+    after: Proposal
+    before: Proposal | None
+
+
+def read_swap(selector: Selector, swap: Swap) -> SwapRead:
+    """Run the network over what `holds` needs."""
+    after = selector.propose(Scenario(task=swap.task))
+    before = selector.propose(Scenario(task=swap.before)) if swap.robot is None else None
+    return SwapRead(swap, after, before)
+
+
+def holds(selector: Selector, read: SwapRead) -> bool:
     """Say whether the robot has left the set, or the set has stayed."""
-    after = selector.decide(Scenario(task=swap.task), reasoning=False).robots
-    if swap.robot is not None:
+    swap = read.swap
+    after = selector.answer(read.after, Scenario(task=swap.task), reasoning=False).robots
+    if read.before is None:
         return swap.robot not in after
-    before = selector.decide(Scenario(task=swap.before), reasoning=False).robots
+    before = selector.answer(read.before, Scenario(task=swap.before), reasoning=False).robots
     return set(before) == set(after)
 
 
 def swap_rows(selector: Selector, rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Return the share of swaps that hold, of either kind."""
     swaps = [swap for row in rows for swap in swaps_of(row, selector.fleet)]
-    right = [holds(selector, swap) for swap in watched(swaps, "swap the numbers")]
+    right = [holds(selector, read_swap(selector, s)) for s in watched(swaps, "swap the numbers")]
     found: Rows = {}
     for name, over in (("over a limit: the robot leaves", True), ("within: the set stays", False)):
         kept = [i for i, swap in enumerate(swaps) if (swap.robot is not None) == over]

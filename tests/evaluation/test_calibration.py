@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeBackend, blank_proposal
+from opinion import DRONE
 
 from embervlm.backends.base import Array, Proposal
 from embervlm.checkpoint import load_checkpoint
@@ -19,14 +20,16 @@ from embervlm.evaluation.calibration import (
     answer_from,
     fit,
     fit_confidence,
+    fit_limit_shift,
     fit_shift,
     fit_temperature,
     main,
     same_request,
 )
 from embervlm.evaluation.cases import Case
+from embervlm.evaluation.counterfactual import Swap, read_swap
 from embervlm.evaluation.metrics import Truth
-from embervlm.scenario import FLAGS, Scenario
+from embervlm.scenario import FLAGS, QUANTITIES, Scenario
 from embervlm.selector import Calibration, Selector
 
 
@@ -141,6 +144,26 @@ def test_no_robot_is_answered_as_often_as_it_is_right() -> None:
     selector = Selector(FakeBackend(say))
     proposals = [selector.propose(case.scenario) for case in cases]
     assert fit_shift(selector, cases, proposals) == -0.9
+
+
+def test_numbers_are_limits_more_readily_where_swaps_show_it_and_no_set_is_lost() -> None:
+    """A swapped load is taken for nothing by 1.2, a guard's weight of 80 kg by 2.2."""
+
+    def say(proposal: Proposal, task: str | None, pixels: Array | None) -> Proposal:
+        subsets, roles = np.zeros(32, np.float32), proposal.roles.copy()
+        subsets[1], subsets[8] = 6, 3
+        load, other = QUANTITIES.index("load_kg"), len(QUANTITIES)
+        for i, mention in enumerate(proposal.mentions):
+            roles[i, [load, other]] = (0, 2.2 if mention.value == 80 else 1.2)
+        return replace(proposal, subsets=subsets, roles=roles)
+
+    task = "look where the 80 kg guard stands"
+    case = Case(Scenario(task=task), Truth("1", task, (DRONE,), DRONE))
+    swap = Swap("2", "take the 3 kg box", "take the 7 kg box", DRONE)
+    selector = Selector(FakeBackend(say))
+    proposals, swaps = [selector.propose(case.scenario)], [read_swap(selector, swap)]
+    assert fit_limit_shift(selector, [case], proposals, swaps) == 1.5
+    assert fit_limit_shift(selector, [case], proposals, []) == 0.0
 
 
 def test_the_command_rewrites_the_numbers_and_not_the_weights(
