@@ -84,16 +84,19 @@ class Reading:
     marks: tuple[int, ...] = ()
 
 
-def read_task(task: str | None, tokenizer: Tokenizer, max_tokens: int) -> Reading:
+def read_task(
+    task: str | None, tokenizer: Tokenizer, max_tokens: int, *, numbers: bool = True
+) -> Reading:
     """Turn a request into tokens, at most `max_tokens`; a longer one keeps its two ends.
 
-    An absent request is `<|task|><|end|>`.
+    An absent request is `<|task|><|end|>`. Without `numbers` the marks alone stand for quantities.
     """
     task = " ".join((task or "").split())
     mentions = find_quantities(task)
     tokens, marks, at = [tokenizer.specials[TASK]], [], 0
     for mention in mentions:
-        tokens += tokenizer.encode(" " + task[at : mention.end].strip().lower())
+        text = task[at : mention.end if numbers else mention.start].strip().lower()
+        tokens += tokenizer.encode(f" {text}") if text else []
         marks.append(len(tokens))
         tokens.append(tokenizer.specials[bucket_mark(mention)])
         at = mention.end

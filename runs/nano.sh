@@ -54,24 +54,20 @@ step compress/network.safetensors "8 compress: four-bit weights, taught by step 
   train --recipe recipes/nano/compress.yaml --vision "$out/vision" --model "$out/average/network.safetensors" \
     --teacher "$out/average/network.safetensors" --output-dir "$out/compress"
 
-step steady/network.safetensors "9 steady: most numbers without their digits, taught by step 7" &&
-  train --recipe recipes/nano/steady.yaml --vision "$out/vision" --model "$out/compress/network.safetensors" \
-    --teacher "$out/average/network.safetensors" --output-dir "$out/steady"
-
-step ngrams/network.safetensors "10 n-grams beside the reader" &&
+step ngrams/network.safetensors "9 n-grams beside the reader" &&
   "$bin/python" -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
-    --model "$out/steady/network.safetensors" --out "$out/ngrams" --threads "$threads"
+    --model "$out/compress/network.safetensors" --out "$out/ngrams" --threads "$threads"
 
-step roles/network.safetensors "11 roles: what each number is for, numbers drawn anew" &&
+step roles/network.safetensors "10 roles: what each number is for, numbers drawn anew" &&
   train --recipe recipes/nano/roles.yaml --model "$out/ngrams/network.safetensors" --output-dir "$out/roles"
 
-step words/network.safetensors "12 words: the decoder repeats what was read" &&
+step words/network.safetensors "11 words: the decoder repeats what was read" &&
   train --recipe recipes/nano/words.yaml --model "$out/roles/network.safetensors" --output-dir "$out/words"
 
-step reason/network.safetensors "13 reason: decisions put into words" &&
+step reason/network.safetensors "12 reason: decisions put into words" &&
   train --recipe recipes/nano/reason.yaml --model "$out/words/network.safetensors" --output-dir "$out/reason"
 
-log "14 export and calibrate"
+log "13 export and calibrate"
 "$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"

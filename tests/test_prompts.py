@@ -128,6 +128,15 @@ def test_an_absent_request_is_its_two_ends(tokenizer: Tokenizer, task: str | Non
     assert tokenizer.decode(read_task(task, tokenizer, 128).tokens) == "<|task|><|end|>"
 
 
+def test_marks_alone_stand_for_numbers_that_are_not_read(tokenizer: Tokenizer) -> None:
+    reading = read_task("90 kg? Carry half a tonne up  400 m.", tokenizer, 128, numbers=False)
+    said = tokenizer.decode(reading.tokens)
+    assert said == "<|task|><|kg<=500|> ? carry<|kg<=500|> up<|m<=1000|>.<|end|>"
+    assert [tokenizer.decode([reading.tokens[mark]]) for mark in reading.marks] == [
+        bucket_mark(mention) for mention in reading.mentions
+    ]
+
+
 def test_whatever_the_request_its_marks_stand_where_the_reading_says(tokenizer: Tokenizer) -> None:
     pieces = [
         "8 kg",

@@ -61,6 +61,7 @@ class Settings:
     authors_again: float = 0.5
     redraw: float = 0.25
     drop_digits: float = 0.3
+    drop_numbers: float = 0.0
     vary: float = 0.0
     typo: float = 0.15
 
@@ -171,6 +172,12 @@ class Mixture:
         kept = tuple(roles) if len(roles) == len(reading.marks) else None
         return Item(replace(BLANK, task=task), reading, roles=kept)
 
+    def _read(self, task: str | None, rng: random.Random) -> Reading:
+        """Read a request, some of them without their numbers."""
+        share = self.settings.drop_numbers
+        numbers = not (share and rng.random() < share)
+        return read_task(task, self.tokenizer, self.settings.max_tokens, numbers=numbers)
+
     def _photo(
         self, place: str, rng: random.Random, *, always: bool = False
     ) -> tuple[int | None, str | None]:
@@ -188,14 +195,16 @@ class Mixture:
             and rng.random() < self.settings.vary
             and (drawn := varied(sample, rng) if sample.limits is not None else None)
         ):
-            reading = read_task(drawn[0], self.tokenizer, self.settings.max_tokens)
+            reading = self._read(drawn[0], rng)
             kept = tuple(drawn[1]) if len(drawn[1]) == len(reading.marks) else None
             return Item(sample, reading, photo, scene, kept)
         if task and rng.random() < self.settings.typo:
-            reading = read_task(with_typo(task, rng), self.tokenizer, self.settings.max_tokens)
+            reading = self._read(with_typo(task, rng), rng)
+        elif self.settings.drop_numbers:
+            reading = self._read(task, rng)
         else:
             if task not in self.readings:
-                self.readings[task] = read_task(task, self.tokenizer, self.settings.max_tokens)
+                self.readings[task] = self._read(task, rng)
             reading = self.readings[task]
         if reading.marks and rng.random() < self.settings.drop_digits:
             reading = without_digits(reading, self.digits)

@@ -47,7 +47,7 @@ def prepare(recipe: Recipe) -> Prepared:
         raise ValueError(f"vision is {recipe.vision}, which {PRESET} has no use for; leave it out.")
     if recipe.rounding != "none":
         raise ValueError(f"rounding is {recipe.rounding}; {PRESET} has no file of four bits yet.")
-    for name in ("drop_digits", "vary"):
+    for name in ("drop_digits", "drop_numbers", "vary"):
         if (value := getattr(recipe, name)) != getattr(Recipe, name):
             raise ValueError(f"{name} is {value}; {PRESET} has no marks to go by.")
     if recipe.teacher and recipe.stage not in ("instruct", "select"):

@@ -75,6 +75,9 @@ class Recipe:
     drop_digits: float = _field(
         0.3, "select: share of requests read without their digits, by the marks behind them alone"
     )
+    drop_numbers: float = _field(
+        0.0, "select: share of requests read without their numbers and units, by the marks alone"
+    )
     vary: float = _field(
         0.0, "select: share of requests with numbers read with others between the same thresholds"
     )
@@ -149,7 +152,8 @@ class Recipe:
             "max_grad_norm": 0, "learning_rate": 0, "head_learning_rate": 0, "log_steps": 1,
             "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
             "lora_rank": 1, "workers": 0, "group": 2, "pool": 1, "iterations": 1, "kl": 0,
-            "redraw": 0, "drop_digits": 0, "vary": 0,
+            "redraw": 0, "drop_digits": 0, "drop_numbers": 0,
+            "vary": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
@@ -157,7 +161,7 @@ class Recipe:
         for name in ("average", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, below 1.")
-        for name in ("drop_digits", "vary"):
+        for name in ("drop_digits", "drop_numbers", "vary"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         for name in ("temperature", "clip"):

@@ -205,6 +205,7 @@ def _data(
         seed=recipe.seed,
         redraw=recipe.redraw,
         drop_digits=recipe.drop_digits,
+        drop_numbers=recipe.drop_numbers,
         vary=recipe.vary,
         scenarios=recipe.scenarios,
     )

@@ -120,6 +120,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "rounding": ({}, "none", "q4_0", weights),
     "redraw": (SELECT, 0, 1, weights),
     "drop_digits": (SELECT, 0, 1, weights),
+    "drop_numbers": (SELECT, 0, 1, weights),
     "vary": (SELECT, 0, 1, weights),
     "scenarios": (SELECT, None, "OWN", weights),
     "group": (GRPO, 4, 6, weights),
