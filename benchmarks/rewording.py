@@ -1,4 +1,4 @@
-"""Say a request in other words, by rules: what an operator's next message about the same job may be.
+"""Say a request in other words, by rules, as an operator's next message about a job may.
 
     reword("Third floor, 18 kg concentrator up, lift's dead", np.random.default_rng(1))
 
@@ -33,11 +33,11 @@ _BEHIND = (
     " That's all.", " No rush.", " Confirm please.", " Cheers.",
 )  # fmt: skip
 _ALIKE = (
-    ("metres", "m"), ("kilos", "kg"), ("minutes", "min"), ("it's", "it is"), ("there's", "there is"),
-    ("can't", "cannot"), ("won't", "will not"), ("don't", "do not"), ("isn't", "is not"),
+    ("metres", "m"), ("kilos", "kg"), ("minutes", "min"), ("it's", "it is"),
+    ("there's", "there is"),    ("can't", "cannot"), ("won't", "will not"), ("don't", "do not"), ("isn't", "is not"),
     ("who's", "who is"), ("what's", "what is"), ("somebody", "someone"), ("check", "look at"),
-    ("quick", "fast"), ("need", "want"), ("big", "large"), ("small", "little"), ("near", "close to"),
-    ("broken", "bust"), ("get", "fetch"), ("take", "bring"), ("and", "&"),
+    ("quick", "fast"), ("need", "want"), ("big", "large"), ("small", "little"),
+    ("near", "close to"),    ("broken", "bust"), ("get", "fetch"), ("take", "bring"), ("and", "&"),
     ("whether", "if"), ("please", "kindly"), ("photo", "picture"),
 )  # fmt: skip
 _HOW_FAR = 0.15
