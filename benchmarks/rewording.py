@@ -34,11 +34,12 @@ _BEHIND = (
 )  # fmt: skip
 _ALIKE = (
     ("metres", "m"), ("kilos", "kg"), ("minutes", "min"), ("it's", "it is"),
-    ("there's", "there is"),    ("can't", "cannot"), ("won't", "will not"), ("don't", "do not"), ("isn't", "is not"),
-    ("who's", "who is"), ("what's", "what is"), ("somebody", "someone"), ("check", "look at"),
-    ("quick", "fast"), ("need", "want"), ("big", "large"), ("small", "little"),
-    ("near", "close to"),    ("broken", "bust"), ("get", "fetch"), ("take", "bring"), ("and", "&"),
-    ("whether", "if"), ("please", "kindly"), ("photo", "picture"),
+    ("there's", "there is"), ("can't", "cannot"), ("won't", "will not"), ("don't", "do not"),
+    ("isn't", "is not"), ("who's", "who is"), ("what's", "what is"), ("somebody", "someone"),
+    ("check", "look at"), ("quick", "fast"), ("need", "want"), ("big", "large"),
+    ("small", "little"), ("near", "close to"), ("broken", "bust"), ("get", "fetch"),
+    ("take", "bring"), ("and", "&"), ("whether", "if"), ("please", "kindly"),
+    ("photo", "picture"),
 )  # fmt: skip
 _HOW_FAR = 0.15
 
