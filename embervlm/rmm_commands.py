@@ -149,7 +149,9 @@ def evaluate_model(
     memory: Annotated[
         Path | None,
         typer.Option(
-            "--memory", metavar="F.json", help="Begin with these entries if there; written after."
+            "--memory",
+            metavar="F.json",
+            help="Begin with these entries if there; written at the end unless --fresh-memory.",
         ),
     ] = None,
     fresh_memory: Annotated[
@@ -213,6 +215,9 @@ def evaluate_model(
         )
         with ExitStack() as files:
             file = files.enter_context(traces.open("w", encoding="utf-8")) if traces else None
+            if memory is not None and not fresh_memory:
+                # Also if the run breaks off: what was learnt is kept.
+                files.callback(lambda: reasoner.memory.save(memory))
 
             def keep(case: Any, trace: Any) -> None:
                 if file is not None:
@@ -220,8 +225,6 @@ def evaluate_model(
                     file.flush()
 
             report = {"data": data, **evaluate(reasoner, loaded, feedback=feedback, on_trace=keep)}
-        if memory is not None:
-            reasoner.memory.save(memory)
         if json_out is not None:
             json_out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
         _show(report)

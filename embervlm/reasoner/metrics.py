@@ -24,7 +24,8 @@ the first answer is right, l_i whether the last one is.
 
 Shares of problems have Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001 on why
 not the plain one). Shares of steps, equations and answers have a percentile bootstrap over
-problems, since those of one problem hang together. None: nothing to be counted.
+problems, since those of one problem hang together; where all problems are alike it has no width,
+however few they are. None: nothing to be counted.
 """
 
 from __future__ import annotations
