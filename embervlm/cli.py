@@ -20,6 +20,7 @@ import typer
 
 from embervlm.intake import decide_line, numbered_lines, sort_words
 from embervlm.memory_commands import memory_app
+from embervlm.rmm_commands import rmm_app
 from embervlm.terminal import (
     BackendOption,
     FleetOption,
@@ -54,6 +55,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(memory_app, name="memory")
+app.add_typer(rmm_app, name="rmm")
 
 
 def _print_version(asked: bool) -> None:

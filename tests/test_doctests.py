@@ -7,7 +7,8 @@ import pytest
 
 MODULES = (
     "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "memory.chain",
-    "memory.entries", "memory.lessons", "planning", "prompts", "quantities", "scoring",
+    "memory.entries", "memory.lessons", "planning", "prompts", "quantities",
+    "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts", "scoring",
     "training.teacher_prompts",
 )  # fmt: skip
 

@@ -3,13 +3,15 @@
 Models of pictures and words (`AutoModelForImageTextToText`) are shown the photo; models of words
 alone (`AutoModelForCausalLM`) answer questions without one. Instruction and question go into one
 message of the model's chat template, since some templates know no system's part; without a template
-they stand one under the other. Questions are answered one at a time, whatever the workers.
+they stand one under the other. Questions are answered one at a time, whatever the workers. A folder
+may also hold an adapter of peft, with a tokenizer; its model is loaded from where it says.
 
 Axes: N new tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +56,7 @@ class LocalTeacher:
                 f"--device {device} cannot be used ({str(error).splitlines()[0][:100]}); give cpu, "
                 "cuda or auto."
             ) from error
-        config = _load(AutoConfig, place)
+        config = _load(AutoConfig, _adapted(place))
         self.sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         self._processor = _load(AutoProcessor if self.sees else AutoTokenizer, place)
         self._tokenizer = self._processor.tokenizer if self.sees else self._processor
@@ -161,6 +163,21 @@ class LocalTeacher:
         for mark in sorted(marks, key=len, reverse=True):
             words = words.replace(mark, " ")
         return words
+
+
+def _adapted(place: str) -> str:
+    """Return the model that the adapter in a folder is for; the place itself if it holds a model.
+
+    Raises:
+        ValueError: the adapter does not say it.
+    """
+    about = Path(place) / "adapter_config.json"
+    if not about.is_file() or (Path(place) / "config.json").is_file():
+        return place
+    try:
+        return str(json.loads(about.read_text("utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{about} does not say which model the adapter is for.") from error
 
 
 def _load(kind: Any, place: str, **more: Any) -> Any:

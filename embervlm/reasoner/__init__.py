@@ -1,0 +1,1 @@
+"""VITA-RMM's loop for any language model: reason, be told, remember, reason better."""
