@@ -680,7 +680,7 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def lessons_to_use(memory: Path | None, site: str, *, no_memory: bool) -> LessonStore | None:
+def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonStore | None:
     """Return the lessons to decide with, or None; say on stderr if they cannot be used.
 
     Raises:
@@ -690,10 +690,10 @@ def lessons_to_use(memory: Path | None, site: str, *, no_memory: bool) -> Lesson
         if memory is not None:
             raise ValueError("--memory and --no-memory exclude each other: leave one out.")
         return None
-    from embervlm.memory.home import lessons_path
+    from embervlm.memory.home import lessons_path, may_be_there
 
     # Without a file nothing is imported for lessons: a decision stays as small as it was.
-    if not (memory or lessons_path()).exists():
+    if not may_be_there(memory or lessons_path()):
         return None
     store = open_memory(memory, site)
     if fault := store.fault:

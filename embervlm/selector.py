@@ -24,6 +24,7 @@ from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.memory import lessons
 from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.home import may_be_there
 from embervlm.prompts import (
     Reasoning,
     Thinking,
@@ -86,8 +87,9 @@ class Calibration:
 class Selector:
     """Decides with a backend, for a fleet, with lessons.
 
-    `memory` keeps the lessons: an open store, the path of one (made by the first lesson), or None
-    for this session only. One that cannot be used changes no decision; its `fault` says why.
+    `memory` keeps the lessons: an open store, the path of one (made by the first lesson), the
+    address of a PostgreSQL database, or None for this session only. One that cannot be used changes
+    no decision; its `fault` says why.
 
     The reasoning is worded from what the network read: needs, place, decision. With `own_words` the
     decoder words task, place and decision itself; what it says is checked, but it is still clumsy.
@@ -111,7 +113,7 @@ class Selector:
     def memory(self) -> LessonMemory | None:
         """The lessons; None as long as there are none, which needs no database."""
         if isinstance(self._memory, str | Path):
-            if not Path(self._memory).exists():
+            if not may_be_there(self._memory):
                 return None
             self._memory = _open_store(self._memory)
         return self._memory
@@ -528,7 +530,7 @@ def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
 
 
 def _open_store(path: str | Path | LessonMemory | None) -> LessonMemory:
-    """Open a store at a path; None is one for this session, without quotas."""
+    """Open a store at a place; None is one for this session, without quotas."""
     from embervlm.memory.store import IN_MEMORY, LessonStore  # SQLite: only with lessons
 
     if path is None:

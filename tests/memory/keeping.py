@@ -2,7 +2,6 @@
 
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 
@@ -34,9 +33,9 @@ def ids(store: LessonStore) -> list[int]:
     return [entry.id for entry in store.entries()]
 
 
-def keep(path: Path, name: str, count: int) -> None:
+def keep(place: str, name: str, count: int) -> None:
     """Add entries and say of each when it is acknowledged."""
-    store = LessonStore(path, quotas=None)
+    store = LessonStore(place, quotas=None)
     for number in range(count):
         task = f"{name}-{number}"
         store.add(correction(task), vector(number), author=name)
@@ -46,4 +45,4 @@ def keep(path: Path, name: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    keep(sys.argv[1], sys.argv[2], int(sys.argv[3]))
