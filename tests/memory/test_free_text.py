@@ -171,7 +171,7 @@ def test_an_answer_in_another_form_is_none_and_the_note_is_kept(text: str, serve
     )
     assert selector.decide(BRIDGE).robots == (DRONE,)
     named, _ = learnt(server, NOTE, [LEGS])
-    assert named.content.endswith(NOTE)
+    assert named.content.endswith(f"{NOTE}.")
     assert named.metadata["unread"].endswith("The note is kept as text.")
     assert "quarantine" not in named.metadata
 
