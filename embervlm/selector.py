@@ -225,8 +225,8 @@ class Selector:
             )
         proposal = self.propose(decision.scenario)
         _, certain, team = read_needs(proposal, self.calibration, decision.scenario.task)
-        lessons.check_note(feedback.note)
-        read = free_text.read(feedback.note, names, decision, self.fleet, model)
+        note = lessons.check_note(feedback.note)
+        read = free_text.read(note, names, decision, self.fleet, model)
         entry = lessons.entry_from_feedback(
             decision, replace(feedback, robots=read.robots), self._against, team=team, read=read
         )

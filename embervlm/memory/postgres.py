@@ -19,7 +19,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -360,7 +360,8 @@ def _cut_off(connection: psycopg.Connection[Any], silent_s: float) -> Iterator[N
 
         def cut() -> None:
             is_cut.set()
-            own.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the other side was quicker
+                own.shutdown(socket.SHUT_RDWR)
 
         timer = threading.Timer(silent_s, cut)
         timer.daemon = True
