@@ -5,14 +5,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import pytest
-from opinion import DRONE, LEGS, Opinion, one
 
 from embervlm.memory.entries import MemoryEntry
-from embervlm.memory.protocol import StoreFaultError
 from embervlm.memory.store import LessonStore
-from embervlm.scenario import Feedback, Scenario
-from embervlm.selector import Selector
 
 
 class Clock:
@@ -43,34 +38,9 @@ def fill(place: str | Path) -> None:
     """Keep five entries, one of them erased, one superseded."""
     with LessonStore(place) as store:
         for number in range(4):
-            store.add(correction(f"request {number}", LEGS), vector(number))
-        store.add(correction("request 1", LEGS), vector(1))
+            store.add(correction(f"request {number}", "Robot with Legs"), vector(number))
+        store.add(correction("request 1", "Robot with Legs"), vector(1))
         store.forget(3, erase=True)
-
-
-def assert_is_refused(place: str | Path, part: str) -> None:
-    """Check that a store with a fault finds nothing, takes nothing, and lets deciding go on."""
-    store = LessonStore(place)
-    assert part in store.fault
-    assert store.fault.count(str(place)) == 1
-    assert store.search(vector(0), "rough", at_least=-1, k=3) == []
-    assert store.missed == (1, store.fault)
-    for act in (
-        lambda: store.add(correction("new"), vector(9)),
-        lambda: store.forget(1),
-        store.entries,
-        store.stats,
-        store.export,
-    ):
-        with pytest.raises(StoreFaultError):
-            act()
-    # Deciding goes on without lessons; learning is refused.
-    selector = Selector(Opinion(one(DRONE)), memory=LessonStore(place))
-    decision = selector.decide(Scenario("look under the bridge"))
-    assert decision.robots == (DRONE,)
-    assert decision.memory == ()
-    with pytest.raises(ValueError, match="not used|cannot be used|something else|newer"):
-        selector.learn(decision, Feedback([LEGS]))
 
 
 def keep(place: str, name: str, count: int) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from keeping import Clock, assert_is_refused, correction, fill, ids, vector
+from keeping import Clock, correction, fill, ids, vector
 from postgres_server import Server
+from refusing import assert_is_refused
 from typer.testing import CliRunner
 
 from embervlm import cli
@@ -124,6 +125,40 @@ def test_a_restart_between_two_decisions_goes_unnoticed(address: str, postgres: 
     postgres.control("restart", "-m", "immediate")
     assert store.add(correction("two"), vector(2)).id == 2
     assert ids(LessonStore(address)) == [1, 2]
+
+
+def test_a_restart_in_the_middle_of_writing_loses_nothing_acknowledged(
+    address: str, postgres: Server
+) -> None:
+    acknowledged: list[str] = []
+    is_over, ended_well = threading.Event(), []
+
+    def work(name: str) -> None:
+        store, number = LessonStore(address, quotas=None), 0
+        while not (is_over.is_set() and ended_well.count(name)):
+            number += 1
+            try:
+                store.add(correction(f"{name}-{number}"), vector(number))
+            except StoreFaultError:
+                continue
+            acknowledged.append(f"{name}-{number}")
+            if is_over.is_set():
+                ended_well.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for mode in ("fast", "immediate"):
+        before = len(acknowledged)
+        while len(acknowledged) < before + 4:
+            time.sleep(0.01)
+        postgres.control("restart", "-m", mode)
+    is_over.set()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(ended_well) == ["one", "two"], "both go on behind the restart"
+    kept = {entry.metadata["task"] for entry in LessonStore(address).entries()}
+    assert set(acknowledged) <= kept
 
 
 def test_while_the_server_is_down_deciding_goes_on(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from keeping import assert_is_refused, correction, fill, ids, vector
+from keeping import correction, fill, ids, vector
+from refusing import assert_is_refused
 
 from embervlm.memory.protocol import StoreFaultError
 from embervlm.memory.store import LessonStore
