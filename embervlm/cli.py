@@ -168,6 +168,7 @@ def decide(
                 backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
             )
             count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
+            tell_missed(lessons)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
             if failed:
                 sys.stderr.write(f"{failed} lines failed; each has its `error` in {out}.\n")
@@ -183,6 +184,7 @@ def decide(
             backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
         )
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
+        tell_missed(lessons)
         if as_json:
             typer.echo(json.dumps(decision.to_dict(), indent=2))
         elif as_tags:
@@ -680,7 +682,7 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def lessons_to_use(memory: Path | None, site: str, *, no_memory: bool) -> LessonStore | None:
+def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonStore | None:
     """Return the lessons to decide with, or None; say on stderr if they cannot be used.
 
     Raises:
@@ -690,16 +692,24 @@ def lessons_to_use(memory: Path | None, site: str, *, no_memory: bool) -> Lesson
         if memory is not None:
             raise ValueError("--memory and --no-memory exclude each other: leave one out.")
         return None
-    from embervlm.memory.home import lessons_path
+    from embervlm.memory.home import lessons_path, may_be_there
 
     # Without a file nothing is imported for lessons: a decision stays as small as it was.
-    if not (memory or lessons_path()).exists():
+    if not may_be_there(memory or lessons_path()):
         return None
     store = open_memory(memory, site)
     if fault := store.fault:
         sys.stderr.write(f"embervlm: {printable(fault)} It was decided without lessons.\n")
         return None
     return store
+
+
+def tell_missed(lessons: LessonStore | None) -> None:
+    """Say on stderr how often the lessons could not be asked, if a fault came after the first
+    look."""
+    count, fault = lessons.missed if lessons is not None else (0, "")
+    if count:
+        sys.stderr.write(f"embervlm: {printable(fault)} {count} decided without lessons.\n")
 
 
 def check_batch_files(source: Path, target: Path) -> None:

@@ -29,6 +29,7 @@ _EXTRAS = {
     "gguf": "export",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "psycopg": "postgres",
 }
 # What the kernels use, or could, as /proc/cpuinfo calls it.
 _INSTRUCTIONS = {

@@ -31,6 +31,7 @@ from embervlm.terminal import (
 )
 
 if TYPE_CHECKING:
+    from embervlm.endpoint import Endpoint
     from embervlm.memory.entries import MemoryEntry
 
 memory_app = typer.Typer(
@@ -127,18 +128,37 @@ embervlm memory add --task "look under the bridge" --robots "Robot with Legs"
 embervlm memory add --task "carry it over" --image ramp.jpg --robots "Drone, Humanoid"
 --note "the ramp is flooded" --author Ada
 
+embervlm memory add --task "carry it over" --note "not the wheels, the ramp is flooded"
+--feedback-model openai:http://localhost:8000/v1#qwen2.5
+
+[bold]Notes[/bold]
+
+Rules read the note first: who is asked for, which limit was missed. Where they find nothing the
+model is asked, if one is named; its key is read from the variable OPENAI_API_KEY. What it says is
+checked, and hard limits always win. If it fails, the note is kept as it is.
 Exit code: 0 if the lesson is used from now on, 1 if it was kept in quarantine, 2 if nothing was
 kept.""",
 )
 def add_lesson(
     robots: Annotated[
-        str, typer.Option("--robots", metavar="A,B", help="Who is right; or No Robot.")
-    ],
+        str,
+        typer.Option(
+            "--robots", metavar="A,B", help="Who is right; or No Robot. Without it the note says."
+        ),
+    ] = "",
     task: Annotated[str | None, typer.Option("--task", metavar="TEXT", help="The request.")] = None,
     image: Annotated[
         str | None, typer.Option("--image", metavar="PHOTO", help="The photo, if there was one.")
     ] = None,
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why, in a few words.")] = "",
+    feedback_model: Annotated[
+        str | None,
+        typer.Option(
+            "--feedback-model",
+            metavar="NAME",
+            help="Who reads a note in which rules find nothing: openai:URL#model.",
+        ),
+    ] = None,
     author: AuthorOption = "operator",
     fleet: FleetOption = None,
     backend: BackendOption = "native",
@@ -154,9 +174,13 @@ def add_lesson(
         names = ["No Robot" if name.lower() == "no robot" else name for name in names]
         feedback = Feedback(names, note, author)
         scenario = Scenario(task=task, image=image)
+        reader = _reader(feedback_model) if feedback_model else None
         with open_memory(memory, site) as store:
             selector = load_selector(backend, model, fleet, memory=store)
-            entry = selector.learn(selector.decide(scenario, reasoning=False), feedback)
+            decision = selector.decide(scenario, reasoning=False)
+            entry = selector.learn(decision, feedback, model=reader)
+        if why := entry.metadata.get("unread"):
+            sys.stderr.write(printable(f"{why}\n"))
         typer.echo(printable(f"Lesson {entry.id}: {entry.content}"))
         if reason := entry.metadata.get("quarantine"):
             sys.stderr.write(printable(f"It is kept in quarantine and never used: {reason}\n"))
@@ -296,6 +320,18 @@ def consolidate_lessons(
             rows = proposals(store.entries(), selector.fleet)
             write_proposals(rows, out)
             typer.echo(f"{out}: {len(rows)} rows proposed; read them before you train on them.")
+
+
+def _reader(name: str) -> Endpoint:
+    """Return the model that reads notes; somebody waits for it, so it is not asked for long.
+
+    Raises:
+        ValueError: it is no endpoint.
+    """
+    from embervlm.endpoint import Endpoint, EndpointSettings
+
+    settings = EndpointSettings(max_tokens=300, timeout_s=30.0, retries=1, most_pause_s=5.0)
+    return Endpoint(name, settings)
 
 
 def _rows(source: Path) -> Iterator[Any]:

@@ -15,10 +15,11 @@ read those: `<thinking>` around four steps, then `<robot_selection>`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from embervlm.quantities import Mention, find_quantities
 from embervlm.scenario import Decision, Needs
@@ -41,6 +42,7 @@ PAD, TASK, END, ENVIRONMENT, ROBOTS, DECISION = (
     "<|robots|>",
     "<|decision|>",
 )
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 SECTIONS = (ROBOTS, TASK, ENVIRONMENT, DECISION)
 
 
@@ -319,3 +321,29 @@ def reasoning_prefix(robots: Sequence[str], tokenizer: Tokenizer) -> list[int]:
 
 # The order in which the decoder writes; it learns the decision first, then puts it into words.
 _MARK = re.compile("(" + "|".join(re.escape(mark) for mark in (*SECTIONS, END)) + ")")
+
+
+def parse_object(text: str, keys: Sequence[str]) -> dict[str, Any] | None:
+    """Read the one JSON object that a chat model was asked for; None if it is anything else.
+
+    One fence of Markdown around it is no part of it. It has exactly these keys, none twice.
+
+    >>> parse_object('{"fact": "It floods."}', ["fact"])
+    {'fact': 'It floods.'}
+    >>> parse_object('Of course! {"fact": "It floods."}', ["fact"])
+    """
+    text = text.strip()
+    if fenced := _FENCED.fullmatch(text):
+        text = fenced[1]
+    try:
+        found = json.loads(text, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and set(found) == set(keys) else None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found

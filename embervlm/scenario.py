@@ -15,6 +15,14 @@ from typing import Any
 # Numbers that a request may state, with their units in the key.
 QUANTITIES = ("load_kg", "distance_m", "depth_m", "width_m", "wind_kmh", "step_cm", "hours")
 
+# Kind of a number in a text (`quantities`) -> what it may state, each with the factor to its unit.
+FACTORS: Mapping[str, Mapping[str, float]] = {
+    "mass_kg": {"load_kg": 1.0},
+    "length_m": {"distance_m": 1.0, "depth_m": 1.0, "width_m": 1.0, "step_cm": 100.0},
+    "speed_kmh": {"wind_kmh": 1.0},
+    "hours": {"hours": 1.0},
+}
+
 # Circumstances that a request may state or plainly imply.
 FLAGS = (
     "people",
@@ -162,10 +170,11 @@ class Decision:
 class Feedback:
     """An operator's correction: the robots that should have been sent, and why.
 
-    `robots` may be given as one name; it is kept as a tuple. `author` is who says so.
+    `robots` may be given as one name; it is kept as a tuple. Empty, it is for the note to say who
+    is right. `author` is who says so.
 
     Raises:
-        ValueError: `robots` is empty or mixes No Robot with robots.
+        ValueError: `robots` and `note` are empty, or No Robot is mixed with robots.
     """
 
     robots: Sequence[str]
@@ -175,7 +184,7 @@ class Feedback:
     def __post_init__(self) -> None:
         robots = (self.robots,) if isinstance(self.robots, str) else tuple(self.robots)
         object.__setattr__(self, "robots", robots)
-        if not robots or len(set(robots)) != len(robots):
+        if not (robots or self.note.strip()) or len(set(robots)) != len(robots):
             raise ValueError("Feedback needs one or more different robots, or No Robot alone.")
         if "No Robot" in robots and len(robots) > 1:
             raise ValueError("No Robot stands alone: take it or the other robots out.")

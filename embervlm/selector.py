@@ -22,8 +22,9 @@ from embervlm.backends.base import Backend, Proposal
 from embervlm.faithfulness import checks_of
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
-from embervlm.memory import lessons
+from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.home import may_be_there
 from embervlm.prompts import (
     Reasoning,
     Thinking,
@@ -32,21 +33,20 @@ from embervlm.prompts import (
     write_thinking,
 )
 from embervlm.quantities import Mention, find_quantities
-from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
+from embervlm.scenario import (
+    FACTORS,
+    FLAGS,
+    QUANTITIES,
+    Decision,
+    Feedback,
+    Needs,
+    Scenario,
+)
 
 if TYPE_CHECKING:
     from embervlm.memory.protocol import LessonMemory
 
 _DEFAULT_FLEET = Fleet.default()
-
-# mention kind -> quantity key -> factor from the mention's unit
-_FACTORS: dict[str, dict[str, float]] = {
-    "mass_kg": {"load_kg": 1.0},
-    "length_m": {"distance_m": 1.0, "depth_m": 1.0, "width_m": 1.0, "step_cm": 100.0},
-    "speed_kmh": {"wind_kmh": 1.0},
-    "hours": {"hours": 1.0},
-}
-
 
 # How many robots each of the 32 sets of the network holds.
 _SIZES = np.array([number.bit_count() for number in range(32)])
@@ -86,8 +86,9 @@ class Calibration:
 class Selector:
     """Decides with a backend, for a fleet, with lessons.
 
-    `memory` keeps the lessons: an open store, the path of one (made by the first lesson), or None
-    for this session only. One that cannot be used changes no decision; its `fault` says why.
+    `memory` keeps the lessons: an open store, the path of one (made by the first lesson), the
+    address of a PostgreSQL database, or None for this session only. One that cannot be used changes
+    no decision; its `fault` says why.
 
     The reasoning is worded from what the network read: needs, place, decision. With `own_words` the
     decoder words task, place and decision itself; what it says is checked, but it is still clumsy.
@@ -111,7 +112,7 @@ class Selector:
     def memory(self) -> LessonMemory | None:
         """The lessons; None as long as there are none, which needs no database."""
         if isinstance(self._memory, str | Path):
-            if not Path(self._memory).exists():
+            if not may_be_there(self._memory):
                 return None
             self._memory = _open_store(self._memory)
         return self._memory
@@ -194,12 +195,24 @@ class Selector:
             decision = replace(decision, reasoning=self._explain(decision, proposal, team))
         return decision
 
-    def learn(self, decision: Decision, feedback: Feedback) -> MemoryEntry:
+    def learn(
+        self,
+        decision: Decision,
+        feedback: Feedback,
+        *,
+        model: free_text.LanguageModel | None = None,
+    ) -> MemoryEntry:
         """Keep a correction, and return it as it is kept.
 
         The next request that means the same, at the same kind of place, is answered with the
         corrected robots, unless a hard limit forbids them; that answer's `memory` names the lesson.
-        A correction that a stated limit forbids altogether is quarantined: kept, never used.
+        A correction that a stated limit forbids altogether is quarantined: kept, never used. So is
+        a note from which nobody could tell who is right.
+
+        Args:
+            decision: what `decide` returned.
+            feedback: who is right, and why; without robots, a note that says who.
+            model: reads the note where rules find nothing in it; see `memory.free_text`.
 
         Raises:
             ValueError: the decision carries no scenario, a robot is not in the fleet, the author's
@@ -212,11 +225,15 @@ class Selector:
             )
         proposal = self.propose(decision.scenario)
         _, certain, team = read_needs(proposal, self.calibration, decision.scenario.task)
+        note = lessons.check_note(feedback.note)
+        read = free_text.read(note, names, decision, self.fleet, model)
         entry = lessons.entry_from_feedback(
-            decision, replace(feedback, robots=names), self._against, team=team
+            decision, replace(feedback, robots=read.robots), self._against, team=team, read=read
         )
-        if not team:
-            reason = lessons.contradiction(names, lambda name: self._limits(name, certain))
+        if not read.robots:
+            entry = lessons.quarantined(entry, read.problem)
+        elif not team:
+            reason = lessons.contradiction(read.robots, lambda name: self._limits(name, certain))
             entry = lessons.quarantined(entry, reason) if reason else entry
         if self.memory is None:
             self._memory = _open_store(self._memory)
@@ -474,7 +491,7 @@ def stated_quantities(
         role = int(limits.argmax())
         if limits[role] <= roles[len(QUANTITIES)]:
             continue
-        factor = _FACTORS[mention.kind].get(QUANTITIES[role])
+        factor = FACTORS[mention.kind].get(QUANTITIES[role])
         if factor is not None:
             key = QUANTITIES[role]
             value = round(mention.value * factor, 4)
@@ -528,7 +545,7 @@ def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
 
 
 def _open_store(path: str | Path | LessonMemory | None) -> LessonMemory:
-    """Open a store at a path; None is one for this session, without quotas."""
+    """Open a store at a place; None is one for this session, without quotas."""
     from embervlm.memory.store import IN_MEMORY, LessonStore  # SQLite: only with lessons
 
     if path is None:

@@ -34,6 +34,7 @@ _EXTRA_OF = {
     ),  # fmt: skip
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+    "psycopg": "postgres",
 }
 
 FleetOption = Annotated[
@@ -68,12 +69,12 @@ ThreadsOption = Annotated[
     ),
 ]
 MemoryOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--memory",
-        metavar="F.sqlite",
-        help="Where lessons lie; without it, lessons.sqlite under EMBERVLM_HOME or in the user's "
-        "data folder.",
+        metavar="PLACE",
+        help="Where lessons lie: F.sqlite, or postgresql://user@host/database; without it, "
+        "lessons.sqlite under EMBERVLM_HOME or in the user's data folder.",
     ),
 ]
 SiteOption = Annotated[
@@ -120,16 +121,16 @@ def load_selector(
     return Selector(network, robots, own_words=own_words, memory=memory)
 
 
-def open_memory(path: Path | None, site: str) -> LessonStore:
-    """Return the store at a path, None being the user's own; its file may not be there yet.
+def open_memory(place: str | None, site: str) -> LessonStore:
+    """Return the store at a place, None being the user's own; it may not be there yet.
 
     Raises:
-        ValueError: the site's name cannot be kept.
+        ValueError: the site's name cannot be kept, or the place is no address and no path.
     """
     from embervlm.memory.home import lessons_path
     from embervlm.memory.store import LessonStore
 
-    return LessonStore(path or lessons_path(), site=site)
+    return LessonStore(place or lessons_path(), site=site)
 
 
 def console() -> Any:

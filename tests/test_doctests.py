@@ -7,9 +7,9 @@ import pytest
 
 MODULES = (
     "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "memory.chain",
-    "memory.entries", "memory.lessons", "planning", "prompts", "quantities",
-    "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts", "scoring",
-    "training.teacher_prompts",
+    "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning", "prompts",
+    "quantities", "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts",
+    "scoring", "training.teacher_prompts",
 )  # fmt: skip
 
 

@@ -8,12 +8,10 @@ is asked for by range (RFC 9110, section 14) on the condition that the file is s
 sends it from the start. The part is only written at its end, so that it may be cut at any byte.
 
 Only https is spoken and followed, at most `MAX_REDIRECTS` times; http only within this machine, for
-tests. Only `training/openai_teacher.py` opens a connection to a network too, to the teacher that
-the user names.
+tests. Only `endpoint` and `memory/postgres` open a connection to a network too, to what the user
+names.
 """
 
-import datetime
-import email.utils
 import http.client
 import json
 import os
@@ -32,10 +30,10 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from embervlm.data.public_sets import RemoteFile
+from embervlm.web import LOCAL_HOSTS, MAX_PAUSE_S, reason_of, retry_after_s
 
 TIMEOUT_S = 30.0
 FIRST_PAUSE_S = 1.0
-MAX_PAUSE_S = 120.0
 MAX_REDIRECTS = 5
 # A try that brings at least so much more than any before it does not count as failed.
 PROGRESS_BYTES = 1 << 20
@@ -44,7 +42,6 @@ MAX_FILE_BYTES = 40_000_000_000
 # What a download leaves free on the disk.
 RESERVED_BYTES = 50_000_000
 _CHUNK_BYTES = 1 << 18
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class DownloadError(Exception):
@@ -260,24 +257,6 @@ def _check_address(url: str, *, came_from: str) -> None:
     within = all(a.scheme == "http" and a.hostname in LOCAL_HOSTS for a in (to, origin))
     if to.scheme != "https" and not within:
         raise DownloadError(f"{came_from} leads to {url}, which is not https; it is not followed.")
-
-
-def retry_after_s(value: str) -> float | None:
-    """Read a Retry-After header (seconds, or a date), or None if it says nothing clear."""
-    if re.fullmatch(r"\d{1,18}", value.strip()):
-        return float(value)
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
-
-
-def reason_of(error: object) -> str:
-    """Return in few words what an error of the system or of a connection is."""
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def check_space(folder: Path, missing_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 Without that variable it is the folder that the system keeps for a user's data: XDG_DATA_HOME or
 ~/.local/share (XDG Base Directory Specification 0.8), ~/Library/Application Support, %APPDATA%.
+Told otherwise, they lie in another file, or at an address in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -30,3 +31,17 @@ def home(environment: Mapping[str, str] = os.environ, platform: str = sys.platfo
 def lessons_path() -> Path:
     """Return the path of this user's lessons; it need not be there yet."""
     return home() / LESSONS_FILE
+
+
+def is_address(place: str | Path) -> bool:
+    """Say whether lessons at this place lie in PostgreSQL and not in a file.
+
+    >>> is_address("postgresql://ember@localhost/fleet"), is_address("postgresql.sqlite")
+    (True, False)
+    """
+    return str(place).startswith(("postgresql:", "postgres:"))
+
+
+def may_be_there(place: str | Path) -> bool:
+    """Say whether a store may be at a place: its file is there, or it is an address."""
+    return is_address(place) or Path(place).exists()

@@ -19,7 +19,6 @@ is the same photo. Of the closest few the newest applies.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -36,7 +35,7 @@ from embervlm.memory.entries import (
     content_words,
     printable,
 )
-from embervlm.quantities import find_quantities
+from embervlm.memory.free_text import MODEL_CONFIDENCE, RULES, Reading, missed_needs
 from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
 
 if TYPE_CHECKING:
@@ -57,49 +56,43 @@ MAX_NOTE_CHARACTERS = 500
 _MONTHS = (
     "January February March April May June July August September October November December".split()
 )
-# The words of a note that state a circumstance. "no smoke" does not.
-_FLAG_WORDS = {
-    "people": "people person persons crowd child children",
-    "stairs": "stairs stair staircase stairwell",
-    "height": "height heights rooftop",
-    "rubble": "rubble debris",
-    "narrow": "narrow tight",
-    "night": "night dark darkness",
-    "mud": "mud muddy",
-    "storm": "storm gale",
-    "doors": "door doors",
-    "snow": "snow snowy",
-    "ice": "ice icy",
-    "sand": "sand sandy",
-    "fire": "fire flames burning",
-    "smoke": "smoke smoky",
-}
-_FLAG_OF = {word: flag for flag, words in _FLAG_WORDS.items() for word in words.split()}
-_DENIALS = frozenset("no not without never isn't aren't".split())
-_WORD = re.compile(r"[\w']+")
-# Kinds of number that can mean one need only; a length may be five things.
-_QUANTITY_OF = {"mass_kg": "load_kg", "speed_kmh": "wind_kmh", "hours": "hours"}
+
+
+def check_note(note: str) -> str:
+    """Return a note as one line.
+
+    Raises:
+        ValueError: it is too long.
+    """
+    note = printable(note)
+    if len(note) > MAX_NOTE_CHARACTERS:
+        raise ValueError(
+            f"The note has {len(note):,} characters; shorten it to {MAX_NOTE_CHARACTERS} or fewer."
+        )
+    return note
 
 
 def entry_from_feedback(
-    decision: Decision, feedback: Feedback, against: Against, *, team: bool
+    decision: Decision,
+    feedback: Feedback,
+    against: Against,
+    *,
+    team: bool,
+    read: Reading | None = None,
 ) -> MemoryEntry:
     """Return what a correction teaches, not yet kept.
 
     `against` tells what the fleet's own facts say against a robot. In a team job limits concern
-    single steps, so no correction is quarantined.
+    single steps, so no correction is quarantined. `read` is what was read in the note beyond what
+    rules find in it. Without robots the entry is a fact, the note itself.
 
     Raises:
         ValueError: the decision carries no scenario, or the note is too long.
     """
     if decision.scenario is None:
         raise ValueError("This decision carries no scenario; give the one that decide() returned.")
-    note = printable(feedback.note)
-    if len(note) > MAX_NOTE_CHARACTERS:
-        raise ValueError(
-            f"The note has {len(note):,} characters; shorten it to {MAX_NOTE_CHARACTERS} or fewer."
-        )
-    missed = missed_needs(note, decision.needs)
+    note = check_note(feedback.note)
+    missed = missed_needs(note, decision.needs, read.limits if read else {})
     task = decision.scenario.task
     metadata: dict[str, Any] = {
         "task": task.encode("utf-8", "replace").decode("utf-8") if task else None,
@@ -117,10 +110,23 @@ def entry_from_feedback(
         metadata["team"] = True
     if missed.limits:
         metadata["missed"] = missed.limits
+    confidence = 1.0
+    if read is not None and read.by != RULES:
+        metadata |= {"note": note, "read_by": read.by}
+        confidence = MODEL_CONFIDENCE
+        note = read.fact or note
+    if read is not None and read.problem and feedback.robots:
+        metadata["unread"] = read.problem
+    if not feedback.robots:
+        return MemoryEntry("fact", note, confidence, (), metadata)
     is_right = set(feedback.robots) == set(decision.robots)
     content = _sentence(decision, feedback.robots, note, missed, against)
     return MemoryEntry(
-        "insight" if is_right else "correction", content[:MAX_CONTENT_CHARACTERS], 1.0, (), metadata
+        "insight" if is_right else "correction",
+        content[:MAX_CONTENT_CHARACTERS],
+        confidence,
+        (),
+        metadata,
     )
 
 
@@ -137,33 +143,6 @@ def contradiction(robots: Sequence[str], broken: Callable[[str], Sequence[str]])
         return ""
     told = "; ".join(f"the {name} {found[0]}" for name, found in clauses.items())
     return f"It contradicts the fleet's facts: {told}."
-
-
-def missed_needs(note: str, needs: Needs) -> Needs:
-    """Return the needs that a note states and that had not been read from the request.
-
-    >>> missed_needs("thick smoke, and the pump weighs 8 kg", Needs()).limits
-    {'load_kg': 8.0, 'smoke': True}
-    >>> missed_needs("there is no smoke", Needs()).limits
-    {}
-    """
-    words = _WORD.findall(note.lower())
-    before = ["", *words]
-    flags = {
-        _FLAG_OF[word]
-        for previous, word in zip(before, words, strict=False)
-        if word in _FLAG_OF and previous not in _DENIALS
-    }
-    quantities = {
-        _QUANTITY_OF[mention.kind]: mention.value
-        for mention in find_quantities(note)
-        if mention.kind in _QUANTITY_OF
-    }
-    return Needs(
-        environment=needs.environment,
-        quantities={k: v for k, v in quantities.items() if needs.quantities.get(k) != v},
-        flags=frozenset(flags) - needs.flags,
-    )
 
 
 def recall(

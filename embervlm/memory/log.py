@@ -1,4 +1,4 @@
-"""The SQLite file under a store: opened, locked, brought up to date, read, checked and written.
+"""The log of a store, read on, checked and written, whatever database keeps it.
 
 Every read begins with what others wrote since the last one, each event held against its digest.
 Damage and changes from outside become a StoreFaultError, and stay one.
@@ -6,46 +6,36 @@ Damage and changes from outside become a StoreFaultError, and stay one.
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
 from embervlm.memory import chain, sql
 from embervlm.memory.chain import Event
-from embervlm.memory.locking import locked
+from embervlm.memory.database import Connection, DamageError, Database
 from embervlm.memory.protocol import StoreFaultError, check_name
 from embervlm.memory.rows import Row, to_microseconds
 from embervlm.memory.state import SiteState
 
-IN_MEMORY = ":memory:"
-_TIMEOUT_S = 30.0
 # Columns of an event, without its digest.
 _EVENT_COLUMNS = 8
 
 
-class DamageError(Exception):
-    """The file does not hold what its log says."""
-
-
-class SqliteLog:
-    """The log and the entries of one file, as one site sees them.
+class Log:
+    """The log and the entries of one database, as one site sees them.
 
     `reading` and `writing` give the connection with `state` up to date; only one thread is in
-    either at a time, and only one process in `writing`.
+    either at a time, and only one process, of all servers, in `writing`.
     """
 
-    def __init__(self, path: str | Path, site: str, now: Callable[[], datetime]) -> None:
-        self.path = Path(path)
+    def __init__(self, database: Database, site: str, now: Callable[[], datetime]) -> None:
+        self.database = database
         self.site = site
-        self.private = str(path) == IN_MEMORY
         self._now = now
         self._guard = threading.RLock()
         self._damage = ""
-        self._connection: sqlite3.Connection | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -53,46 +43,46 @@ class SqliteLog:
         self.seq, self.digest = 0, chain.GENESIS
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection | None]:
-        """Give the connection, None if the file is not there.
+    def reading(self) -> Iterator[Connection | None]:
+        """Give the connection, None if there is no store yet.
 
         Raises:
-            StoreFaultError: the file cannot be used.
+            StoreFaultError: the database cannot be used.
         """
         with self._guard, self._faults():
-            db = self._open(create=False)
+            db = self.database.open(create=False)
             if db is not None:
                 self._refresh(db)
             yield db
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[Connection]:
         """Give the connection in a transaction, which ends with the block: all of it, or none.
 
         Raises:
-            StoreFaultError: the file cannot be used.
+            StoreFaultError: the database cannot be used.
         """
-        with self._guard, self._faults():
-            if not self.private:
-                self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            with self._lock():
-                db = self._open(create=True)
-                assert db is not None
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    self._refresh(db)
-                    yield db
-                    db.execute("COMMIT")
-                except BaseException:
+        with self._guard, self._faults(), self.database.only_writer():
+            db = self.database.open(create=True)
+            assert db is not None
+            self.database.begin(db)
+            before = -1
+            try:
+                self._refresh(db)
+                before = self.seq
+                yield db
+                self.database.commit(db)
+            except BaseException:
+                if self.seq != before:
                     # What was noted in memory did not happen; the next use reads the log again.
                     self._reset()
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                    raise
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
 
     def append(
         self,
-        db: sqlite3.Connection,
+        db: Connection,
         kind: str,
         author: str,
         entry: int | None,
@@ -116,186 +106,116 @@ class SqliteLog:
             content=row.digest if row is not None else b"",
         )
         digest = event.digest(self.digest)
-        values = (kind, entry, target, self.site, at_us, event.author, event.content, digest)
-        if db.execute(sql.INSERT_EVENT, values).lastrowid != event.seq:
-            raise DamageError("events were taken out from outside")
+        values = (
+            event.seq, kind, entry, target, self.site, at_us, event.author, event.content, digest,
+        )  # fmt: skip
+        db.execute(self.database.insert_event, values)
         self.seq, self.digest = event.seq, digest
         self.state.note(event, row)
 
     def sweep(self) -> None:
-        """Write the file anew, so that no page keeps what was erased."""
-        with self._guard, self._faults(), self._lock():
-            db = self._open(create=True)
+        """Write the database anew, so that nothing keeps what was erased."""
+        with self._guard, self._faults(), self.database.only_writer():
+            db = self.database.open(create=True)
             assert db is not None
-            for statement in sql.SWEEP:
-                db.execute(statement)
+            self.database.sweep(db)
 
     def close(self) -> None:
-        """Let go of the file; what is in memory only ends here."""
+        """Let go of the connection; what is in memory only ends here."""
         with self._guard:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self.database.close()
             self._reset()
-
-    def _lock(self) -> AbstractContextManager[None]:
-        if self.private:
-            return nullcontext()
-        return locked(self.path.with_name(self.path.name + ".lock"), _TIMEOUT_S)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Turn what SQLite and the system say into a StoreFaultError; damage is not forgotten."""
+        """Turn what the database and the system say into a StoreFaultError; damage is not
+        forgotten."""
         if self._damage:
             raise StoreFaultError(self._damage)
+        name = self.database.name
         try:
-            yield
-        except sqlite3.OperationalError as error:
+            with self.database.faults():
+                yield
+        except StoreFaultError:
             self.close()
-            raise StoreFaultError(f"{self.path} cannot be used now ({error}).") from error
-        except (sqlite3.Error, DamageError) as error:
+            raise
+        except DamageError as error:
             self.close()
             self._damage = (
-                f"The lessons in {self.path} are not used: {error}; move the file away, then "
-                "import your last export."
+                f"The lessons in {name} are not used: {error}; {self.database.remedy}, then import "
+                "your last export."
             )
             raise StoreFaultError(self._damage) from error
         except OSError as error:
             self.close()
             reason = error.strerror or type(error).__name__
-            raise StoreFaultError(f"{self.path} cannot be used now ({reason}).") from error
+            raise StoreFaultError(f"{name} cannot be used now ({reason}).") from error
 
-    def _open(self, *, create: bool) -> sqlite3.Connection | None:
-        """Return the connection; None if there is no store and none shall be made."""
-        if self._connection is not None:
-            return self._connection
-        if not self.private and not self.path.exists():
-            if not create:
-                return None
-            # Made here, so that only its owner can read what operators wrote.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        db = self._connect()
-        try:
-            is_ready = self._prepare(db, create=create)
-        except BaseException:
-            db.close()
-            raise
-        if not is_ready:
-            db.close()
-            return None
-        self._connection = db
-        return db
-
-    def _connect(self) -> sqlite3.Connection:
-        def connect(where: str) -> sqlite3.Connection:
-            return sqlite3.connect(
-                where, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True
-            )
-
-        if self.private:
-            return connect("file::memory:")
-        where = self.path.absolute().as_uri()
-        db = connect(f"{where}?mode=rw")
-        try:
-            db.execute("PRAGMA schema_version")
-        except sqlite3.OperationalError:
-            # In a folder that cannot be written, WAL can be read only as a file that never changes.
-            db.close()
-            if os.access(self.path.absolute().parent, os.W_OK):
-                raise
-            db = connect(f"{where}?immutable=1")
-        return db
-
-    def _prepare(self, db: sqlite3.Connection, *, create: bool) -> bool:
-        """Check whose file this is and bring its schema up to date; False if it is still empty.
-
-        Raises:
-            StoreFaultError: it is not ours, or newer than we are.
-        """
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA secure_delete = ON")
-        ours = db.execute("PRAGMA application_id").fetchone()[0] == sql.APPLICATION_ID
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if not ours and (version or db.execute(sql.TABLES).fetchone()[0]):
-            raise StoreFaultError(f"{self.path} is a database of something else; give another.")
-        if version > sql.SCHEMA_VERSION:
-            raise StoreFaultError(
-                f"{self.path} was written by a newer embervlm (schema {version}); upgrade this one."
-            )
-        if version == 0 and not create:
-            return False
-        if version < sql.SCHEMA_VERSION:
-            with nullcontext() if create else self._lock():
-                if version == 0 and not self.private:
-                    db.execute(f"PRAGMA page_size = {sql.PAGE_BYTES}")
-                    db.execute("PRAGMA journal_mode = WAL")
-                migrate(db)
-        return True
-
-    def _refresh(self, db: sqlite3.Connection) -> None:
+    def _refresh(self, db: Connection) -> None:
         (newest,) = db.execute(sql.LAST_EVENT).fetchone()
         if newest == self.seq != 0:
             return
         own_transaction = not db.in_transaction
         if own_transaction:
-            db.execute("BEGIN")
+            db.execute(self.database.begin_reading)
         try:
+            if newest < self.seq:
+                raise DamageError("events were taken out from outside")
             self._read_on(db)
         except BaseException:
             self._reset()
             raise
         finally:
-            if own_transaction:
+            if own_transaction and db.in_transaction:
                 db.execute("ROLLBACK")
 
-    def _read_on(self, db: sqlite3.Connection) -> None:
+    def _read_on(self, db: Connection) -> None:
         """Read the events behind the last known one, check them, and take them into the state.
 
         Raises:
             DamageError: something does not fit.
         """
-        is_opening, adds = self.seq == 0, 0
+        is_opening, adds, have = self.seq == 0, 0, -1
         blank: set[int] = set()
         erased: set[int] = set()
-        for values in db.execute(sql.EVENTS_AFTER, (self.seq,)):
-            event, row = Event(*values[:_EVENT_COLUMNS]), None
-            try:
-                digest = event.digest(self.digest)
-            except TypeError:  # a text where bytes stood
-                digest = b""
-            if event.seq != self.seq + 1 or digest != values[_EVENT_COLUMNS]:
-                raise DamageError(f"event {event.seq} of its log was changed from outside")
-            if event.kind == "add":
-                adds += 1
-                stated = values[_EVENT_COLUMNS + 1 :]
-                row = Row(*stated) if stated[0] is not None else None
-                if row is not None and row.body == "":
-                    blank.add(row.id)
-                elif row is None or row.site != event.site or row.digest != event.content:
-                    raise DamageError(f"lesson {event.entry} was changed from outside")
-            elif event.kind == "erase" and event.entry is not None:
-                erased.add(event.entry)
-            self.state.note(event, row)
-            self.seq, self.digest = event.seq, digest
+        while have != self.seq:
+            have = self.seq
+            for values in db.execute(sql.EVENTS_AFTER, (have,)):
+                event, row = self._checked(values)
+                if event.kind == "add":
+                    adds += 1
+                    if row is not None and row.body == "":
+                        blank.add(row.id)
+                elif event.kind == "erase" and event.entry is not None:
+                    erased.add(event.entry)
+                self.state.note(event, row)
+                self.seq, self.digest = event.seq, values[_EVENT_COLUMNS]
         if blank - erased:
             raise DamageError(f"lesson {min(blank - erased)} was changed from outside")
         if is_opening:
-            (given,) = db.execute(sql.LAST_EVENT_GIVEN).fetchone() or (0,)
+            (given,) = db.execute(self.database.last_event_given).fetchone() or (0,)
             if given != self.seq or db.execute(sql.COUNT_ENTRIES).fetchone()[0] != adds:
                 raise DamageError("lessons were taken out or put in from outside")
 
+    def _checked(self, values: Sequence[Any]) -> tuple[Event, Row | None]:
+        """Return an event, an `add` with its entry's row, from the columns of `EVENTS_AFTER`.
 
-def migrate(db: sqlite3.Connection, up_to: int = sql.SCHEMA_VERSION) -> None:
-    """Bring the schema up to a version, all steps or none."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        for number in range(version, up_to):
-            for statement in sql.MIGRATIONS[number]:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {number + 1}")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+        Raises:
+            DamageError: a digest does not fit.
+        """
+        event, row = Event(*values[:_EVENT_COLUMNS]), None
+        try:
+            digest = event.digest(self.digest)
+        except TypeError:  # a text where bytes stood
+            digest = b""
+        if event.seq != self.seq + 1 or digest != values[_EVENT_COLUMNS]:
+            raise DamageError(f"event {event.seq} of its log was changed from outside")
+        if event.kind == "add":
+            stated = values[_EVENT_COLUMNS + 1 :]
+            row = Row(*stated) if stated[0] is not None else None
+            is_blank = row is not None and row.body == ""
+            if not is_blank and (
+                row is None or row.site != event.site or row.digest != event.content
+            ):
+                raise DamageError(f"lesson {event.entry} was changed from outside")
+        return event, row

@@ -75,7 +75,7 @@ class Row(NamedTuple):
             site=site,
             author=author,
             at_us=at_us,
-            environment=str(entry.metadata.get("environment", "none")),
+            environment=printable(str(entry.metadata.get("environment", "none"))),
             request=request,
             quarantined=int(quarantined),
             body=body.encode("utf-8", "replace").decode("utf-8"),

@@ -1,24 +1,21 @@
-"""Lessons on disk: an append-only SQLite file whose log says what is in force.
+"""Lessons kept for good: in an SQLite file or in PostgreSQL, where a log says what is in force.
 
     store = LessonStore("lessons.sqlite", site="harbour")
+    store = LessonStore("postgresql://ember@db.example/fleet", site="harbour")  # many servers, one
     entry = store.add(MemoryEntry("correction", "Send the Robot with Legs."), vector)
     store.forget(entry.id)
     store.rollback(an_hour_ago)
 
-An acknowledged entry survives the end of the process and of the power: WAL, `synchronous=FULL`,
-`BEGIN IMMEDIATE`, one writer at a time (`locking`). When it is opened, and whenever another process
-has written, the log is read and every digest checked (`chain`); from it follow the entries in force
+An acknowledged entry survives the end of the process and of the power; there is one writer at a
+time (`sqlite`, `postgres`). When it is opened, and whenever another process or server has written,
+the log is read and every digest checked (`log`, `chain`); from it follow the entries in force
 (`state`), whose vectors lie in memory (`matrix`). A store that fails a check finds nothing and
-takes nothing. A file that is not there yet is an empty store; the first entry makes it.
-
-All SQL stands in `sql`: another database needs another class with the methods of
-`protocol.LessonMemory`.
+takes nothing. A file or a schema that is not there yet is an empty store; the first entry makes it.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embervlm.memory import sql
+from embervlm.memory.database import Connection, DamageError, Database
 from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.home import is_address
 from embervlm.memory.lessons import request_of
-from embervlm.memory.log import IN_MEMORY, SqliteLog
+from embervlm.memory.log import Log
 from embervlm.memory.matrix import unit
 from embervlm.memory.protocol import OPERATOR, Imported, Quotas, StoreFaultError, check_name
 from embervlm.memory.rows import Row, exported, from_microseconds, imported, to_microseconds
+from embervlm.memory.sqlite import IN_MEMORY, SqliteDatabase
 
 __all__ = ["IN_MEMORY", "LessonStore"]
 _USUAL_QUOTAS = Quotas()
@@ -44,28 +44,32 @@ def _utc_now() -> datetime:
 
 
 class LessonStore:
-    """The entries of one site in an SQLite file; see `protocol.LessonMemory`.
+    """The entries of one site in a database; see `protocol.LessonMemory`.
 
     Args:
-        path: the file, or IN_MEMORY for a store that ends with the process.
-        site: whose entries; what other sites keep in the same file is never seen.
+        place: an SQLite file, or the address of a PostgreSQL database as a text, or IN_MEMORY for a
+            store that ends with the process.
+        site: whose entries; what other sites keep in the same place is never seen.
         quotas: None lets an author add without end.
         now: tells the time; tests set it.
+
+    Raises:
+        ValueError: the address or the site's name is wrong, or psycopg is missing.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        place: str | Path,
         *,
         site: str = "default",
         quotas: Quotas | None = _USUAL_QUOTAS,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        self.path = Path(path)
         self.site = check_name(site, "site")
         self.quotas = quotas
         self._now = now
-        self._log = SqliteLog(path, self.site, now)
+        self._log = Log(_database(place), self.site, now)
+        self._missed = (0, "")
 
     def __enter__(self) -> LessonStore:
         return self
@@ -81,6 +85,11 @@ class LessonStore:
                 return ""
         except StoreFaultError as error:
             return str(error)
+
+    @property
+    def missed(self) -> tuple[int, str]:
+        """How many searches found nothing because of a fault so far, and what the last one was."""
+        return self._missed
 
     def add(
         self, entry: MemoryEntry, direction: NDArray[np.float32], *, author: str = OPERATOR
@@ -119,12 +128,14 @@ class LessonStore:
                 same = state.entry_for(request)
                 if same is not None:
                     near = [(same, 1.0), *((i, cosine) for i, cosine in near if i != same)]
-                rows = [(self._read(db, entry_id), cosine) for entry_id, cosine in near]
-        except StoreFaultError:
+                rows = list(sql.read_entries(db, self.site, [entry_id for entry_id, _ in near]))
+        except StoreFaultError as fault:
+            self._missed = (self._missed[0] + 1, str(fault))
             return []
+        cosines = dict(near)
         return [
-            (row.entry(), cosine)
-            for row, cosine in rows
+            (row.entry(), cosines[row.id])
+            for row in rows
             if row.body and row.environment == environment
         ][:k]
 
@@ -172,8 +183,8 @@ class LessonStore:
         with self._log.writing() as db:
             row = self._known(db, entry_id)
             if erase:
-                db.execute(sql.DELETE_WORDS, (entry_id, row.words))
-                db.execute(sql.ERASE_ENTRY, (entry_id, self.site))
+                self._log.database.remove_words(db, row)
+                db.execute(sql.ERASE_ENTRY, (b"", entry_id, self.site))
                 self._log.append(db, "erase", author, entry_id)
             else:
                 self._check_in_force(db, entry_id)
@@ -238,26 +249,26 @@ class LessonStore:
         with self._log.reading() as db:
             state = self._log.state
             heads = [state.heads[entry_id] for entry_id in state.in_force]
-            is_file = db is not None and not self._log.private
+            database = self._log.database
             return {
-                "path": str(self.path),
+                "path": database.name,
                 "site": self.site,
                 "in_force": len(heads),
                 "quarantined": sum(head.quarantined for head in heads),
                 "retired": len(state.heads) - len(heads),
                 "authors": len({head.author for head in heads}),
                 "events": len(state.events),
-                "size_bytes": self.path.stat().st_size if is_file else 0,
+                "size_bytes": database.size_bytes(db) if db is not None else 0,
                 "newest_digest": self._log.digest.hex() if self._log.seq else "",
             }
 
     def close(self) -> None:
-        """Let go of the file; what is in memory only ends here."""
+        """Let go of the database; what is in memory only ends here."""
         self._log.close()
 
     def _insert(
         self,
-        db: sqlite3.Connection,
+        db: Connection,
         entry: MemoryEntry,
         direction_D: NDArray[np.float32],
         author: str,
@@ -280,31 +291,47 @@ class LessonStore:
             supersedes=older,
         )
         db.execute(sql.INSERT_ENTRY, row)
-        db.execute(sql.INSERT_WORDS, (row.id, row.words))
+        self._log.database.add_words(db, row)
         self._log.append(db, "add", by, row.id, row=row)
         if older is not None and not row.quarantined:
             self._log.append(db, "supersede", by, older, target=row.id)
         return row
 
-    def _rows(self, db: sqlite3.Connection | None, words: str, retired: bool) -> list[Row]:
+    def _rows(self, db: Connection | None, words: str, retired: bool) -> list[Row]:
         if db is None:
             return []
         chosen = set(self._log.state.heads if retired else self._log.state.in_force)
         if terms := "".join(char if char.isalnum() else " " for char in words).split():
-            asked = " ".join(f'"{term}"*' for term in terms)
-            chosen &= {entry_id for (entry_id,) in db.execute(sql.FIND_WORDS, (asked,))}
-        rows = [self._read(db, entry_id) for entry_id in sorted(chosen)]
+            chosen &= set(self._log.database.find_words(db, terms))
+        rows = sql.read_entries(db, self.site, sorted(chosen))
         return [row for row in rows if row.body]
 
-    def _known(self, db: sqlite3.Connection | None, entry_id: int) -> Row:
+    def _known(self, db: Connection | None, entry_id: int) -> Row:
         if db is None or entry_id not in self._log.state.heads:
             raise ValueError(f"There is no lesson {entry_id} at the site {self.site!r}.")
-        return self._read(db, entry_id)
+        row = next(sql.read_entries(db, self.site, [entry_id]), None)
+        if row is None:
+            raise DamageError(f"lesson {entry_id} was taken out from outside")
+        return row
 
-    def _check_in_force(self, db: sqlite3.Connection, entry_id: int) -> None:
+    def _check_in_force(self, db: Connection, entry_id: int) -> None:
         self._known(db, entry_id)
         if entry_id not in self._log.state.in_force:
             raise ValueError(f"Lesson {entry_id} is not in force; nothing was changed.")
 
-    def _read(self, db: sqlite3.Connection, entry_id: int) -> Row:
-        return Row(*db.execute(sql.ENTRY, (entry_id, self.site)).fetchone())
+
+def _database(place: str | Path) -> Database:
+    """Return the database at a place; it is not opened yet.
+
+    Raises:
+        ValueError: the address is wrong, or what it takes is not installed.
+    """
+    if not is_address(place):
+        return SqliteDatabase(place)
+    try:
+        from embervlm.memory.postgres import PostgresDatabase
+    except ImportError as error:
+        raise ValueError(
+            f"Lessons in PostgreSQL need psycopg ({error}): pip install 'embervlm[postgres]'."
+        ) from error
+    return PostgresDatabase(str(place))

@@ -1,47 +1,13 @@
-"""Ask an endpoint that speaks OpenAI's protocol: `POST URL/chat/completions`.
-
-vLLM, llama.cpp's server, Ollama and many services speak it. The photo travels in the request, as a
-data URI; nothing is fetched on anyone's word, and no redirection is followed. The key comes from
-the variable OPENAI_API_KEY, travels over https or within this machine only, and stands in no
-message.
-
-Too many requests (429), a server's fault (5xx), a cut connection and an answer that is no chat
-completion are tried again after pauses of 1, 2, 4, ... s, or as long as `Retry-After` says.
-"""
+"""An endpoint as a teacher; `embervlm.endpoint` does the asking."""
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
-import os
-import random
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from embervlm.data.transfer import LOCAL_HOSTS, MAX_PAUSE_S, reason_of, retry_after_s
+from embervlm.endpoint import Endpoint
 from embervlm.training.teacher_prompts import Prompt
-from embervlm.training.teachers import NoAnswerError, Reply, TeacherSettings
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-MAX_ANSWER_BYTES = 4_000_000
-_CHUNK_BYTES = 1 << 16
-_SHOWN_CHARACTERS = 200
-# The server understood, and does not want this question: the next one may fare better.
-_OF_THE_QUESTION = (400, 413, 422)
-_FOR_A_WHILE = (408, 409, 425, 429)
-
-
-class _TryAgainError(Exception):
-    """A failure that may pass; `pause_s` is what the server asks for."""
-
-    def __init__(self, reason: str, pause_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
+from embervlm.training.teachers import Reply, TeacherSettings
 
 
 class OpenAITeacher:
@@ -55,25 +21,8 @@ class OpenAITeacher:
         Raises:
             ValueError: the address is none, or the key would travel in the open.
         """
-        url, _, model = name.removeprefix("openai:").partition("#")
-        address = urlsplit(url)
-        if address.scheme not in ("http", "https") or not address.hostname or not model:
-            raise ValueError(
-                f"{name} is no endpoint; expected such as openai:http://localhost:8000/v1#model."
-            )
-        if address.username or address.password or address.query:
-            raise ValueError(
-                f"The address of {address.hostname} has a user or a query in it; give the key in "
-                f"the variable {KEY_VARIABLE}."
-            )
-        self.name, self._url, self._model = name, url.rstrip("/"), model
-        self._options = settings
-        self._key = os.environ.get(KEY_VARIABLE, "").strip()
-        if self._key and address.scheme == "http" and address.hostname not in LOCAL_HOSTS:
-            raise ValueError(
-                f"{url} is not https, so the key in {KEY_VARIABLE} would travel in the open; use "
-                "https, or unset the variable if the server needs none."
-            )
+        self.name, self._options = name, settings.endpoint
+        self._endpoint = Endpoint(name, settings.endpoint)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -84,114 +33,11 @@ class OpenAITeacher:
         }
 
     def ask(self, prompt: Prompt, photo: bytes | None, *, seed: int) -> Reply:
-        """Return the answer, after as many tries as it takes and `retries` allows.
+        """Return the answer; see `Endpoint.ask`.
 
         Raises:
             NoAnswerError: every try failed, or the server does not want this question.
             ValueError: the server refuses the key, the model or the address.
         """
-        body = json.dumps(self._request(prompt, photo, seed)).encode("utf-8")
-        for failed in range(1, self._options.retries + 2):
-            try:
-                return self._reply(self._post(body))
-            except _TryAgainError as again:
-                if failed > self._options.retries:
-                    raise NoAnswerError(
-                        f"{again}, {failed} times in a row", out_of_reach=True
-                    ) from again
-                pause_s = again.pause_s
-                if pause_s is None:  # half to all of it, so that many do not come at once
-                    pause_s = self._options.first_pause_s * 2 ** (failed - 1)
-                    pause_s *= random.uniform(0.5, 1)
-                time.sleep(min(pause_s, MAX_PAUSE_S))
-        raise AssertionError("the last try returns or raises")
-
-    def _request(self, prompt: Prompt, photo: bytes | None, seed: int) -> dict[str, Any]:
-        words: Any = prompt.words
-        if photo is not None:
-            uri = "data:image/jpeg;base64," + base64.b64encode(photo).decode("ascii")
-            words = [
-                {"type": "image_url", "image_url": {"url": uri}},
-                {"type": "text", "text": prompt.words},
-            ]
-        return {
-            "model": self._model,
-            "messages": [
-                {"role": "system", "content": prompt.system},
-                {"role": "user", "content": words},
-            ],
-            "max_tokens": self._options.max_tokens,
-            "temperature": self._options.temperature,
-            **({"seed": seed} if self._options.temperature else {}),
-        }
-
-    def _post(self, body: bytes) -> bytes:
-        """Make one request; return what comes."""
-        headers = {"Content-Type": "application/json", "User-Agent": "embervlm"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        url, limit_s = f"{self._url}/chat/completions", self._options.timeout_s
-        opener = urllib.request.build_opener(_NoRedirects)
-        ends = time.monotonic() + limit_s
-        try:
-            with opener.open(
-                urllib.request.Request(url, data=body, headers=headers), timeout=limit_s
-            ) as response:
-                found = bytearray()
-                while chunk := response.read1(_CHUNK_BYTES):
-                    found += chunk
-                    if len(found) > MAX_ANSWER_BYTES:
-                        raise _TryAgainError(f"more than {MAX_ANSWER_BYTES:,} bytes came")
-                    if time.monotonic() > ends:
-                        raise _TryAgainError(f"no whole answer in {limit_s:g} s")
-                return bytes(found)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._fault(error) from error
-        except TimeoutError as error:
-            raise _TryAgainError(f"no answer in {limit_s:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", error)
-            if isinstance(cause, TimeoutError):
-                raise _TryAgainError(f"no answer in {limit_s:g} s") from error
-            raise _TryAgainError(f"no connection ({reason_of(cause)})") from error
-
-    def _fault(self, error: urllib.error.HTTPError) -> Exception:
-        """Return what to raise for a status that is not 200."""
-        told = f"the server answered {error.code}"
-        if error.code in _FOR_A_WHILE or error.code >= 500:
-            return _TryAgainError(told, retry_after_s(error.headers.get("Retry-After", "")))
-        if words := self._message(error):
-            told += f" ({words})"
-        if error.code in _OF_THE_QUESTION:
-            return NoAnswerError(told, out_of_reach=False)
-        return ValueError(
-            f"{self._url}: {told}; check the address, the model's name and {KEY_VARIABLE}."
-        )
-
-    def _message(self, error: urllib.error.HTTPError) -> str:
-        """Return the first words of the server's message, in which the key may not stand."""
-        try:
-            words = error.read(_CHUNK_BYTES).decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException):
-            return ""
-        if self._key:
-            words = words.replace(self._key, "***")
-        words = "".join(c if c.isprintable() else " " for c in words)
-        return " ".join(words.split())[:_SHOWN_CHARACTERS]
-
-    def _reply(self, content: bytes) -> Reply:
-        """Read a chat completion."""
-        try:
-            choice = json.loads(content)["choices"][0]
-            text, why = choice["message"]["content"], choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise _TryAgainError("what came is no chat completion") from error
-        if not isinstance(text, str) or not text.strip():
-            raise NoAnswerError(f"an empty answer ({why})", out_of_reach=False)
-        return Reply(text, cut=why == "length")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Follow none: the key is for the address that the user gave."""
+        answer = self._endpoint.ask(prompt.system, prompt.words, photo=photo, seed=seed)
+        return Reply(answer.text, cut=answer.cut)

@@ -13,17 +13,15 @@ not exactly such an object is None, which is counted, and not a low score.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from embervlm.fleet import ENVIRONMENTS, LIMIT_UNITS, Fleet, Robot
+from embervlm.prompts import parse_object
 
 REASONING = ("task", "environment", "robots", "decision")
 MAX_LINE_CHARACTERS = 300
-
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -139,14 +137,8 @@ def parse_robot_scores(text: str, outcomes: tuple[str, ...]) -> RobotScores | No
     One fence of Markdown around it is no part of it. Every outcome has a score, a number of 0 to 1;
     not all are 0.
     """
-    text = text.strip()
-    if fenced := _FENCED.fullmatch(text):
-        text = fenced[1]
-    try:
-        found = json.loads(text, object_pairs_hook=_without_twins)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or set(found) != {"scores", "place", "reasoning"}:
+    found = parse_object(text, ("scores", "place", "reasoning"))
+    if found is None:
         return None
     scores, place, reasoning = found["scores"], found["place"], found["reasoning"]
     if not isinstance(scores, dict) or set(scores) != set(outcomes):
@@ -164,13 +156,6 @@ def parse_robot_scores(text: str, outcomes: tuple[str, ...]) -> RobotScores | No
         place,
         {name: " ".join(reasoning[name].split()) for name in REASONING},
     )
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
 
 
 def _is_share(value: Any) -> bool:

@@ -14,10 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from embervlm.endpoint import EndpointSettings, NoAnswerError
 from embervlm.training.teacher_prompts import Prompt
 
 if TYPE_CHECKING:
     from embervlm.training.top_logits import TopLogits
+
+__all__ = ["NoAnswerError", "Reply", "Teacher", "TeacherSettings", "open_teacher"]
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,29 @@ class TeacherSettings:
         Raises:
             ValueError: which, and what was expected.
         """
-        if not 0 <= self.temperature <= 2:
-            raise ValueError(f"temperature is {self.temperature}; it must be from 0 to 2.")
-        for name, least in (("max_tokens", 1), ("logits", 0), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
-        if not self.timeout_s > 0:
-            raise ValueError(f"timeout is {self.timeout_s}; it must be above 0 seconds.")
+        _ = self.endpoint
+        if self.logits < 0:
+            raise ValueError(f"logits is {self.logits}; it must be 0 or more.")
         if bool(self.logits) != bool(self.student):
             raise ValueError(
                 "Logits need the student's tokenizer, to see that the vocabularies are the same, "
                 "and it serves nothing else: give --logits and --student together."
             )
+
+    @property
+    def endpoint(self) -> EndpointSettings:
+        """What of it concerns an endpoint.
+
+        Raises:
+            ValueError: a value that none can be set to.
+        """
+        return EndpointSettings(
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            first_pause_s=self.first_pause_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,15 +78,6 @@ class Reply:
     text: str
     cut: bool = False
     top: TopLogits | None = None
-
-
-class NoAnswerError(Exception):
-    """One question got no answer; the message says why. `out_of_reach`: the next ones may not get
-    one either, since it was not for the question's sake."""
-
-    def __init__(self, reason: str, *, out_of_reach: bool) -> None:
-        super().__init__(reason)
-        self.out_of_reach = out_of_reach
 
 
 class Teacher(Protocol):

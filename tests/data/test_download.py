@@ -566,9 +566,9 @@ def test_no_other_module_opens_connections() -> None:
         re.MULTILINE,
     )
     users = {p.name for p in package.rglob("*.py") if network.search(p.read_text("utf-8"))}
-    # A teacher is asked where the user says; the program for the Pi talks with its own service over
-    # a socket in the file system.
-    assert users == {"transfer.py", "openai_teacher.py", "run_inference.py"}
+    # A model is asked, and lessons are kept, where the user says; the program for the Pi talks with
+    # its own service over a socket in the file system.
+    assert users == {"transfer.py", "endpoint.py", "postgres.py", "run_inference.py"}
 
 
 def test_minimal_is_less(tmp_path: Path) -> None:

@@ -34,9 +34,18 @@ def ids(store: LessonStore) -> list[int]:
     return [entry.id for entry in store.entries()]
 
 
-def keep(path: Path, name: str, count: int) -> None:
+def fill(place: str | Path) -> None:
+    """Keep five entries, one of them erased, one superseded."""
+    with LessonStore(place) as store:
+        for number in range(4):
+            store.add(correction(f"request {number}", "Robot with Legs"), vector(number))
+        store.add(correction("request 1", "Robot with Legs"), vector(1))
+        store.forget(3, erase=True)
+
+
+def keep(place: str, name: str, count: int) -> None:
     """Add entries and say of each when it is acknowledged."""
-    store = LessonStore(path, quotas=None)
+    store = LessonStore(place, quotas=None)
     for number in range(count):
         task = f"{name}-{number}"
         store.add(correction(task), vector(number), author=name)
@@ -46,4 +55,4 @@ def keep(path: Path, name: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    keep(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -10,7 +10,8 @@ from keeping import Clock, correction
 from opinion import DIVER, DRONE, HUMANOID, LEGS, WHEELS, Opinion, embed, one
 
 from embervlm.fleet import NO_ROBOT, Fleet, Robot
-from embervlm.memory.lessons import missed_needs, photo_key, recall, request_key, robots_of
+from embervlm.memory.free_text import missed_needs
+from embervlm.memory.lessons import photo_key, recall, request_key, robots_of
 from embervlm.memory.store import IN_MEMORY, LessonStore
 from embervlm.scenario import Decision, Feedback, Needs, Scenario
 from embervlm.selector import Selector

@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 from keeping import Clock, correction, ids, vector
 
-from embervlm.memory import sql
 from embervlm.memory.entries import MemoryEntry
-from embervlm.memory.log import migrate
 from embervlm.memory.protocol import Quotas
-from embervlm.memory.store import IN_MEMORY, LessonStore
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "home" / "lessons.sqlite"
+from embervlm.memory.sqlite import IN_MEMORY, PAGE_BYTES, SCHEMA, SCHEMA_VERSION, migrate
+from embervlm.memory.store import LessonStore
 
 
 def found(store: LessonStore, direction: np.ndarray, at_least: float = 0.9) -> list[int]:
@@ -39,8 +33,8 @@ def test_looking_makes_no_file_and_the_first_entry_does(path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_what_was_added_is_there_after_reopening(path: Path) -> None:
-    with LessonStore(path, now=Clock()) as store:
+def test_what_was_added_is_there_after_reopening(place: str) -> None:
+    with LessonStore(place, now=Clock()) as store:
         kept = store.add(
             correction("look under the bridge", "Robot with Legs", needs={"actions": ["look"]}),
             vector(1),
@@ -51,7 +45,7 @@ def test_what_was_added_is_there_after_reopening(path: Path) -> None:
     assert kept.metadata["time"] == "2026-05-03T10:00:01+00:00"
     assert kept.metadata["author"] == "Ada"
     assert kept.metadata["site"] == "default"
-    with LessonStore(path) as store:
+    with LessonStore(place) as store:
         assert store.get(1) == kept
         assert store.search(vector(1) + 0.01, "rough", at_least=0.5, k=3) == before
         assert store.status(1) == "in force"
@@ -75,8 +69,8 @@ def test_search_equals_a_plain_product(path: Path) -> None:
     assert store.search(vector(1, width=7), "rough", at_least=-1, k=5) == []
 
 
-def test_the_same_request_supersedes_and_a_quarantined_one_does_not(path: Path) -> None:
-    store = LessonStore(path)
+def test_the_same_request_supersedes_and_a_quarantined_one_does_not(place: str) -> None:
+    store = LessonStore(place)
     store.add(correction("Look  under the bridge"), vector(1))
     newer = store.add(correction("look under the BRIDGE", "Humanoid"), vector(1))
     assert newer.metadata["supersedes"] == 1
@@ -90,9 +84,9 @@ def test_the_same_request_supersedes_and_a_quarantined_one_does_not(path: Path) 
     assert "supersedes" not in other.metadata
 
 
-def test_forget_and_rollback_restore_what_was_found(path: Path) -> None:
+def test_forget_and_rollback_restore_what_was_found(place: str) -> None:
     clock = Clock()
-    store = LessonStore(path, now=clock)
+    store = LessonStore(place, now=clock)
     store.add(correction("one"), vector(1))
     asked = vector(1) + vector(2)
     before, then = store.search(asked, "rough", at_least=0.1, k=3), clock.time
@@ -111,13 +105,13 @@ def test_forget_and_rollback_restore_what_was_found(path: Path) -> None:
     assert ids(store) == [4]
     with pytest.raises(ValueError, match="Nothing has changed since 2027"):
         store.rollback(datetime(2027, 1, 1))
-    again = LessonStore(path)
+    again = LessonStore(place)
     assert ids(again) == [4]
     assert [e.id for e in again.entries(retired=True)] == [1, 2, 3, 4]
 
 
-def test_faults_are_sentences(path: Path) -> None:
-    store = LessonStore(path)
+def test_faults_are_sentences(place: str) -> None:
+    store = LessonStore(place)
     with pytest.raises(ValueError, match="There is no lesson 7 at the site 'default'"):
         store.get(7)
     store.add(correction("one"), vector(1))
@@ -128,7 +122,7 @@ def test_faults_are_sentences(path: Path) -> None:
         lambda: store.add(correction("two"), np.full(4, np.nan, np.float32)),
         lambda: store.add(correction("two"), vector(1), author="\x1b"),
         lambda: store.add(correction("two"), vector(1), author="x" * 61),
-        lambda: LessonStore(path, site=""),
+        lambda: LessonStore(place, site=""),
     ):
         with pytest.raises(ValueError):
             fault()
@@ -160,8 +154,8 @@ def test_an_erased_entry_leaves_no_byte_and_never_comes_back(path: Path) -> None
     assert again.entries(words="Zaphod", retired=True) == []
 
 
-def test_words_are_found_in_content_and_request_and_are_no_query_language(path: Path) -> None:
-    store = LessonStore(path)
+def test_words_are_found_in_content_and_request_and_are_no_query_language(place: str) -> None:
+    store = LessonStore(place)
     store.add(correction("reach the château's roof"), vector(1))
     store.add(correction("look under the bridge", "Humanoid"), vector(2))
     assert [e.id for e in store.entries(words="chateau roo")] == [1]
@@ -172,8 +166,8 @@ def test_words_are_found_in_content_and_request_and_are_no_query_language(path: 
     assert [e.id for e in store.entries(words="*")] == [1, 2]
 
 
-def test_one_site_never_sees_another(path: Path) -> None:
-    here, there = LessonStore(path, site="here"), LessonStore(path, site="there")
+def test_one_site_never_sees_another(place: str) -> None:
+    here, there = LessonStore(place, site="here"), LessonStore(place, site="there")
     here.add(correction("one"), vector(1))
     there.add(correction("one", "Humanoid"), vector(1))
     assert ids(here) == [1]
@@ -213,9 +207,9 @@ def test_a_hostile_author_meets_a_quota_and_moves_nobody_else(path: Path) -> Non
         store.add(correction("yet another"), vector(3), author="Mallory")
 
 
-def test_times_in_the_log_never_go_back(path: Path) -> None:
+def test_times_in_the_log_never_go_back(place: str) -> None:
     clock = Clock()
-    store = LessonStore(path, now=clock)
+    store = LessonStore(place, now=clock)
     store.add(correction("one"), vector(1))
     then = clock.time
     clock.time -= timedelta(days=400)
@@ -224,8 +218,8 @@ def test_times_in_the_log_never_go_back(path: Path) -> None:
     assert ids(store) == []
 
 
-def test_an_import_twice_is_once(path: Path, tmp_path: Path) -> None:
-    store = LessonStore(path, now=Clock(), quotas=Quotas(daily=3))
+def test_an_import_twice_is_once(place: str, tmp_path: Path) -> None:
+    store = LessonStore(place, now=Clock(), quotas=Quotas(daily=3))
     for number in range(3):
         store.add(correction(f"request {number}"), vector(number), author="Ada")
     store.add(correction("request 1", "Humanoid"), vector(1), author="Bob")
@@ -270,8 +264,8 @@ def test_an_import_twice_is_once(path: Path, tmp_path: Path) -> None:
         {"metadata": {"key": "k", "author": "\x1b", "time": "2026-05-03"}},
     ],
 )
-def test_a_bad_row_imports_nothing(path: Path, change: dict) -> None:
-    store = LessonStore(path)
+def test_a_bad_row_imports_nothing(place: str, change: dict) -> None:
+    store = LessonStore(place)
     store.add(correction("one"), vector(1))
     (row,) = store.export()
     good = {**row, "metadata": {**row["metadata"], "key": "other", "task": "two"}}
@@ -311,13 +305,13 @@ def test_a_file_of_version_1_is_brought_up_to_date(path: Path) -> None:
     ):
         assert look(LessonStore(path)) == [1]
     db = sqlite3.connect(path)
-    assert db.execute("PRAGMA user_version").fetchone() == (sql.SCHEMA_VERSION,)
+    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 def test_version_1_stays_as_it_was() -> None:
     db = sqlite3.connect(":memory:", isolation_level=None)
     migrate(db, up_to=1)
-    names = {name for name, _ in db.execute(sql.SCHEMA)}
+    names = {name for name, _ in db.execute(SCHEMA)}
     assert names == {"entries", "events"} | ({"sqlite_sequence"} & names)
     assert db.execute("PRAGMA user_version").fetchone() == (1,)
 
@@ -357,13 +351,17 @@ def test_an_entry_takes_at_most_two_kilobytes(path: Path) -> None:
         sizes.append(path.stat().st_size)
     # Nine tables and indices have a page each from the start.
     assert (sizes[1] - sizes[0]) / 150 <= 2000
-    assert sizes[0] <= 150 * 2000 + 9 * sql.PAGE_BYTES
+    assert sizes[0] <= 150 * 2000 + 9 * PAGE_BYTES
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_sequence_of_operations_equals_a_plain_model(path: Path, seed: int) -> None:
+def test_any_sequence_of_operations_equals_a_plain_model(
+    seed: int, request: pytest.FixtureRequest
+) -> None:
+    # The first file is a database: what these operations mean is the log's, which both share.
+    place = str(request.getfixturevalue("path" if seed else "address"))
     draw, clock = random.Random(seed), Clock()
-    store = LessonStore(path, now=clock, quotas=None)
+    store = LessonStore(place, now=clock, quotas=None)
     log: list[tuple[datetime, frozenset[int]]] = [(clock.time, frozenset())]
     requests: dict[int, str] = {}
     quarantined: set[int] = set()
@@ -399,9 +397,9 @@ def test_any_sequence_of_operations_equals_a_plain_model(path: Path, seed: int) 
             after = state
         elif act == "reopen":
             store.close()
-            store = LessonStore(path, now=clock, quotas=None)
+            store = LessonStore(place, now=clock, quotas=None)
         elif act == "other":
-            LessonStore(path, site="other").entries()
+            LessonStore(place, site="other").entries()
         if after is not None:
             log.append((clock.time, frozenset(after)))
         assert ids(store) == sorted(now_in_force())

@@ -6,49 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from keeping import correction, ids, vector
-from opinion import DRONE, LEGS, Opinion, one
+from keeping import correction, fill, ids, vector
+from refusing import assert_is_refused
 
 from embervlm.memory.protocol import StoreFaultError
 from embervlm.memory.store import LessonStore
-from embervlm.scenario import Feedback, Scenario
-from embervlm.selector import Selector
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Return the path of a store with five entries, one of them erased, one superseded."""
     path = tmp_path / "lessons.sqlite"
-    with LessonStore(path) as store:
-        for number in range(4):
-            store.add(correction(f"request {number}", LEGS), vector(number))
-        store.add(correction("request 1", LEGS), vector(1))
-        store.forget(3, erase=True)
+    fill(path)
     return path
 
 
-def assert_is_refused(path: Path, part: str) -> None:
+def assert_file_is_refused(path: Path, part: str) -> None:
     content = path.read_bytes()
-    store = LessonStore(path)
-    assert part in store.fault
-    assert store.fault.count(str(path)) == 1
-    assert store.search(vector(0), "rough", at_least=-1, k=3) == []
-    for act in (
-        lambda: store.add(correction("new"), vector(9)),
-        lambda: store.forget(1),
-        store.entries,
-        store.stats,
-        store.export,
-    ):
-        with pytest.raises(StoreFaultError):
-            act()
-    # Deciding goes on without lessons; learning is refused.
-    selector = Selector(Opinion(one(DRONE)), memory=LessonStore(path))
-    decision = selector.decide(Scenario("look under the bridge"))
-    assert decision.robots == (DRONE,)
-    assert decision.memory == ()
-    with pytest.raises(ValueError, match="not used|cannot be used|something else|newer"):
-        selector.learn(decision, Feedback([LEGS]))
+    assert_is_refused(path, part)
     assert path.read_bytes() == content
 
 
@@ -93,7 +68,7 @@ def test_a_change_from_outside_is_noticed(path: Path, statement: str, part: str)
     db.execute(statement)
     db.commit()
     db.close()
-    assert_is_refused(path, part)
+    assert_file_is_refused(path, part)
 
 
 def test_a_forged_event_is_noticed_while_the_store_is_open(path: Path) -> None:
@@ -129,7 +104,7 @@ def turn_to_text(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut, zero, zero_the_middle, turn_to_text])
 def test_a_damaged_file_is_refused(path: Path, damage: Callable[[bytes], bytes]) -> None:
     path.write_bytes(damage(path.read_bytes()))
-    assert_is_refused(path, "")
+    assert_file_is_refused(path, "")
 
 
 def test_single_flipped_bytes_never_crash_and_never_change_what_is_found(path: Path) -> None:
@@ -165,7 +140,7 @@ def test_a_folder_or_another_database_is_refused(tmp_path: Path) -> None:
     db = sqlite3.connect(other)
     db.execute("CREATE TABLE photos (name)")
     db.close()
-    assert_is_refused(other, "database of something else")
+    assert_file_is_refused(other, "database of something else")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from teacher_server import Endpoint, serve, words_of
+from chat_server import Endpoint, serve, words_of
 
 from embervlm.cli import app
 from embervlm.data.teacher_answers import AnswerFile, read_answers
+from embervlm.endpoint import KEY_VARIABLE
 from embervlm.fleet import Fleet
-from embervlm.training import openai_teacher
 from embervlm.training.distill import Summary, distill, key_of, questions_of
 from embervlm.training.teacher_prompts import (
     REASONING,
@@ -41,7 +41,7 @@ QUICK = TeacherSettings(retries=1, first_pause_s=0.01, timeout_s=5.0)
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.delenv(openai_teacher.KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with serve() as found:
         yield found
 
@@ -243,7 +243,7 @@ def test_a_run_that_is_ended_asks_only_what_is_missing(
 def test_the_command_line(
     endpoint: Endpoint, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_teacher.time, "sleep", lambda pause_s: None)
+    monkeypatch.setattr("embervlm.endpoint.time.sleep", lambda pause_s: None)
     begin = ["distill", "--teacher", f"openai:{endpoint.url}#tiny", "--out", str(tmp_path)]
     answers = [*begin, "--ask", "answers", "--data", data]
     found = CliRunner().invoke(app, answers)

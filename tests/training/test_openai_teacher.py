@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from teacher_server import Endpoint, serve
+from chat_server import Endpoint, serve
 
+from embervlm.endpoint import KEY_VARIABLE
 from embervlm.imaging import encode_jpeg, load_image
-from embervlm.training.openai_teacher import KEY_VARIABLE
 from embervlm.training.teacher_prompts import Prompt
 from embervlm.training.teachers import (
     NoAnswerError,
@@ -91,7 +91,7 @@ def test_retry_after_is_honoured(endpoint: Endpoint) -> None:
 
 def test_pauses_grow(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("embervlm.training.openai_teacher.time.sleep", pauses.append)
+    monkeypatch.setattr("embervlm.endpoint.time.sleep", pauses.append)
     endpoint.first = [(500, {}, b"")] * 9
     with pytest.raises(NoAnswerError, match="the server answered 500, 7 times in a row"):
         teacher_of(endpoint, TeacherSettings(retries=6)).ask(PROMPT, None, seed=0)
