@@ -128,6 +128,8 @@ embervlm memory add --task "look under the bridge" --robots "Robot with Legs"
 embervlm memory add --task "carry it over" --image ramp.jpg --robots "Drone, Humanoid"
 --note "the ramp is flooded" --author Ada
 
+embervlm memory add --task "dust the snow globes" --robots Humanoid --misread snow
+
 embervlm memory add --task "carry it over" --note "not the wheels, the ramp is flooded"
 --feedback-model openai:http://localhost:8000/v1#qwen2.5
 
@@ -159,6 +161,14 @@ def add_lesson(
             help="Who reads a note in which rules find nothing: openai:URL#model.",
         ),
     ] = None,
+    misread: Annotated[
+        str,
+        typer.Option(
+            "--misread",
+            metavar="A,B",
+            help="What was read in the request though it does not say so: load_kg, snow, team ...",
+        ),
+    ] = "",
     author: AuthorOption = "operator",
     fleet: FleetOption = None,
     backend: BackendOption = "native",
@@ -170,9 +180,11 @@ def add_lesson(
     with user_errors():
         from embervlm.scenario import Feedback, Scenario
 
-        names = [name.strip() for name in robots.split(",") if name.strip()]
+        names, wrong = (
+            [name.strip() for name in text.split(",") if name.strip()] for text in (robots, misread)
+        )
         names = ["No Robot" if name.lower() == "no robot" else name for name in names]
-        feedback = Feedback(names, note, author)
+        feedback = Feedback(names, note, author, wrong)
         scenario = Scenario(task=task, image=image)
         reader = _reader(feedback_model) if feedback_model else None
         with open_memory(memory, site) as store:
@@ -184,6 +196,9 @@ def add_lesson(
         typer.echo(printable(f"Lesson {entry.id}: {entry.content}"))
         if reason := entry.metadata.get("quarantine"):
             sys.stderr.write(printable(f"It is kept in quarantine and never used: {reason}\n"))
+            if limits := decision.needs.limits:
+                read = ", ".join(limits)
+                sys.stderr.write(f"It was read: {read}. If one is not so, say it with --misread.\n")
             raise typer.Exit(1)
 
 

@@ -7,8 +7,8 @@ A `Scenario` is a request with or without a photo. `Needs` is what the job takes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ FLAGS = (
     "fire",
     "smoke",
 )
+
+# What can be read wrongly in a request, and told to have been.
+READINGS = (*QUANTITIES, *FLAGS, "environment", "team")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,15 @@ class Needs:
     def limits(self) -> dict[str, float | bool]:
         """Numbers and flags in one mapping, as in the data files."""
         return {**self.quantities, **{flag: True for flag in FLAGS if flag in self.flags}}
+
+    def without(self, names: Collection[str]) -> Needs:
+        """Return the needs without these limits, and without the place if it is named."""
+        return replace(
+            self,
+            environment="none" if "environment" in names else self.environment,
+            quantities={k: v for k, v in self.quantities.items() if k not in names},
+            flags=self.flags.difference(names),
+        )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], environment: str) -> Needs:
@@ -171,15 +183,19 @@ class Feedback:
     """An operator's correction: the robots that should have been sent, and why.
 
     `robots` may be given as one name; it is kept as a tuple. Empty, it is for the note to say who
-    is right. `author` is who says so.
+    is right. `author` is who says so. `misread` names what was read in the request though it does
+    not say so: limits ("snow" of snow globes, "load_kg" of a bomb that is only looked at),
+    "environment", or "team" if the job was wrongly taken for one of a team, or not for one.
 
     Raises:
-        ValueError: `robots` and `note` are empty, or No Robot is mixed with robots.
+        ValueError: `robots` and `note` are empty, No Robot is mixed with robots, or `misread` names
+            something else.
     """
 
     robots: Sequence[str]
     note: str = ""
     author: str = "operator"
+    misread: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         robots = (self.robots,) if isinstance(self.robots, str) else tuple(self.robots)
@@ -188,3 +204,10 @@ class Feedback:
             raise ValueError("Feedback needs one or more different robots, or No Robot alone.")
         if "No Robot" in robots and len(robots) > 1:
             raise ValueError("No Robot stands alone: take it or the other robots out.")
+        misread = (self.misread,) if isinstance(self.misread, str) else tuple(self.misread)
+        object.__setattr__(self, "misread", misread)
+        if unknown := sorted(set(misread) - set(READINGS)):
+            raise ValueError(
+                f"Nothing called {unknown[0]!r} is read in a request; misread may name "
+                f"{', '.join(READINGS)}."
+            )

@@ -157,6 +157,11 @@ class Selector:
     ) -> Decision:
         """Decide from what the network said of this scenario; `decide` is `propose`, then this."""
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
+        lesson = self._lesson(proposal, scenario, needs)
+        if lesson is not None and (misread := lessons.misread_of(lesson, scenario)):
+            place = needs.environment
+            needs = replace(needs.without(misread), environment=place)
+            certain, team = certain.without(misread), team != ("team" in misread)
         sets = self._distribution(proposal, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
@@ -165,7 +170,6 @@ class Selector:
         chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
-        lesson = self._lesson(proposal, scenario, needs)
         if lesson is not None:
             allowed = [
                 name for name in lessons.robots_of(lesson) if self._allows(name, certain, team)
@@ -207,7 +211,8 @@ class Selector:
         The next request that means the same, at the same kind of place, is answered with the
         corrected robots, unless a hard limit forbids them; that answer's `memory` names the lesson.
         A correction that a stated limit forbids altogether is quarantined: kept, never used. So is
-        a note from which nobody could tell who is right.
+        a note from which nobody could tell who is right. What the feedback says was misread counts
+        no more, for this very request alone.
 
         Args:
             decision: what `decide` returned.
@@ -225,6 +230,8 @@ class Selector:
             )
         proposal = self.propose(decision.scenario)
         _, certain, team = read_needs(proposal, self.calibration, decision.scenario.task)
+        lessons.check_misread(feedback.misread, decision.needs)
+        certain, team = certain.without(feedback.misread), team != ("team" in feedback.misread)
         note = lessons.check_note(feedback.note)
         read = free_text.read(note, names, decision, self.fleet, model)
         entry = lessons.entry_from_feedback(

@@ -141,6 +141,10 @@ def test_a_contradiction_is_kept_in_quarantine(run: Run, tmp_path: Path) -> None
         (["memory", "add", "--task", TASK, "--robots", "crane"], "No robot is called 'crane'"),
         (["memory", "add", "--task", TASK, "--robots", " , "], "Feedback needs one or more"),
         (["memory", "add", "--robots", "Drone"], "Nothing was asked"),
+        (
+            ["memory", "add", "--task", TASK, "--robots", "Drone", "--misread", "colour"],
+            "Nothing called 'colour' is read",
+        ),
         (["memory", "add", "--task", TASK, "--robots", "Drone,no robot"], "No Robot stands alone"),
         (["memory", "add", "--image", "absent.jpg", "--robots", "Drone"], "cannot be read"),
         (["memory", "show", "7"], "There is no lesson 7 at the site 'default'"),

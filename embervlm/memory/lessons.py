@@ -36,7 +36,15 @@ from embervlm.memory.entries import (
     printable,
 )
 from embervlm.memory.free_text import MODEL_CONFIDENCE, RULES, Reading, missed_needs
-from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario
+from embervlm.scenario import (
+    FLAGS,
+    QUANTITIES,
+    READINGS,
+    Decision,
+    Feedback,
+    Needs,
+    Scenario,
+)
 
 if TYPE_CHECKING:
     from embervlm.memory.protocol import LessonMemory
@@ -110,6 +118,8 @@ def entry_from_feedback(
         metadata["team"] = True
     if missed.limits:
         metadata["missed"] = missed.limits
+    if feedback.misread:
+        metadata["misread"] = list(feedback.misread)
     confidence = 1.0
     if read is not None and read.by != RULES:
         metadata |= {"note": note, "read_by": read.by}
@@ -121,6 +131,8 @@ def entry_from_feedback(
         return MemoryEntry("fact", note, confidence, (), metadata)
     is_right = set(feedback.robots) == set(decision.robots)
     content = _sentence(decision, feedback.robots, note, missed, against)
+    if feedback.misread:
+        content = f"{content[:-1]}; misread: {', '.join(feedback.misread)}."
     return MemoryEntry(
         "insight" if is_right else "correction",
         content[:MAX_CONTENT_CHARACTERS],
@@ -220,6 +232,30 @@ def robots_of(entry: MemoryEntry) -> tuple[str, ...]:
     if not isinstance(robots, list) or not all(isinstance(name, str) for name in robots):
         return ()
     return tuple(robots)
+
+
+def misread_of(entry: MemoryEntry, scenario: Scenario) -> frozenset[str]:
+    """Return what an entry says was misread in this very request; of any other it says nothing."""
+    names = entry.metadata.get("misread")
+    if not isinstance(names, list):
+        return frozenset()
+    if request_of(entry) != request_key(scenario.task, photo_key(scenario)):
+        return frozenset()
+    return frozenset(name for name in names if name in READINGS)
+
+
+def check_misread(names: Sequence[str], needs: Needs) -> None:
+    """Refuse what was not read.
+
+    Raises:
+        ValueError: a decision had not read one of these in its request.
+    """
+    read = {*needs.limits, "team"} | ({"environment"} if needs.environment != "none" else set())
+    if strange := [name for name in names if name not in read]:
+        raise ValueError(
+            f"The decision had not read {strange[0]} in the request, so it is not misread; it had "
+            f"read {', '.join(sorted(read - {'team'})) or 'nothing'}."
+        )
 
 
 def sentence(entry: MemoryEntry) -> str:

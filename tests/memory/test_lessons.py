@@ -19,6 +19,8 @@ from embervlm.selector import Selector
 BRIDGE = Scenario("look under the old railway bridge for cracks")
 LIKE_BRIDGE = Scenario("look under the old railway bridge for cracks today please now")
 
+_NEAR = {"same_request": 0.5}
+
 
 def answers(selector: Selector, scenarios: Sequence[Scenario]) -> list[Decision]:
     return [selector.decide(scenario) for scenario in scenarios]
@@ -296,3 +298,44 @@ def test_requests_share_a_key_by_words_and_photo() -> None:
     ]
     assert len(set(keys)) == 4
     assert request_key(None, None) == request_key("  ", "") == ""
+
+
+def test_what_was_misread_counts_no_more_in_this_very_request() -> None:
+    opinion = Opinion(one(LEGS), flags=["snow"], roles=["load_kg"], calibration=_NEAR)
+    selector = Selector(opinion)
+    globes = Scenario("dust the old snow globes on the top shelf, one weighs 50 kg")
+    quarantined = selector.learn(selector.decide(globes), Feedback([HUMANOID]))
+    assert "asked 50 kg" in quarantined.metadata["quarantine"]
+    assert selector.decide(globes).robots == (NO_ROBOT,)
+    misread = Feedback([HUMANOID], "they are toys", misread=["snow", "load_kg"])
+    entry = selector.learn(selector.decide(globes), misread)
+    assert entry.content == "Send the Humanoid: they are toys; misread: snow, load_kg."
+    decision = selector.decide(globes)
+    assert decision.robots == (HUMANOID,)
+    assert decision.needs.limits == {}
+    assert decision.lessons == (entry.id,)
+    # Another request may mean what it says: there the limits stand, whatever the lesson.
+    alike = Scenario("dust the old snow globes on the top shelf, one weighs 50 kg today")
+    assert selector.decide(alike).needs.limits == {"load_kg": 50.0, "snow": True}
+    assert selector.decide(alike).robots == (NO_ROBOT,)
+
+
+def test_a_team_and_a_place_can_be_misread() -> None:
+    selector = Selector(Opinion(one(DIVER), environment="underwater", calibration=_NEAR))
+    bay = Scenario("count the porpoises and cut the hydrophone loose")
+    both = Feedback([DIVER, DRONE], misread="team")
+    selector.learn(selector.decide(bay), both)
+    decision = selector.decide(bay)
+    assert decision.robots == (DIVER, DRONE)
+    assert decision.environment == "underwater"
+    pond = Scenario("look at the pond's rim")
+    selector.learn(selector.decide(pond), Feedback([LEGS], misread=["environment"]))
+    assert selector.decide(pond).robots == (LEGS,)
+
+
+def test_only_what_was_read_is_misread() -> None:
+    selector = Selector(Opinion(one(DRONE), flags=["night"]))
+    with pytest.raises(ValueError, match=r"had not read snow .* it had read environment, night"):
+        selector.learn(selector.decide(BRIDGE), Feedback([LEGS], misread=["snow"]))
+    with pytest.raises(ValueError, match="Nothing called 'colour' is read"):
+        Feedback([LEGS], misread=["colour"])
