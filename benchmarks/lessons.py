@@ -3,9 +3,9 @@
     python benchmarks/lessons.py --json benchmarks/lessons.json
     python benchmarks/lessons.py --cost --json benchmarks/lessons-cost.json
 
-The operator is the gold label of the test split's requests (`scenarios`). Every figure has a 95 %
-interval: over seeds (Student's t) where seeds draw, else
-bootstrapped over requests. Parts:
+The operator is the gold label of the test split's requests (`scenarios`; `--split` names another):
+he says which robots are right, and what was misread. Every figure has a 95 % interval: over seeds
+(Student's t) where seeds draw, else bootstrapped over requests. Parts:
 
     one          for each wrong answer a store with its correction alone: is the same request right,
                  and which share of the other requests changes, and of right ones becomes wrong?
@@ -13,8 +13,12 @@ bootstrapped over requests. Parts:
                  (ours, written before any was measured): how many follow the lesson, in a store of
                  it alone?
     stream       500 requests drawn from 100, so that mistakes recur: errors made again, accuracy
-    many         10 to 1,000 true lessons from the train split: accuracy on the test split
-    hostile      500 lessons of one author, all for one robot, on train requests, quotas off
+    kinds        the same, but what comes again is always said in other words (`rewording`)
+    many         10 to 10,000 true lessons from the train split, reworded where it ends: accuracy on
+                 the test split
+    hostile      500 lessons of one author, all for one robot, on train requests, on one day: with
+                 the usual quotas and with none. Unrelated are answers whose lesson is about a
+                 request with another right answer or at another kind of place.
 
 `--cost` measures instead, at 10,000 and 100,000 entries of width 384: processor time of opening, of
 a search that reads CLOSE entries, and of adding one; bytes an entry. It is processor time, so that
@@ -28,32 +32,36 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rewording import reword
 from scipy import stats
 
 from embervlm.backends import load_backend
 from embervlm.backends.base import Proposal
 from embervlm.data.scenarios import load
 from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.protocol import Quotas
 from embervlm.memory.store import IN_MEMORY, LessonStore
-from embervlm.scenario import Decision, Feedback, Scenario
+from embervlm.scenario import Decision, Feedback, Needs, Scenario
 from embervlm.scoring import exact
-from embervlm.selector import Selector
+from embervlm.selector import Selector, read_needs
 
 SEEDS = range(5)
 HOSTILE = 500
 STREAM, POOL = 500, 100
 CLOSE = 3
 COUNTS = (10_000, 100_000)
-MANY = (10, 100, 1000)
+MANY = (10, 100, 1000, 10_000)
 PARAPHRASES = Path(__file__).with_name("lessons_paraphrases.jsonl")
 
 
@@ -69,13 +77,14 @@ class Remembering:
     def propose(self, task: str | None, pixels: Any) -> Proposal:
         """Return what the network says of words alone."""
         if task not in self.seen:
-            self.seen[task] = self.backend.propose(task, pixels)
+            # Without the states, which only the reasoning needs: they would fill the memory.
+            self.seen[task] = replace(self.backend.propose(task, pixels), states=None)
         return self.seen[task]
 
 
-def with_memory(backend: Any) -> Selector:
+def with_memory(backend: Any, quotas: Quotas | None = None) -> Selector:
     """Return a selector with an empty store of its own."""
-    return Selector(backend, memory=LessonStore(IN_MEMORY, quotas=None))
+    return Selector(backend, memory=LessonStore(IN_MEMORY, quotas=quotas))
 
 
 def decide(selector: Selector, task: str) -> Decision:
@@ -86,6 +95,20 @@ def decide(selector: Selector, task: str) -> Decision:
 def teach(selector: Selector, task: str, robots: Sequence[str]) -> bool:
     """Correct the decision for a request; return whether the lesson is used."""
     entry = selector.learn(decide(selector, task), Feedback(robots))
+    return "quarantine" not in entry.metadata
+
+
+def correct(selector: Selector, decision: Decision, row: dict[str, Any]) -> bool:
+    """Say who is right and what was misread; return whether the lesson is used."""
+    proposal = selector.propose(Scenario(row["task"]))
+    _, _, team = read_needs(proposal, selector.calibration, row["task"])
+    true = Needs.from_record(row, row["environment"])
+    misread = [k for k, v in decision.needs.limits.items() if true.limits.get(k) != v]
+    if decision.environment not in ("none", true.environment):
+        misread.append("environment")
+    if team != (row["kind"] == "team"):
+        misread.append("team")
+    entry = selector.learn(decision, Feedback(row["suited"], misread=misread))
     return "quarantine" not in entry.metadata
 
 
@@ -125,7 +148,7 @@ def one(backend: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     fixed, used, changed, broken = [], [], [], []
     for at in np.flatnonzero(~np.array(right)):
         selector = with_memory(backend)
-        used.append(teach(selector, rows[at]["task"], rows[at]["suited"]))
+        used.append(correct(selector, decide(selector, rows[at]["task"]), rows[at]))
         after = [decide(selector, row["task"]) for row in rows]
         fixed.append(exact(after[at].robots, rows[at]["suited"]))
         others = [i for i in range(len(rows)) if i != at]
@@ -154,18 +177,28 @@ def paraphrases(backend: Any) -> dict[str, Any]:
     return {"follow": over_requests(follows)}
 
 
-def stream(backend: Any, rows: list[dict[str, Any]], draw: np.random.Generator) -> dict[str, float]:
-    """Correct every mistake of a stream in which requests recur."""
+def stream(
+    backend: Any,
+    rows: list[dict[str, Any]],
+    draw: np.random.Generator,
+    *,
+    other_words: bool = False,
+) -> dict[str, float]:
+    """Correct every mistake of a stream in which requests recur, in other words if that is said."""
     pool = draw.choice(len(rows), POOL, replace=False)
-    order = draw.choice(pool, STREAM)
+    order, tasks, met = draw.choice(pool, STREAM), [], set()
+    for at in order:
+        task = rows[at]["task"]
+        tasks.append(reword(task, draw) if other_words and at in met else task)
+        met.add(at)
     found: dict[str, float] = {}
     for name in ("without", "with"):
         selector = with_memory(backend)
         wrong_before: set[int] = set()
         errors = again = chances = 0
-        for at in order:
-            row = rows[at]
-            decision = decide(selector, row["task"])
+        for at, task in zip(order, tasks, strict=True):
+            row = {**rows[at], "task": task}
+            decision = decide(selector, task)
             is_wrong = not exact(decision.robots, row["suited"])
             errors += is_wrong
             chances += at in wrong_before
@@ -173,18 +206,28 @@ def stream(backend: Any, rows: list[dict[str, Any]], draw: np.random.Generator) 
             if is_wrong:
                 wrong_before.add(int(at))
                 if name == "with":
-                    selector.learn(decision, Feedback(row["suited"]))
+                    correct(selector, decision, row)
         found[f"accuracy_{name}"] = 1 - errors / STREAM
         found[f"errors_repeated_{name}"] = again / max(1, chances)
     return found
 
 
-def taught(backend: Any, lessons: Sequence[tuple[str, Sequence[str]]]) -> Selector:
-    """Return a selector with these lessons."""
+def many(
+    backend: Any, train: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Teach more and more true lessons to one selector; see the module."""
+    draw = np.random.default_rng(0)
+    order = draw.permutation(len(train))
     selector = with_memory(backend)
-    for task, robots in lessons:
-        teach(selector, task, robots)
-    return selector
+    found = {"0": accuracy(selector, rows)}
+    for number in range(max(MANY)):
+        row = train[order[number % len(train)]]
+        if number >= len(train):
+            row = {**row, "task": reword(row["task"], draw)}
+        correct(selector, decide(selector, row["task"]), row)
+        if number + 1 in MANY:
+            found[str(number + 1)] = accuracy(selector, rows)
+    return found
 
 
 def accuracy(selector: Selector, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -203,11 +246,34 @@ def hostile(
 ) -> dict[str, float]:
     """Let one author say one robot of HOSTILE requests."""
     robot = str(draw.choice(["Drone", "Humanoid", "Robot with Legs", "Robot with Wheels"]))
-    chosen = draw.choice(len(train), HOSTILE, replace=False)
-    selector = taught(backend, [(train[i]["task"], [robot]) for i in chosen])
+    chosen = [train[i] for i in draw.choice(len(train), HOSTILE, replace=False)]
     plain = Selector(backend)
-    changed = [decide(selector, r["task"]).robots != decide(plain, r["task"]).robots for r in rows]
-    return {"others_changed": float(np.mean(changed))}
+    before = [decide(plain, row["task"]).robots for row in rows]
+    found: dict[str, float] = {}
+    for name, quotas in (("quotas", Quotas()), ("no_quotas", None)):
+        selector = with_memory(backend, quotas)
+        kept: dict[int, dict[str, Any]] = {}
+        for row in chosen:
+            feedback = Feedback([robot], author="mallory")
+            try:
+                entry = selector.learn(decide(selector, row["task"]), feedback)
+            except ValueError:  # the quota is used up
+                break
+            kept[entry.id] = row
+        changed, unrelated = 0, 0
+        for row, robots in zip(rows, before, strict=True):
+            decision = decide(selector, row["task"])
+            if decision.robots != robots:
+                about = kept[decision.lessons[0]]
+                same = set(about["suited"]) == set(row["suited"])
+                changed += 1
+                unrelated += not (same and about["environment"] == row["environment"])
+        found |= {
+            f"{name}_kept": len(kept),
+            f"{name}_changed": changed / len(rows),
+            f"{name}_unrelated_changed": unrelated / len(rows),
+        }
+    return found
 
 
 def cost(count: int, address: str | None = None) -> dict[str, Any]:
@@ -270,6 +336,8 @@ def main() -> None:
     """Read the flags, measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cost", action="store_true", help="time and space instead of answers")
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--only", metavar="PART", nargs="+", help="parts that are measured")
     parser.add_argument("--backend", default="native")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--memory", metavar="ADDRESS", help="with --cost: a PostgreSQL database")
@@ -282,21 +350,22 @@ def main() -> None:
         }
     else:
         backend = Remembering(load_backend(options.backend, options.model))
-        rows, train = load("scenarios", "test"), load("scenarios", "train")
-        order = np.random.default_rng(0).permutation(len(train))[: max(MANY)]
-        drawn = [train[i] for i in order]
-        lessons = [(row["task"], row["suited"]) for row in drawn]
+        rows, train = load("scenarios", options.split), load("scenarios", "train")
         parts = {
             "one": lambda: one(backend, rows),
             "paraphrases": lambda: paraphrases(backend),
             "stream": lambda: over_seeds(lambda draw: stream(backend, rows, draw)),
-            "many": lambda: {
-                str(n): accuracy(taught(backend, lessons[:n]), rows) for n in (0, *MANY)
-            },
-            "hostile": lambda: over_seeds(lambda draw: hostile(backend, drawn, rows, draw)),
+            "kinds": lambda: over_seeds(lambda draw: stream(backend, rows, draw, other_words=True)),
+            "many": lambda: many(backend, train, rows),
+            "hostile": lambda: over_seeds(lambda draw: hostile(backend, train, rows, draw)),
         }
-    report: dict[str, Any] = {"machine": platform.platform()}
-    for name, measure in parts.items():
+    told = ["git", "describe", "--always", "--dirty"]
+    report: dict[str, Any] = {
+        "machine": platform.platform(),
+        "commit": subprocess.run(told, capture_output=True, text=True).stdout.strip(),
+    }
+    for name in options.only or parts:
+        measure = parts[name]
         report[name] = measure()
         options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
         sys.stdout.write(f"{name}: {json.dumps(report[name])}\n")
