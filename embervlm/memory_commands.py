@@ -178,6 +178,7 @@ def add_lesson(
 ) -> None:
     """Teach which robots are right for a request; the next one that means the same follows it."""
     with user_errors():
+        from embervlm.memory.lessons import CONTRADICTS
         from embervlm.scenario import Feedback, Scenario
 
         names, wrong = (
@@ -196,8 +197,8 @@ def add_lesson(
         typer.echo(printable(f"Lesson {entry.id}: {entry.content}"))
         if reason := entry.metadata.get("quarantine"):
             sys.stderr.write(printable(f"It is kept in quarantine and never used: {reason}\n"))
-            if limits := decision.needs.limits:
-                read = ", ".join(limits)
+            if reason.startswith(CONTRADICTS):
+                read = ", ".join(decision.needs.limits) or decision.environment
                 sys.stderr.write(f"It was read: {read}. If one is not so, say it with --misread.\n")
             raise typer.Exit(1)
 

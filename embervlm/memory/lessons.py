@@ -60,6 +60,7 @@ CLOSEST = 3
 COMMON_WORDS = 0.25
 _LOOKED_AT = 16
 MAX_NOTE_CHARACTERS = 500
+CONTRADICTS = "It contradicts the fleet's facts"
 
 _MONTHS = (
     "January February March April May June July August September October November December".split()
@@ -154,7 +155,7 @@ def contradiction(robots: Sequence[str], broken: Callable[[str], Sequence[str]])
     if not clauses or not all(clauses.values()):
         return ""
     told = "; ".join(f"the {name} {found[0]}" for name, found in clauses.items())
-    return f"It contradicts the fleet's facts: {told}."
+    return f"{CONTRADICTS}: {told}."
 
 
 def recall(
