@@ -322,7 +322,7 @@ def distill(
             "--logits",
             metavar="K",
             help="Keep the K likeliest of each token too; local teachers of the student's "
-            "vocabulary only. Training does not read them yet.",
+            "vocabulary only; instruct learns from them.",
             min=0,
         ),
     ] = 0,

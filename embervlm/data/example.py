@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -50,7 +50,8 @@ class Example:
     where the publisher has words only. `answers` are those of all annotators to the only question,
     for scoring as VQA does; None where there is one. `box_xywh` is the region that the answer
     speaks of, in pixels of the image: left, top, width, height. `split` is train, validation, test
-    or the publisher's own word, None where the publisher gives none.
+    or the publisher's own word, None where the publisher gives none. `logits` are those of the
+    teacher whose answer the only turn is (`training/top_logits.py`), None without.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Example:
     answers: tuple[str, ...] | None = None
     box_xywh: tuple[float, float, float, float] | None = None
     split: str | None = None
+    logits: Mapping[str, Any] | None = None
 
 
 class UnusableError(ValueError):

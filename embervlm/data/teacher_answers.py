@@ -205,6 +205,6 @@ def teacher_answers(
         if image is not None and not image.is_file():
             raise UnusableError("missing image", image)
         turn = Turn(row.question, text(vars(row), "answer"))
-        return Example(row.id, report.source, image, (turn,), split="train")
+        return Example(row.id, report.source, image, (turn,), split="train", logits=row.top)
 
     return examples_of(read_answers(answers), make, report=report, part=part)

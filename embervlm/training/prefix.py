@@ -29,7 +29,7 @@ from embervlm.training.prefix_data import (
 )
 from embervlm.training.prefix_photos import PhotoFolder
 from embervlm.training.prefix_stages import PREFIX_STAGES
-from embervlm.training.public_data import Examples, sources_of
+from embervlm.training.public_data import Examples, keeps_logits, sources_of
 from embervlm.training.recipe import Recipe
 from embervlm.training.stage_data import Epochs, captions_of
 from embervlm.training.teacher_scores import read_scores
@@ -185,4 +185,6 @@ def _data(
 def _examples(
     recipe: Recipe, form: PrefixForm, entries: Sequence[Mapping[str, Any]], count: int
 ) -> Examples:
-    return Examples(form, sources_of(entries), seed=recipe.seed, count=count)
+    sources = sources_of(entries)
+    logits = keeps_logits(entries, recipe.stage, recipe.teacher)
+    return Examples(form, sources, seed=recipe.seed, count=count, logits=logits)

@@ -12,7 +12,7 @@ Axes: B batch, T tokens, P photos, S side.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ from embervlm.training.redrawing import mentions_of, redrawn, times
 from embervlm.training.stage_data import MAX_WRITTEN, Said, Written, reasoned, reasoning_of
 from embervlm.training.stages import Batch
 from embervlm.training.teacher_scores import Scores, score_batch
+from embervlm.training.top_logits import as_written, top_batch
 from embervlm.training.vision import Pixels
 
 _EVALUATED = 32  # requests at a time
@@ -84,14 +85,30 @@ class PrefixForm:
         """The side of a photo, in pixels."""
         return self.config.image_size
 
-    def item(self, question: str | None, answer: str, *, has_picture: bool) -> Written:
-        """Return an item; without a question it is a caption."""
-        count = self.config.image_tokens if has_picture else 0
+    def item(
+        self,
+        question: str | None,
+        answer: str,
+        *,
+        has_picture: bool,
+        logits: Mapping[str, Any] | None = None,
+    ) -> Written:
+        """Return an item; without a question it is a caption. See `public_data.Form.item`."""
+        count, top = self.config.image_tokens if has_picture else 0, None
         if question is None:
             told, learnt = caption(answer, self.tokenizer, MAX_WRITTEN, count)
         else:
             told, learnt = exchange(question, answer, self.tokenizer, MAX_WRITTEN, count)
-        return Written(Item(BLANK, Reading(told)), learnt)
+        if logits is not None:
+            specials = set(self.tokenizer.specials.values())
+            words, top = as_written(logits, answer, self.tokenizer.decode, specials)
+            learnt = (*words[: MAX_WRITTEN - 1], learnt[-1])
+        return Written(Item(BLANK, Reading(told)), learnt, 0, top)
+
+    def top(self, items: Sequence[Written], batch: Batch) -> Batch:
+        """Return the teacher's logits of some items; see `public_data.Form.top`."""
+        begins = [len(one.item.reading.tokens) + one.given for one in items]
+        return top_batch([one.top for one in items], begins, batch["tokens"].shape[1])
 
     def batch(
         self, items: Sequence[Written], pictures: Sequence[Pixels | None], rng: random.Random

@@ -26,7 +26,6 @@ from torch import Tensor
 from embervlm.models.ember_37m import Ember37M
 from embervlm.training.stages import (
     STAGES,
-    TEMPERATURE,
     Batch,
     Phase,
     Stage,
@@ -40,6 +39,7 @@ from embervlm.training.stages import (
     select_counts,
 )
 from embervlm.training.teacher_scores import score_sum
+from embervlm.training.top_logits import TEMPERATURE, top_logits_sum
 
 
 def image_tokens(network: Ember37M, batch: Batch) -> Tensor | None:
@@ -78,7 +78,7 @@ def align_sums(network: Ember37M, batch: Batch, teacher: Ember37M | None) -> Sum
 
 def instruct_sums(network: Ember37M, batch: Batch, teacher: Ember37M | None) -> Sums:
     """Return what each token of the answers costs, and how far their distributions are from the
-    teacher's, both softened by `TEMPERATURE`."""
+    teacher's, both softened by `TEMPERATURE`: of a network, or as its logits were kept."""
     states_BTD = _states(network, batch, image_tokens(network, batch))
     logits_KV, target_K = _written(network, batch, states_BTD)
     sums = {
@@ -95,6 +95,10 @@ def instruct_sums(network: Ember37M, batch: Batch, teacher: Ember37M | None) -> 
             reduction="sum",
             log_target=True,
         )
+    elif "has_top" in batch:
+        asked_BT = batch["learnt"][:, 1:] > 0
+        kept = {name: batch[name][asked_BT] for name in ("top_tokens", "top_log_p", "has_top")}
+        sums["teacher"] = top_logits_sum(logits_KV, kept)
     return sums
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from embervlm.data.example import Example, Report, UnusableError
+from embervlm.data.example import Example, Report, Turn, UnusableError
 from embervlm.data.mixture import Mixture, Source
 from embervlm.data.public import open_set
 from embervlm.imaging import crop_square, load_image
@@ -27,8 +27,10 @@ from embervlm.tokenizer import Tokenizer
 from embervlm.training.decisions import collate
 from embervlm.training.stage_data import Written, said_item, with_written
 from embervlm.training.stages import Batch
+from embervlm.training.top_logits import top_batch
 from embervlm.training.vision import Pixels
 
+_ANSWERS = "teacher_answers"
 # How many broken pictures a process names.
 _SAID = 20
 
@@ -51,6 +53,12 @@ def sources_of(entries: Sequence[Mapping[str, Any]]) -> list[Source]:
     return found
 
 
+def keeps_logits(entries: Sequence[Mapping[str, Any]], stage: str, teacher: str) -> bool:
+    """Say whether answers may bring a teacher's logits that count: in `instruct`, where no network
+    is asked for its own."""
+    return stage == "instruct" and not teacher and any(e["set"] == _ANSWERS for e in entries)
+
+
 @dataclass(frozen=True)
 class Seen(Written):
     """An item with the picture that it speaks of."""
@@ -69,13 +77,28 @@ class Form(Protocol):
     def image_size(self) -> int:
         """The side of a picture, in pixels."""
 
-    def item(self, question: str | None, answer: str, *, has_picture: bool) -> Written:
-        """Return the item of one exchange; a caption has no question."""
+    def item(
+        self,
+        question: str | None,
+        answer: str,
+        *,
+        has_picture: bool,
+        logits: Mapping[str, Any] | None = None,
+    ) -> Written:
+        """Return the item of one exchange; a caption has no question. With a teacher's logits it is
+        written in that teacher's tokens.
+
+        Raises:
+            ValueError: the logits are damaged, or of another vocabulary.
+        """
 
     def batch(
         self, items: Sequence[Written], pictures: Sequence[Pixels | None], rng: random.Random
     ) -> Batch:
         """Return the tensors of some items with their pictures."""
+
+    def top(self, items: Sequence[Written], batch: Batch) -> Batch:
+        """Return what `top_logits_sum` takes of the items of a batch."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +115,21 @@ class EmberForm:
         """The side of a picture, in pixels."""
         return self.config.image_size
 
-    def item(self, question: str | None, answer: str, *, has_picture: bool) -> Written:
+    def item(
+        self,
+        question: str | None,
+        answer: str,
+        *,
+        has_picture: bool,
+        logits: Mapping[str, Any] | None = None,
+    ) -> Written:
         """Return an item; see `Form.item`."""
-        return said_item(self.tokenizer, answer if self.captions else question, answer)
+        return said_item(self.tokenizer, answer if self.captions else question, answer, logits)
+
+    def top(self, items: Sequence[Written], batch: Batch) -> Batch:
+        """Return the teacher's logits of some; see `Form.top`."""
+        length = batch["written"].shape[1]
+        return top_batch([one.top for one in items], [one.given for one in items], length)
 
     def batch(
         self, items: Sequence[Written], pictures: Sequence[Pixels | None], rng: random.Random
@@ -111,13 +146,22 @@ class EmberForm:
 class Examples:
     """Epochs of `count` examples each, drawn from a mixture one behind the other.
 
-    Of each example one exchange is asked and answered, or one caption taken.
+    Of each example one exchange is asked and answered, or one caption taken. With `logits` those of
+    a teacher, where an answer has some, are in the batches too.
     """
 
-    def __init__(self, form: Form, sources: Sequence[Source], *, seed: int, count: int) -> None:
+    def __init__(
+        self,
+        form: Form,
+        sources: Sequence[Source],
+        *,
+        seed: int,
+        count: int,
+        logits: bool = False,
+    ) -> None:
         if count < 1:
             raise ValueError("With data, give examples: how many of them are an epoch.")
-        self.form = form
+        self.form, self.logits = form, logits
         self.seed, self.count, self.report = seed, count, Report("all sets")
         self._mixture = Mixture(sources, seed=seed)
         # Where the mixture stood when each epoch began.
@@ -140,18 +184,15 @@ class Examples:
         drawn: list[Seen] = []
         refused = 0
         for example in self._mixture:
-            if self.form.captions and example.image is None:
-                self.report.leave_out(UnusableError("no picture", example.id))
+            turn = random.Random(f"{self.seed} {epoch} {len(drawn)}").choice(example.turns)
+            try:
+                item = self._item(example, turn)
+            except UnusableError as fault:
+                self.report.leave_out(fault)
                 refused += 1
                 if refused > 100 * self.count:
                     break
                 continue
-            turn = random.Random(f"{self.seed} {epoch} {len(drawn)}").choice(example.turns)
-            item = self.form.item(
-                None if self.form.captions else turn.question,
-                turn.answer,
-                has_picture=example.image is not None,
-            )
             drawn.append(Seen(**vars(item), example=example))
             if len(drawn) == self.count:
                 break
@@ -163,6 +204,19 @@ class Examples:
         if len(self._states) == epoch + 1:
             self._states.append(self._mixture.state_dict())
         return drawn
+
+    def _item(self, example: Example, turn: Turn) -> Written:
+        if self.form.captions and example.image is None:
+            raise UnusableError("no picture", example.id)
+        try:
+            return self.form.item(
+                None if self.form.captions else turn.question,
+                turn.answer,
+                has_picture=example.image is not None,
+                logits=example.logits if self.logits else None,
+            )
+        except ValueError as error:
+            raise UnusableError("unusable logits", f"{example.id}: {error}") from error
 
     def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
         """Return the tensors of those whose picture can be read."""
@@ -185,7 +239,8 @@ class Examples:
             self.report.kept += 1
         if not kept:
             raise ValueError(f"No picture of a batch could be read. {self.report.summary()}")
-        return self.form.batch(kept, pictures, rng)
+        batch = self.form.batch(kept, pictures, rng)
+        return {**batch, **self.form.top(kept, batch)} if self.logits else batch
 
     def _picture(self, example: Example) -> Pixels | None:
         if example.image is None:

@@ -32,7 +32,7 @@ from embervlm.training.family import Family, Prepared
 from embervlm.training.grpo_trainer import GrpoTrainer, Requests
 from embervlm.training.low_rank import add_low_rank, without_low_rank
 from embervlm.training.moving_average import whole
-from embervlm.training.public_data import EmberForm, Examples, sources_of
+from embervlm.training.public_data import EmberForm, Examples, keeps_logits, sources_of
 from embervlm.training.recipe import NETWORK, Recipe, asks_for_test_only, parse
 from embervlm.training.requirements import check_machine
 from embervlm.training.rounding import keep_rounded, round_parts
@@ -259,7 +259,9 @@ def _examples(
     count: int,
 ) -> Examples:
     form = EmberForm(config, tokenizer, captions=recipe.stage == "align")
-    return Examples(form, sources_of(entries), seed=recipe.seed, count=count)
+    sources = sources_of(entries)
+    logits = keeps_logits(entries, recipe.stage, recipe.teacher)
+    return Examples(form, sources, seed=recipe.seed, count=count, logits=logits)
 
 
 def _measure(recipe: Recipe, tokenizer: Tokenizer, photos: Photos | None) -> Examination | None:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -42,6 +42,7 @@ from embervlm.training.decisions import (
 )
 from embervlm.training.stages import Batch, Stage
 from embervlm.training.teacher_scores import Scores, score_batch
+from embervlm.training.top_logits import TopLogits, as_written
 
 MAX_WRITTEN = 120
 Place = tuple[int, int]
@@ -64,11 +65,13 @@ class Epochs(Protocol):
 @dataclass(frozen=True)
 class Written:
     """An item of a decision, and what is written about it: the first `given` tokens are told, the
-    rest is learnt. Nothing is written where `tokens` is empty."""
+    rest is learnt. Nothing is written where `tokens` is empty. `top` holds the logits of a teacher
+    before each token that is learnt."""
 
     item: Item
     tokens: tuple[int, ...] = ()
     given: int = 0
+    top: TopLogits | None = None
 
 
 class Decisions:
@@ -219,12 +222,22 @@ class Answers:
         return with_written(batch, items, self.tokenizer if self.captions else None)
 
 
-def said_item(tokenizer: Tokenizer, read: str | None, answer: str) -> Written:
-    """Return an item that reads some words, or none, and writes an answer."""
+def said_item(
+    tokenizer: Tokenizer, read: str | None, answer: str, logits: Mapping[str, Any] | None = None
+) -> Written:
+    """Return an item that reads some words, or none, and writes an answer; with a teacher's logits
+    in that teacher's tokens.
+
+    Raises:
+        ValueError: see `top_logits.as_written`.
+    """
     begin, end = tokenizer.specials[TASK], tokenizer.specials[END]
-    words = tokenizer.encode(" " + " ".join(answer.split()))[: MAX_WRITTEN - 2]
+    words, top = tuple(tokenizer.encode(" " + " ".join(answer.split()))), None
+    if logits is not None:
+        specials = set(tokenizer.specials.values())
+        words, top = as_written(logits, answer, tokenizer.decode, specials)
     item = Item(replace(BLANK, task=read), read_task(read, tokenizer, 96))
-    return Written(item, (begin, *words, end), 1)
+    return Written(item, (begin, *words[: MAX_WRITTEN - 2], end), 1, top)
 
 
 def with_written(batch: Batch, items: Sequence[Written], blank: Tokenizer | None) -> Batch:

@@ -31,9 +31,8 @@ from embervlm.models.modeling import EmberNetwork, Encoded
 from embervlm.training.decisions import IGNORED, encode, logits_of
 from embervlm.training.grpo import grpo_counts, grpo_sums
 from embervlm.training.teacher_scores import score_count, score_sum
+from embervlm.training.top_logits import TEMPERATURE, top_logits_sum
 
-# Softening of both sides where a teacher's distribution is imitated (Hinton et al. 2015).
-TEMPERATURE = 2.0
 CONTRAST_TEMPERATURE = 0.07
 # Cosines of a photo with its caption, and with another's, beyond which nothing is left to learn.
 MATCHED, MISMATCHED = 0.85, 0.25
@@ -197,8 +196,10 @@ def align_counts(batch: Batch) -> dict[str, Tensor]:
 
 
 def instruct_counts(batch: Batch) -> dict[str, Tensor]:
-    """Return the number of the answers' tokens, for both losses."""
-    return dict.fromkeys(("answer", "teacher"), batch["learnt"][:, 1:].sum())
+    """Return the number of the answers' tokens, for both losses; where a teacher's logits are kept,
+    of those tokens that have some."""
+    learnt = batch["learnt"][:, 1:].sum()
+    return {"answer": learnt, "teacher": batch["has_top"].sum() if "has_top" in batch else learnt}
 
 
 def reason_counts(batch: Batch) -> dict[str, Tensor]:
@@ -295,7 +296,7 @@ def nearness_sums(cosine_BB: Tensor) -> Sums:
 
 def instruct_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | None) -> Sums:
     """Return what each token of the answers costs, and how far their distributions are from the
-    teacher's, both softened by `TEMPERATURE`."""
+    teacher's, both softened by `TEMPERATURE`: of a network, or as its logits were kept."""
     log_p_BTV = _written(network, encode(network, batch), batch, batch["written"])
     sums = {"answer": _token_sum(log_p_BTV, batch), "teacher": log_p_BTV.new_zeros(())}
     if teacher is not None:
@@ -308,6 +309,8 @@ def instruct_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | N
             log_target=True,
         ).sum(-1)
         sums["teacher"] = TEMPERATURE**2 * (apart_BT * batch["learnt"][:, 1:]).sum()
+    elif "has_top" in batch:
+        sums["teacher"] = top_logits_sum(log_p_BTV, batch)
     return sums
 
 

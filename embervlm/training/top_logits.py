@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embervlm.tokenizer import BYTES, Tokenizer, byte_alphabet
-from embervlm.training.stages import TEMPERATURE
+
+# Distributions of teacher and student are softened by this (Hinton et al. 2015).
+TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,28 @@ def keep_top(logits_NV: Tensor, answer_N: Tensor, k: int) -> TopLogits:
         answer_N.cpu().numpy().astype(np.int32),
         tokens_NK.cpu().numpy().astype(np.int32),
         log_p_NK.cpu().numpy().astype(np.float16),
+    )
+
+
+def as_written(
+    found: Mapping[str, Any], answer: str, decode: Callable[[list[int]], str], specials: set[int]
+) -> tuple[tuple[int, ...], TopLogits]:
+    """Return the words of an answer in the teacher's own tokens, and its logits before each of them
+    and before its end.
+
+    `decode` and `specials` are the student's; `found` is what `TopLogits.to_dict` wrote.
+
+    Raises:
+        ValueError: they are damaged, or the tokens are not this answer in the student's vocabulary.
+    """
+    top = TopLogits.from_dict(found)
+    tokens = top.answer_N.tolist()
+    count = next((i for i, token in enumerate(tokens) if token in specials), len(tokens))
+    if " ".join(decode(tokens[:count]).split()) != " ".join(answer.split()):
+        raise ValueError("these are logits of another vocabulary than the student's")
+    kept = slice(count + 1)
+    return tuple(tokens[:count]), TopLogits(
+        top.answer_N[kept], top.tokens_NK[kept], top.log_p_NK[kept]
     )
 
 

@@ -15,7 +15,6 @@ from tiny_teachers import save_gpt2, save_llava, tokenizer_of  # noqa: E402
 from embervlm.data.teacher_answers import AnswerFile, read_answers  # noqa: E402
 from embervlm.imaging import encode_jpeg  # noqa: E402
 from embervlm.training.distill import distill  # noqa: E402
-from embervlm.training.stages import TEMPERATURE  # noqa: E402
 from embervlm.training.teacher_prompts import Prompt, answer_prompt  # noqa: E402
 from embervlm.training.teacher_questions import Question  # noqa: E402
 from embervlm.training.teachers import (  # noqa: E402
@@ -24,7 +23,7 @@ from embervlm.training.teachers import (  # noqa: E402
     TeacherSettings,
     open_teacher,
 )
-from embervlm.training.top_logits import TopLogits  # noqa: E402
+from embervlm.training.top_logits import TEMPERATURE, TopLogits  # noqa: E402
 
 SHORT = TeacherSettings(max_tokens=8)
 PROMPT = Prompt("Be short.", "What is it?")

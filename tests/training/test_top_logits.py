@@ -11,8 +11,8 @@ pytest.importorskip("transformers")
 import torch.nn.functional as F  # noqa: E402
 
 from embervlm.tokenizer import Tokenizer  # noqa: E402
-from embervlm.training.stages import TEMPERATURE  # noqa: E402
 from embervlm.training.top_logits import (  # noqa: E402
+    TEMPERATURE,
     TopLogits,
     check_same_vocabulary,
     keep_top,
