@@ -158,10 +158,17 @@ class Selector:
         """Decide from what the network said of this scenario; `decide` is `propose`, then this."""
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
-        if lesson is not None and (misread := lessons.misread_of(lesson, scenario)):
-            place = needs.environment
-            needs = replace(needs.without(misread), environment=place)
-            certain, team = certain.without(misread), team != ("team" in misread)
+        allowed: list[str] = []
+        if lesson is not None:
+            misread = lessons.misread_of(lesson, scenario)
+            as_told = certain.without(misread), team != ("team" in misread)
+            allowed = [n for n in lessons.robots_of(lesson) if self._allows(n, *as_told)]
+            # A lesson that cannot be followed changes nothing, not even what was read.
+            if allowed:
+                needs = replace(needs.without(misread), environment=needs.environment)
+                certain, team = as_told
+            else:
+                lesson = None
         sets = self._distribution(proposal, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
@@ -170,12 +177,7 @@ class Selector:
         chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
-        if lesson is not None:
-            allowed = [
-                name for name in lessons.robots_of(lesson) if self._allows(name, certain, team)
-            ]
-            robots, lesson = (allowed, lesson) if allowed else (robots, None)
-        robots = robots[:top_k]
+        robots = (allowed or robots)[:top_k]
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],

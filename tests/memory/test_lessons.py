@@ -320,6 +320,22 @@ def test_what_was_misread_counts_no_more_in_this_very_request() -> None:
     assert selector.decide(alike).robots == (NO_ROBOT,)
 
 
+def test_a_lesson_that_cannot_be_followed_waives_no_limit() -> None:
+    """The Humanoid was ready when the lesson was learnt, and is not now."""
+    globes = Scenario("dust the old snow globes on the top shelf")
+    opinion = Opinion(one(WHEELS), flags=["snow"], calibration=_NEAR)
+    plain = Selector(opinion).decide(globes)
+    with LessonStore(IN_MEMORY) as store:
+        teacher = Selector(opinion, memory=store)
+        teacher.learn(teacher.decide(globes), Feedback([HUMANOID], misread=["snow"]))
+        robots = [
+            replace(r, status="charging") if r.name == HUMANOID else r for r in Fleet.default()
+        ]
+        decision = Selector(opinion, Fleet(tuple(robots)), memory=store).decide(globes)
+    assert (decision.robots, decision.lessons) == (plain.robots, ())
+    assert decision.needs.limits == plain.needs.limits == {"snow": True}
+
+
 def test_a_team_and_a_place_can_be_misread() -> None:
     selector = Selector(Opinion(one(DIVER), environment="underwater", calibration=_NEAR))
     bay = Scenario("count the porpoises and cut the hydrophone loose")
