@@ -134,6 +134,7 @@ def fine_tune(settings: TuningSettings) -> Tuned:
     trainer = Trainer(
         model=model,
         args=_arguments(settings, gpu, dtype),
+        # A list is a data set to the Trainer, though not to its types.
         train_dataset=kept,  # type: ignore[arg-type]
         eval_dataset=held_out,  # type: ignore[arg-type]
         data_collator=Padding(_pad(tokenizer)),

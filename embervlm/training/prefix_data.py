@@ -101,8 +101,9 @@ class PrefixForm:
             told, learnt = exchange(question, answer, self.tokenizer, MAX_WRITTEN, count)
         if logits is not None:
             specials = set(self.tokenizer.specials.values())
-            words, top = as_written(logits, answer, self.tokenizer.decode, specials)
-            learnt = (*words[: MAX_WRITTEN - 1], learnt[-1])
+            end, most = learnt[-1], MAX_WRITTEN - 1
+            words, top = as_written(logits, answer, self.tokenizer.decode, specials, end, most)
+            learnt = (*words, end)
         return Written(Item(BLANK, Reading(told)), learnt, 0, top)
 
     def top(self, items: Sequence[Written], batch: Batch) -> Batch:

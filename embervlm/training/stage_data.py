@@ -232,12 +232,13 @@ def said_item(
         ValueError: see `top_logits.as_written`.
     """
     begin, end = tokenizer.specials[TASK], tokenizer.specials[END]
-    words, top = tuple(tokenizer.encode(" " + " ".join(answer.split()))), None
+    words, top = tuple(tokenizer.encode(" " + " ".join(answer.split()))[: MAX_WRITTEN - 2]), None
     if logits is not None:
         specials = set(tokenizer.specials.values())
-        words, top = as_written(logits, answer, tokenizer.decode, specials)
+        most = MAX_WRITTEN - 2
+        words, top = as_written(logits, answer, tokenizer.decode, specials, end, most)
     item = Item(replace(BLANK, task=read), read_task(read, tokenizer, 96))
-    return Written(item, (begin, *words[: MAX_WRITTEN - 2], end), 1, top)
+    return Written(item, (begin, *words, end), 1, top)
 
 
 def with_written(batch: Batch, items: Sequence[Written], blank: Tokenizer | None) -> Batch:

@@ -87,12 +87,17 @@ def keep_top(logits_NV: Tensor, answer_N: Tensor, k: int) -> TopLogits:
 
 
 def as_written(
-    found: Mapping[str, Any], answer: str, decode: Callable[[list[int]], str], specials: set[int]
+    found: Mapping[str, Any],
+    answer: str,
+    decode: Callable[[list[int]], str],
+    specials: set[int],
+    end: int,
+    most: int,
 ) -> tuple[tuple[int, ...], TopLogits]:
-    """Return the words of an answer in the teacher's own tokens, and its logits before each of them
-    and before its end.
+    """Return at most `most` words of an answer in the teacher's own tokens, and its logits before
+    each of them, and before the end if both end with the same token.
 
-    `decode` and `specials` are the student's; `found` is what `TopLogits.to_dict` wrote.
+    `decode`, `specials` and `end` are the student's; `found` is what `TopLogits.to_dict` wrote.
 
     Raises:
         ValueError: they are damaged, or the tokens are not this answer in the student's vocabulary.
@@ -102,10 +107,9 @@ def as_written(
     count = next((i for i, token in enumerate(tokens) if token in specials), len(tokens))
     if " ".join(decode(tokens[:count]).split()) != " ".join(answer.split()):
         raise ValueError("these are logits of another vocabulary than the student's")
-    kept = slice(count + 1)
-    return tuple(tokens[:count]), TopLogits(
-        top.answer_N[kept], top.tokens_NK[kept], top.log_p_NK[kept]
-    )
+    words = tuple(tokens[: min(count, most)])
+    kept = slice(len(words) + (tokens[len(words) : len(words) + 1] == [end]))
+    return words, TopLogits(top.answer_N[kept], top.tokens_NK[kept], top.log_p_NK[kept])
 
 
 def top_batch(

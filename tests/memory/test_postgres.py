@@ -150,7 +150,9 @@ def test_a_restart_in_the_middle_of_writing_loses_nothing_acknowledged(
         thread.start()
     for mode in ("fast", "immediate"):
         before = len(acknowledged)
+        until = time.monotonic() + 60
         while len(acknowledged) < before + 4:
+            assert time.monotonic() < until, "nobody writes any more"
             time.sleep(0.01)
         postgres.control("restart", "-m", mode)
     is_over.set()

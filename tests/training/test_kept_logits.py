@@ -31,7 +31,7 @@ from embervlm.training.public_data import (  # noqa: E402
     sources_of,
 )
 from embervlm.training.run import run  # noqa: E402
-from embervlm.training.top_logits import keep_top  # noqa: E402
+from embervlm.training.top_logits import as_written, keep_top  # noqa: E402
 
 WORDS = {"what is there": "a road and a river", "and behind it": "the roof of a house"}
 
@@ -145,6 +145,24 @@ def test_a_recipe_reads_them_and_leaves_out_another_vocabulary_s(
         for path in (tmp_path / "start.safetensors", tmp_path / "out" / "network.safetensors")
     ]
     assert losses[1] < 0.8 * losses[0]
+
+
+def test_a_shortened_answer_has_no_logits_at_its_end(tokenizer: Tokenizer) -> None:
+    """What the teacher would go on with is not what ends the student's shorter answer."""
+    tokens = tokenizer.encode(" a road and a river")
+    end = tokenizer.specials["<|end|>"]
+    specials = set(tokenizer.specials.values())
+    found = kept(lambda i: torch.zeros(len(tokenizer)), [*tokens, end], 3)
+
+    def rows(the_end: int, most: int) -> tuple[int, int]:
+        words, top = as_written(
+            found, "a road and a river", tokenizer.decode, specials, the_end, most
+        )
+        return len(words), len(top.tokens_NK)
+
+    assert rows(end, 99) == (len(tokens), len(tokens) + 1)
+    assert rows(end, 3) == (3, 3)
+    assert rows(end + 1, 99) == (len(tokens), len(tokens))
 
 
 def test_they_count_in_instruct_without_a_teacher_alone() -> None:
