@@ -19,7 +19,7 @@ from embervlm.scenario import Needs
 
 # Flags that take an ability; the others (people, flat, night, narrow, doors, ice, fire) only
 # inform.
-_FLAG_ABILITIES = {
+FLAG_ABILITIES = {
     "height": "cannot work at height",
     "stairs": "cannot take stairs",
     "rubble": "cannot cross rubble",
@@ -67,7 +67,7 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
         broken.append("cannot work under water")
     if needs.environment == "airborne" and not robot.can("height"):
         broken.append("cannot work at height")
-    for flag, clause in _FLAG_ABILITIES.items():
+    for flag, clause in FLAG_ABILITIES.items():
         if flag in needs.flags and not robot.can(flag) and clause not in broken:
             broken.append(clause)
     return broken
@@ -108,7 +108,7 @@ def reasons_for(robot: Robot, needs: Needs) -> list[str]:
     facts = [f"can {' and '.join(can)}"] if can else []
     if needs.environment == "underwater" and robot.can("dive"):
         facts.append("can dive")
-    able = [flag for flag in _FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
+    able = [flag for flag in FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
     if needs.environment == "airborne" and robot.can("height") and "height" not in able:
         able.append("height")
     if able:
