@@ -14,7 +14,8 @@ from dataclasses import replace
 from embervlm.fleet import Fleet, Objective
 from embervlm.planning import graph
 from embervlm.planning.costs import Step, obstacles, watt_hours
-from embervlm.planning.problem import Schedule, build, may_do
+from embervlm.planning.limits import runs_for
+from embervlm.planning.problem import Schedule, build
 from embervlm.planning.search import solve
 from embervlm.scenario import Plan, Subtask
 
@@ -50,30 +51,27 @@ def allocate(
             fleet.find(step.robot)
     if objective is not None:
         fleet = replace(fleet, objective=objective)
-    why = _impossible(fleet, steps)
-    kept = [i for i, step in enumerate(steps) if not step.done and i not in why]
-    problem = build(fleet, steps, kept, preferences)
+    kept, problem = build(fleet, steps, preferences)
+    why = _impossible(fleet, steps, kept)
     schedule, bound, is_optimal = solve(problem)
     _left_over(fleet, steps, kept, schedule, why)
     unstated_w = max((robot.energy_w or 0.0 for robot in fleet), default=0.0)
-    position = {step: i for i, step in enumerate(kept) if i in schedule.unit_of}
+    placed = {kept[placement.step]: placement for placement in schedule.placed}
     planned, energy_wh = [], 0.0
     for i, step in enumerate(steps):
         subtask = Subtask(
             step.subtask, step.robot, step.after, step.needs, done=step.done, place=step.place
         )
-        if i in position:
-            index = schedule.unit_of[position[i]]
-            kind = schedule.units[index].kind
-            robot = problem.robots[kind]
-            begin = schedule.start[position[i]]
-            minutes = schedule.end[position[i]] - begin
+        if i in placed:
+            placement = placed[i]
+            robot = problem.robots[placement.kind]
+            minutes = placement.way + placement.end - placement.begin
             energy_wh += watt_hours(robot, minutes, unstated_w)
             subtask = replace(
                 subtask,
                 robot=robot.name,
-                unit=1 + index - problem.unit_kinds.index(kind),
-                start_min=begin,
+                unit=1 + placement.number,
+                start_min=placement.begin - placement.way,
                 duration_min=minutes,
             )
         elif not step.done:
@@ -89,19 +87,17 @@ def allocate(
     )
 
 
-def _impossible(fleet: Fleet, steps: Sequence[Step]) -> dict[int, str]:
+def _impossible(fleet: Fleet, steps: Sequence[Step], kept: Sequence[int]) -> dict[int, str]:
     """Map the steps that no robot can do, or that wait for such a step, to the sentence why."""
     why: dict[int, str] = {}
+    if len(kept) + sum(step.done for step in steps) == len(steps):
+        return why
     for i in graph.order([step.after for step in steps]):
-        step = steps[i]
-        if step.done:
+        if steps[i].done or i in kept:
             continue
-        if stopped := [j for j in step.after if j in why]:
-            why[i] = f"It waits for step {stopped[0] + 1}, which nobody can do."
-        elif not any(
-            may_do(robot, step) and not obstacles(robot, step, fleet.objective) for robot in fleet
-        ):
-            why[i] = nobody(fleet, step)
+        stopped = [j for j in steps[i].after if j in why]
+        waits = f"It waits for step {stopped[0] + 1}, which nobody can do." if stopped else ""
+        why[i] = waits or nobody(fleet, steps[i])
     return why
 
 
@@ -127,7 +123,7 @@ def _left_over(
 ) -> None:
     """Add to `why` the steps that are left because the robots' batteries do not last for all."""
     number = {step: i for i, step in enumerate(kept)}
-    left = {i for i in kept if number[i] not in schedule.unit_of}
+    left = {i for i in kept if number[i] not in schedule.end}
     problem = schedule.problem
     for i in graph.order([step.after for step in steps]):
         if i not in left:
@@ -136,14 +132,14 @@ def _left_over(
             why[i] = f"It waits for step {stopped[0] + 1}, which nobody has the battery to do."
             continue
         clauses = []
-        for unit in schedule.units:
-            minutes = problem.minutes_SR[number[i], unit.kind]
-            robot = problem.robots[unit.kind]
-            if minutes < float("inf"):
-                minutes += problem.way(unit.kind, unit.place, number[i])
+        for kind in problem.able[number[i]]:
+            robot = problem.robots[kind]
+            for unit in schedule.units[kind]:
+                minutes = problem.minutes[number[i]][kind]
+                minutes += problem.way(kind, unit.place, number[i])
                 clauses.append(
-                    f"{robot.name}: runs for {robot.endurance_min:g} min, its other steps take "
-                    f"{unit.used_min:.1f} min, this one {minutes:.1f} min"
+                    f"{robot.name}: {runs_for(robot)}, its other steps take {unit.used_min:.1f} "
+                    f"min, this one {minutes:.1f} min"
                 )
         more = f"; and {len(clauses) - _NAMED} more" if len(clauses) > _NAMED else ""
         why[i] = f"Nobody has the battery for it ({'; '.join(clauses[:_NAMED])}{more})."

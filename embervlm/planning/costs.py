@@ -22,11 +22,19 @@ from dataclasses import dataclass
 from math import dist
 
 from embervlm.fleet import Objective, Place, Robot
-from embervlm.planning.limits import UPPER_LIMITS, broken_limits, missing_actions, runs_for
+from embervlm.planning.limits import (
+    UPPER_LIMITS,
+    Demand,
+    broken_limits,
+    missing_actions,
+    runs_for,
+)
 from embervlm.scenario import Needs
 
 # A robot that the model gives no chance, or less than 1 in 1,000, counts as one of 1 in 1,000.
 _LEAST_PREFERENCE = -7.0
+# The last minute of a battery is not lost to rounding.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -99,12 +107,25 @@ def obstacles(robot: Robot, step: Step, objective: Objective) -> list[str]:
     clauses = broken_limits(robot, step.needs)
     if missing := missing_actions(robot, step.needs):
         clauses.append(f"cannot {' or '.join(missing)}")
+    return clauses or _out_of_reach(robot, step, minutes_there(robot, step, objective))
+
+
+def minutes_if_able(robot: Robot, step: Step, demand: Demand, objective: Objective) -> float | None:
+    """Return `minutes_there` of a robot that can do the step, None of one with `obstacles`."""
+    if step.robot not in (None, robot.name) or not demand.met_by(robot):
+        return None
+    minutes = minutes_there(robot, step, objective)
+    return None if _out_of_reach(robot, step, minutes) else minutes
+
+
+def _out_of_reach(robot: Robot, step: Step, minutes: float) -> list[str]:
+    """Return why a robot does not get to a step's place, or does not last there."""
     farthest_m = robot.limits.get("max_distance_m")
     if farthest_m is not None and robot.location is not None and step.place is not None:
         there_m = dist(robot.location, step.place)
         if there_m > farthest_m:
-            clauses.append(f"goes up to {farthest_m:g} m, the place is {there_m:.0f} m away")
-    minutes = minutes_there(robot, step, objective) + way_min(robot, robot.location, step.place)
-    if not clauses and minutes > robot.endurance_min:
-        clauses.append(f"{runs_for(robot)}, the step takes {minutes:.1f} min")
-    return clauses
+            return [f"goes up to {farthest_m:g} m, the place is {there_m:.0f} m away"]
+    minutes += way_min(robot, robot.location, step.place)
+    if minutes > robot.endurance_min + ROUNDING:
+        return [f"{runs_for(robot)}, the step takes {minutes:.1f} min"]
+    return []

@@ -13,6 +13,7 @@ whatever the network says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from embervlm.fleet import LEFT_OUT, Fleet, Robot
 from embervlm.scenario import Needs
@@ -83,6 +84,55 @@ def unavailable(robot: Robot) -> list[str]:
     if robot.battery == 0:
         return ["has an empty battery"]
     return [] if robot.status == "ready" else [f"is not ready ({robot.status})"]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Needs in the form in which thousands of robots are held against them: yes or no.
+
+    `met_by` says the same as `broken_limits` and `missing_actions` do at more length.
+    """
+
+    abilities: frozenset[str]
+    most: tuple[tuple[str, float], ...]
+    minutes: float
+    width_m: float | None
+    depth_m: float | None
+
+    @classmethod
+    def of(cls, needs: Needs) -> Demand:
+        """Take together what needs ask of a robot."""
+        asked = needs.quantities
+        abilities = {*needs.actions, *(flag for flag in _FLAG_ABILITIES if flag in needs.flags)}
+        if needs.environment == "underwater":
+            abilities.add("dive")
+        if needs.environment == "airborne":
+            abilities.add("height")
+        return cls(
+            abilities=frozenset(abilities),
+            most=tuple((limit, asked[key]) for limit, key, _, _ in UPPER_LIMITS if key in asked),
+            minutes=round(60 * asked.get("hours", 0.0), 1),
+            width_m=asked.get("width_m"),
+            depth_m=asked.get("depth_m"),
+        )
+
+    def met_by(self, robot: Robot) -> bool:
+        """Say whether a robot is there and keeps to every stated limit."""
+        if not self.abilities <= robot.capabilities or unavailable(robot):
+            return False
+        limits = robot.limits
+        for limit, asked in self.most:
+            if limit in limits and asked > limits[limit]:
+                return False
+        if self.minutes and self.minutes > robot.endurance_min:
+            return False
+        if self.width_m is not None and self.width_m < limits.get("min_width_m", 0.0):
+            return False
+        return not (
+            self.depth_m is not None
+            and robot.can("dive")
+            and self.depth_m < limits.get("min_depth_m", 0.0)
+        )
 
 
 def runs_for(robot: Robot) -> str:
