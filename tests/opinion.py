@@ -11,6 +11,7 @@ from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.prompts import Reasoning, write_reasoning
 from embervlm.quantities import find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES
+from embervlm.tokenizer import Tokenizer
 
 DRONE, DIVER, HUMANOID, WHEELS, LEGS = Fleet.default().names
 
@@ -34,6 +35,7 @@ class Opinion:
     calibration: dict[str, float] = field(default_factory=dict)
     told: list[tuple[str, ...]] = field(default_factory=list)
     steps: Sequence[StepScores] = ()
+    tokenizer: Tokenizer | None = None
 
     def propose(self, task: str | None, pixels_CHW: np.ndarray | None) -> Proposal:
         names = Fleet.default().names

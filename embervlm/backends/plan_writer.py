@@ -21,12 +21,12 @@ import numpy as np
 
 from embervlm.backends.arithmetic import attend, gelu, layer_norm, softmax
 from embervlm.backends.base import Array, StepScores
-from embervlm.fleet import ACTIONS, Fleet
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.scenario import FLAGS
 
 MAX_STEPS = 6
 _ROBOTS = len(Fleet.default())
-_ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS)])
+_ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS), len(ENVIRONMENTS)])
 _HEADS, _LABELS = 4, 32
 _NORM_EPSILON, _READER_EPSILON = 1e-5, 1e-12
 
@@ -51,7 +51,6 @@ class PlanWriter:
         self._is_there = width > 0
         if self._is_there:
             self._step_KW = self._take("plan.step.weight", MAX_STEPS + 1, width)
-            self._distance_K = self._take("plan.distance.weight", MAX_STEPS)
 
     def write(self, words_TD: Array) -> tuple[StepScores, ...]:
         """Return what is said of each step, in the order in which they can be done; none where the
@@ -77,14 +76,14 @@ class PlanWriter:
             pointer_KT = softmax(scores_KT / np.float32(math.sqrt(self._width)))
             found_KW = np.concatenate([x_KW, pointer_KT @ words_TW], -1)
             s_KW = self._norm("plan.found_norm", x_KW + self._linear("plan.found", found_KW))
-            more, robots, actions, flags, environment = np.split(
+            more, robots, actions, flags, environment, gaps = np.split(
                 self._linear("plan.answers", s_KW[k:])[0], _ENDS
             )
             if k and more[0] <= 0:
                 break
             later_KW, earlier_KW = np.split(self._linear("plan.order", s_KW), 2, -1)
             after_k = earlier_KW[:k] @ later_KW[k] / np.float32(math.sqrt(self._width))
-            after_k = after_k + self._distance_K[:k][::-1]
+            after_k = after_k + gaps[:k][::-1]
             steps.append(
                 StepScores(
                     float(more[0]), robots, actions, flags, environment, after_k, pointer_KT[k]

@@ -98,8 +98,8 @@ class Part:
 
 @dataclass(frozen=True)
 class JoinedStep:
-    """A part in its place: `span` are its characters in the task, `after` the steps that it
-    waits for."""
+    """A part in its place: `span` are its characters in the task, with the words that join it;
+    `after` are the steps that it waits for."""
 
     part: Part
     span: tuple[int, int]
@@ -153,13 +153,9 @@ def compose(parts: Sequence[Part], rng: random.Random, *, steps: int | None = No
         if rng.random() < 0.2:
             text = _joined(text, rng.choice(_ASIDES))
         words, waits = _words(i, after, rng)
-        # In front of the words that were drawn stands nothing of the step itself.
-        front, back = words.split("{}")
         body = part.text if rng.random() < 0.7 else part.text.rstrip(".!")
-        text = _joined(text, front)
-        start = len(text)
-        text += body + back
-        spans.append((start, start + len(body)))
+        text, span = _appended(text, words.format(body))
+        spans.append(span)
         after.append(waits)
     if rng.random() < 0.15:
         text = _joined(text, rng.choice(_ASIDES))
@@ -189,10 +185,14 @@ def continued(
     while links != [*after]:  # words that put it in front of what is there
         links = [*after]
         words, waits = _words(i, links, rng)
-    front, back = words.split("{}")
-    text = _joined(task, front)
-    start = len(text)
-    return text + part.text + back, JoinedStep(part, (start, start + len(part.text)), waits)
+    text, span = _appended(task, words.format(part.text))
+    return text, JoinedStep(part, span, waits)
+
+
+def _appended(text: str, more: str) -> tuple[str, tuple[int, int]]:
+    """Return the text with more behind it, and where that stands."""
+    joined = _joined(text, more)
+    return joined, (len(joined) - len(more), len(joined))
 
 
 def _drawn(parts: Sequence[Part], count: int, rng: random.Random) -> list[Part]:

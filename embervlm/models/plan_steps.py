@@ -27,13 +27,15 @@ MAX_STEPS = 6
 # What a step tells the next one of itself: its robots, its actions, and nothing up to a whole block
 # of a quantised row.
 LABELS = 32
-# What is said of each step, and with how many logits; of `more` (is there such a step?) one.
+# What is said of each step, and with how many logits: `more`, whether there is such a step; `gaps`,
+# whether it waits for the one before it, the one before that, and so on.
 ANSWERS = {
     "more": 1,
     "robots": ROBOTS + 1,
     "actions": len(ACTIONS),
     "flags": len(FLAGS),
     "environment": len(ENVIRONMENTS),
+    "gaps": MAX_STEPS,
 }
 _HEADS = 4
 
@@ -89,7 +91,6 @@ class PlanSteps(nn.Module):
         self.found_norm = nn.LayerNorm(W)
         self.answers = nn.Linear(W, sum(ANSWERS.values()))
         self.order = nn.Linear(W, 2 * W)
-        self.distance = nn.Embedding(MAX_STEPS, 1)
 
     def forward(self, words_BTD: Tensor, mask_BT: Tensor, told_BKL: Tensor) -> dict[str, Tensor]:
         """Return the logits of each step.
@@ -101,8 +102,9 @@ class PlanSteps(nn.Module):
                 + 1 places; a step reads those in front of it.
 
         Returns:
-            those of `ANSWERS`, each (B, K, its logits); `after` (B, K, K), row k, column j: step k
-            waits for step j < k; `pointer` (B, K, T): the words that the step stands in.
+            those of `ANSWERS`, each (B, K, its logits), but the gaps, which are in `after` (B, K,
+            K): row k, column j: step k waits for step j < k; `pointer` (B, K, T): the words that
+            the step stands in.
         """
         words_BTW = self.reader(self.norm(self.narrow(words_BTD)), mask_BT[:, None, None])
         told_BKW = F.pad(self.told(told_BKL)[:, :-1], (0, 0, 1, 0))
@@ -118,12 +120,10 @@ class PlanSteps(nn.Module):
         after_BKK = later_BKW @ earlier_BKW.transpose(1, 2) / W**0.5
         K = s_BKW.shape[1]
         gap_KK = (torch.arange(K)[:, None] - torch.arange(K)).clamp(1, MAX_STEPS) - 1
-        answers = self.answers(s_BKW).split(list(ANSWERS.values()), -1)
-        return {
-            **dict(zip(ANSWERS, answers, strict=True)),
-            "after": after_BKK + self.distance(gap_KK).squeeze(-1),
-            "pointer": pointer_BKT,
-        }
+        parts = self.answers(s_BKW).split(list(ANSWERS.values()), -1)
+        answers = dict(zip(ANSWERS, parts, strict=True))
+        own_BKK = answers.pop("gaps").gather(-1, gap_KK.expand(len(s_BKW), K, K))
+        return {**answers, "after": after_BKK + own_BKK, "pointer": pointer_BKT}
 
     @torch.no_grad()
     def write(self, words_BTD: Tensor, mask_BT: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -103,7 +103,7 @@ class Demand:
     def of(cls, needs: Needs) -> Demand:
         """Take together what needs ask of a robot."""
         asked = needs.quantities
-        abilities = {*needs.actions, *(flag for flag in _FLAG_ABILITIES if flag in needs.flags)}
+        abilities = {*needs.actions, *(flag for flag in FLAG_ABILITIES if flag in needs.flags)}
         if needs.environment == "underwater":
             abilities.add("dive")
         if needs.environment == "airborne":
