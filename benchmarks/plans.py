@@ -118,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     report: dict[str, object] = {
         "command": f"python benchmarks/plans.py --rounds {arguments.rounds}",
-        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
     }
     for name, (steps, robots) in SIZES.items():
         for wishes in (True, False):

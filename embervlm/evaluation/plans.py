@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from embervlm.evaluation.metrics import RESAMPLES, Row, figure, resampling_weights
 from embervlm.fleet import Fleet
 from embervlm.planning import broken_limits, graph
 from embervlm.scenario import Needs, Subtask
@@ -94,10 +95,22 @@ def summary(scores: Sequence[PlanScores]) -> dict[str, float]:
         / max(1, total["said_pairs"] + total["true_pairs"]),
         "order": float(np.mean(orders)) if orders else float("nan"),
         "steps_right": sum(s.true_steps == s.said_steps for s in scores) / max(1, len(scores)),
-        "broken_true": total["broken_true"],
-        "broken_own": total["broken_own"],
-        "plans": len(scores),
-        "steps": total["true_steps"],
+        "broken_true": float(total["broken_true"]),
+        "broken_own": float(total["broken_own"]),
+    }
+
+
+def plan_row(scores: Sequence[PlanScores], *, seed: int = 1) -> Row:
+    """Return the figures of `summary` with 95 % intervals; whole plans are drawn again."""
+    weights_BN = resampling_weights([str(i) for i in range(len(scores))], RESAMPLES, seed)
+    drawn: dict[str, list[float]] = {}
+    for weights_N in weights_BN:
+        again = [score for score, n in zip(scores, weights_N, strict=True) for _ in range(int(n))]
+        for name, value in summary(again).items():
+            drawn.setdefault(name, []).append(value)
+    return {
+        name: figure(value, np.array(drawn[name]), len(scores))
+        for name, value in summary(scores).items()
     }
 
 

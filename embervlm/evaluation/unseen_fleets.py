@@ -11,12 +11,18 @@ and numbers drawn for it. Names say nothing of either.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from embervlm.fleet import Fleet, Robot
+from embervlm.backends.base import Backend
+from embervlm.evaluation.metrics import Row, Rows, share
+from embervlm.fleet import NO_ROBOT, Fleet, Robot
 from embervlm.planning import broken_limits, missing_actions
-from embervlm.scenario import Needs
+from embervlm.scenario import Needs, Scenario
+from embervlm.selector import Selector
+
+FLEETS = 200
 
 
 @dataclass(frozen=True)
@@ -134,4 +140,32 @@ def able(fleet: Fleet, needs: Needs) -> set[str]:
         if not missing_actions(robot, needs)
         and not broken_limits(robot, needs)
         and (needs.environment == "none" or needs.environment in robot.environments)
+    }
+
+
+def fleet_rows(backend: Backend, rows: Sequence[Mapping[str, Any]], seed: int = 1) -> Rows:
+    """Return how often the robots sent of `FLEETS` unseen fleets are those of the oracle.
+
+    Each fleet meets one request for a single job, drawn of `rows`, whose true needs the oracle is
+    told; the model reads them. Where nobody is able No Robot is right.
+    """
+    rng = random.Random(seed)
+    single = [row for row in rows if row["kind"] != "team"]
+    right, nobody, names = [], [], []
+    for i in range(FLEETS):
+        row, fleet = rng.choice(single), random_fleet(rng)
+        wanted = able(fleet, Needs.from_record(row, row["environment"])) or {NO_ROBOT}
+        decision = Selector(backend, fleet).decide(Scenario(row["task"]), reasoning=False)
+        right.append(set(decision.robots) == wanted)
+        nobody.append(wanted == {NO_ROBOT})
+        names.append(f"{row['id']} {i}")
+
+    def of(chosen: Sequence[bool]) -> Row:
+        kept = [i for i, is_in in enumerate(chosen) if is_in]
+        return {"share": share([right[i] for i in kept], [names[i] for i in kept])}
+
+    return {
+        "the oracle's set": of([True] * FLEETS),
+        "where somebody is able": of([not is_empty for is_empty in nobody]),
+        "where nobody is": of(nobody),
     }
