@@ -26,7 +26,8 @@ def best_of_all(
     fleet: Fleet, steps: Sequence[Step], wishes: Sequence[Mapping[str, float]]
 ) -> tuple[int, float]:
     """Try every unit for every step in every order, with nothing of the solver's; return how many
-    steps the best plan leaves out, and what it costs."""
+    steps the best plan leaves out, and what it costs. The same steps done at the same times by the
+    same units are gone on from once."""
     weights = fleet.objective
     unstated = max(robot.energy_w or 0.0 for robot in fleet)
     units = [robot for robot in fleet for _ in range(robot.count)]
@@ -46,6 +47,7 @@ def best_of_all(
         for step in steps
     ]
     best = (len(steps), 0.0)
+    seen = set()
 
     def cost_of(step: int, robot: Robot, minutes: float) -> float:
         watts = unstated if robot.energy_w is None else robot.energy_w
@@ -54,6 +56,10 @@ def best_of_all(
 
     def go(ends: dict[int, float], state: tuple[tuple, ...], late: float, spent: float) -> None:
         nonlocal best
+        now = (frozenset(ends.items()), state, round(spent, 9))
+        if now in seen:
+            return
+        seen.add(now)
         key = (len(steps) - len(ends), weights.time * late + spent)
         best = min(best, key)
         for i, step in enumerate(steps):
@@ -87,10 +93,10 @@ def best_of_all(
 
 @pytest.mark.parametrize("seed", range(10))
 def test_equals_exhaustive_search(seed: int) -> None:
-    """100 random instances a seed: up to 5 kinds of robots, up to 6 steps."""
+    """100 random instances a seed: up to 5 kinds of robots, up to 6 steps (4 in most of them)."""
     chance = random.Random(seed)
-    for _ in range(100):
-        fleet, steps = random_fleet(chance), random_steps(chance)
+    for number in range(100):
+        fleet, steps = random_fleet(chance), random_steps(chance, 6 if number % 5 == 0 else 4)
         wishes = random_preferences(chance, fleet, steps)
         plan = allocate(fleet, steps, preferences=wishes)
         left_out, cost = best_of_all(fleet, steps, wishes)
@@ -177,7 +183,7 @@ def test_no_plan_gives_a_step_to_a_robot_that_cannot_do_it(seed: int) -> None:
     assigned = 0
     for _ in range(1000):
         fleet = random_fleet(chance, most=4)
-        steps = random_steps(chance, most=4, numbers=True)
+        steps = random_steps(chance, most=3, numbers=True)
         plan = allocate(fleet, steps)
         assert faults_of(fleet, steps, plan) == []
         assigned += len(steps) - len(plan.unassigned)
