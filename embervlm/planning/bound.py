@@ -5,12 +5,14 @@ of each kind of robot divided by its number. Put weights that sum to the objecti
 chains and kinds: then
 
     cost >= sum over steps i of min over robots r of
-            fixed_ir + chain_i * minutes_ir + load_r / count_r * busy_ir
+            fixed_ir + begun_i * there_ir + chain_i * minutes_ir + load_r / count_r * busy_ir
 
-where `chain_i` is the weight of the chains through step i and `load_r` that of kind r, for any such
-weights; `busy` includes the shortest way there is (Lagrangian relaxation; M. L. Fisher, The
-Lagrangian relaxation method for solving integer programming problems, 1981). The weights are moved,
-round by round, towards the chain or kind that is longest in the plan which costs least by them.
+for any such weights, where `chain_i` is the weight of the chains through step i, `begun_i` of those
+that begin with it, and `load_r` that of kind r. `there` is when the robot can be at the place,
+`busy` includes the shortest way that may lead to it. This is Lagrangian relaxation (M. L. Fisher,
+The Lagrangian relaxation method for solving integer programming problems, 1981). The weights are
+moved, round by round, towards the chain or kind that is longest in the plan which costs least by
+them.
 """
 
 from __future__ import annotations
@@ -48,20 +50,23 @@ def least_cost(problem: Problem) -> Prices:
     fixed_SR = problem.fixed_SR + way_SR * np.array(problem.way_cost_R)
     counts_R = np.array([robot.count for robot in problem.robots], float)
     busy_SR = (minutes_SR + way_SR) / counts_R
-    # Only the way to a first step delays its chain: to the others a robot may set off before.
-    first = [i for i, before in enumerate(problem.after) if not before]
-    minutes_SR[first] += way_SR[first]
+    there_SR = np.where(can_SR, _soonest_there(problem), 0.0)
     every_S = np.arange(steps)
-    chain_S, load_R = np.zeros(steps), np.zeros(kinds)
+    chain_S, begun_S, load_R = np.zeros(steps), np.zeros(steps), np.zeros(kinds)
     best, least_found = Prices(-np.inf, np.zeros((steps, kinds))), np.inf
     for round_number in range(_ROUNDS):
         cost_SR = fixed_SR + chain_S[:, None] * minutes_SR + load_R * busy_SR
+        cost_SR += begun_S[:, None] * there_SR
         choice_S = cost_SR.argmin(1)
         bound = float(cost_SR[every_S, choice_S].sum())
         # Before the first move no weight is given to any chain: a bound too, without time.
         if bound > best.bound:
             best = Prices(bound, chain_S[:, None] + load_R / counts_R)
-        path, longest = graph.critical_path(problem.after, minutes_SR[every_S, choice_S].tolist())
+        path, longest = graph.critical_path(
+            problem.after,
+            minutes_SR[every_S, choice_S].tolist(),
+            there_SR[every_S, choice_S].tolist(),
+        )
         work_R = np.bincount(choice_S, busy_SR[every_S, choice_S], kinds)
         span = max(longest, float(work_R.max()))
         found = float(fixed_SR[every_S, choice_S].sum()) + problem.time_weight * span
@@ -69,11 +74,13 @@ def least_cost(problem: Problem) -> Prices:
         if least_found <= best.bound + _EQUAL * abs(best.bound):
             break
         share = 2.0 / (round_number + 2.0)
-        chain_S, load_R = (1 - share) * chain_S, (1 - share) * load_R
-        if span > longest:
+        chain_S, begun_S, load_R = ((1 - share) * old for old in (chain_S, begun_S, load_R))
+        # The chains alone first: where there are many kinds, each is the busiest in its turn.
+        if span > longest and round_number >= _ROUNDS // 2:
             load_R[work_R.argmax()] += share * problem.time_weight
         else:
             chain_S[path] += share * problem.time_weight
+            begun_S[path[0]] += share * problem.time_weight
     return best
 
 
@@ -106,9 +113,20 @@ def _least_way(problem: Problem) -> NDArray[np.float64]:
 
     It begins where the robot stands, or at the place of a step that may come before.
     """
-    starts_SR = [
+    way_SR: NDArray[np.float64] = np.minimum(_first_ways(problem), other_ways(problem))
+    return way_SR
+
+
+def _soonest_there(problem: Problem) -> NDArray[np.float64]:
+    """Return when each kind can be at each step's place: no way round is shorter than the direct
+    one."""
+    free_R = np.array([robot.free_in_min for robot in problem.robots])
+    there_SR: NDArray[np.float64] = np.array(_first_ways(problem)) + free_R
+    return there_SR
+
+
+def _first_ways(problem: Problem) -> list[list[float]]:
+    return [
         [problem.way(r, start, i) for r, start in enumerate(problem.starts_R)]
         for i in range(len(problem.after))
     ]
-    way_SR: NDArray[np.float64] = np.minimum(starts_SR, other_ways(problem))
-    return way_SR

@@ -93,13 +93,21 @@ def reduced(after: After) -> list[tuple[int, ...]]:
     ]
 
 
-def critical_path(after: After, durations_min: Sequence[float]) -> tuple[list[int], float]:
-    """Return the chain of steps that takes longest, and how long it takes."""
+def critical_path(
+    after: After, durations_min: Sequence[float], earliest_min: Sequence[float] | None = None
+) -> tuple[list[int], float]:
+    """Return the chain of steps that ends last, and when it ends.
+
+    It begins with a step that waits for no other one, or that cannot begin before its
+    `earliest_min` (None: nothing is known of it).
+    """
     end = [0.0] * len(after)
     previous: list[int | None] = [None] * len(after)
     for i in order(after):
-        previous[i] = max(after[i], key=lambda j: end[j], default=None)
-        start = end[previous[i]] if previous[i] is not None else 0.0  # type: ignore[index]
+        start = earliest_min[i] if earliest_min is not None else 0.0
+        for j in after[i]:
+            if end[j] >= start:
+                start, previous[i] = end[j], j
         end[i] = start + durations_min[i]
     step = max(range(len(after)), key=lambda i: end[i], default=None)
     path: list[int] = []

@@ -95,6 +95,8 @@ def _first(problem: Problem, prices: Prices) -> Schedule:
             if trials:
                 schedule.place(min(trials, key=price))
         found.append(schedule)
+        if _is_proven(schedule, prices):
+            break
     return min(found, key=lambda schedule: schedule.key)
 
 
@@ -219,9 +221,9 @@ class _Tree:
     def lowest(self, begun: float) -> tuple[int, float]:
         """Return what the best completion of the schedule cannot be below: left out, cost.
 
-        No further step begins before `begun`, or before its unit is free. It is reached from where
-        its unit is, or from the nearest other step. All work that is left fits into the units'
-        time.
+        No further step begins before `begun`, or before a unit that is free can be there (no way
+        round is shorter than the direct one). All work that is left fits into the units' time, each
+        step with the way from where a unit is, or from the nearest other step.
         """
         schedule, problem = self.schedule, self.problem
         end = dict(schedule.end)
@@ -246,8 +248,7 @@ class _Tree:
                     took = minutes + min(way, self.nearest[step][kind])
                     if unit.used_min + took <= robot.endurance_min + _EQUAL:
                         least = min(least, took)
-                        there = unit.free_min + took - minutes
-                        soonest = min(soonest, max(ready, there) + minutes)
+                        soonest = min(soonest, max(ready, unit.free_min + way) + minutes)
             if soonest == float("inf"):
                 left_out += 1
                 continue
