@@ -129,7 +129,7 @@ def test_fits_a_selector_and_leaves_it_as_it_was() -> None:
     )
 
 
-def test_no_robot_is_answered_where_most_sets_are_exact() -> None:
+def test_no_robot_is_answered_as_often_as_it_is_right() -> None:
     """Of 60 requests 12 are for No Robot; it leads in 30 of them, by 0.05 to 1.5."""
 
     def say(proposal: Proposal, task: str | None, pixels: Array | None) -> Proposal:
