@@ -9,6 +9,7 @@ is in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -371,13 +372,12 @@ class Selector:
     ) -> tuple[frozenset[str], float]:
         """Return the robots unlike all default ones that can do the whole job, none for a team, and
         how sure that is of the least sure of them."""
-        unlike = [name for name, is_alike in self._abilities.is_alike.items() if not is_alike]
+        unlike = [name for name in allowed if not self._abilities.is_alike[name]]
         if team or not unlike:
             return frozenset(), 1.0
         chances = self._abilities.chances(proposal)
-        able = frozenset(name for name in allowed if name in unlike and chances[name] > 0.5)
-        of_allowed = [chances[name] for name in unlike if name in allowed]
-        return able, min((max(p, 1 - p) for p in of_allowed), default=1.0)
+        able = frozenset(name for name in unlike if chances[name] > 0.5)
+        return able, min(max(chances[name], 1 - chances[name]) for name in unlike)
 
     def _ordered(
         self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]
@@ -421,10 +421,11 @@ class Selector:
         """
         first = _softmax(proposal.primary)
         slots = [self._abilities.slot_of[name] for name in self.fleet.names]
-        shares = [float(first[slot]) / slots.count(slot) for slot in slots] + [float(first[-1])]
+        sharing = Counter(slots)
+        shares = [float(first[slot]) / sharing[slot] for slot in slots] + [float(first[-1])]
+        whole = sum(shares)
         return {
-            name: share / sum(shares)
-            for name, share in zip(self.fleet.outcomes, shares, strict=True)
+            name: share / whole for name, share in zip(self.fleet.outcomes, shares, strict=True)
         }
 
     def _confidence(self, p: float) -> float:
