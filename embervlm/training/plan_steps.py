@@ -86,11 +86,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Example:
-    """A request as the reader has it (T, D), half precision, and its steps as targets for K =
-    `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and `pointer`
-    are to be."""
+    """A request as the reader has it (T, D), half precision, its tokens, and its steps as targets
+    for K = `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and
+    `pointer` are to be."""
 
     states_TD: Tensor
+    tokens_T: Tensor
     count: int
     told_KL: Tensor
     robots_KO: Tensor
@@ -197,8 +198,18 @@ def _example(
     wanted_KT = torch.zeros(K, len(states_TD))
     wanted_KT[:n] = torch.from_numpy(pointer_KT)
     wanted_KT /= wanted_KT.sum(-1, keepdim=True).clamp(min=1e-6)
+    tokens_T = torch.from_numpy(tokens_S[tokens_S >= 0])
     return Example(
-        states_TD, n, told_KL, robots_KO, actions_KA, flags_KF, environment_K, after_KK, wanted_KT
+        states_TD,
+        tokens_T,
+        n,
+        told_KL,
+        robots_KO,
+        actions_KA,
+        flags_KF,
+        environment_K,
+        after_KK,
+        wanted_KT,
     )
 
 
@@ -240,17 +251,17 @@ def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
     """Return a batch as tensors by the names of `Example`'s fields, and `mask_BT`."""
     T = max(len(example.states_TD) for example in batch)
 
-    def padded(name: str, width_first: bool) -> Tensor:
-        pads = (0, 0, 0, 1) if width_first else (0, 1)
+    def padded(name: str, *pads: int) -> Tensor:
         return torch.stack(
-            [F.pad(getattr(e, name), [p * (T - len(e.states_TD)) for p in pads]) for e in batch]
-        ).float()
+            [F.pad(getattr(e, name), [p * (T - len(e.tokens_T)) for p in pads]) for e in batch]
+        )
 
     fixed = ("told_KL", "robots_KO", "actions_KA", "flags_KF", "environment_K", "after_KK")
     return {
         **{name: torch.stack([getattr(e, name) for e in batch]) for name in fixed},
-        "states_TD": padded("states_TD", True),
-        "pointer_KT": padded("pointer_KT", False),
+        "states_TD": padded("states_TD", 0, 0, 0, 1).float(),
+        "tokens_T": padded("tokens_T", 0, 1),
+        "pointer_KT": padded("pointer_KT", 0, 1),
         "mask_BT": torch.arange(T) < torch.tensor([[len(e.states_TD)] for e in batch]),
         "count_B": torch.tensor([e.count for e in batch]),
     }
@@ -277,7 +288,9 @@ def losses(
         "robots": (robots_BK * live_BK).sum() / steps,
         "actions": 3 * (binary("actions", batch["actions_KA"]).mean(-1) * live_BK).sum() / steps,
         "flags": 3 * (binary("flags", batch["flags_KF"]).mean(-1) * live_BK).sum() / steps,
-        "after": (binary("after", batch["after_KK"]) * pairs_BKK).sum() / pairs_BKK.sum().clamp(1),
+        "after": 2
+        * (binary("after", batch["after_KK"]) * pairs_BKK).sum()
+        / pairs_BKK.sum().clamp(1),
     }
     environment_N = batch["environment_K"].flatten()
     if (environment_N != _IGNORED).any():
@@ -299,7 +312,7 @@ def measure(network: PlanSteps, examples: Sequence[Example]) -> dict[str, float]
     for at in range(0, len(examples), 32):
         some = examples[at : at + 32]
         batch = collate(some)
-        out, count_B = network.write(batch["states_TD"], batch["mask_BT"])
+        out, count_B = network.write(batch["states_TD"], batch["tokens_T"], batch["mask_BT"])
         robot_BK = out["robots"][..., :ROBOTS].argmax(-1)
         for b, (example, count) in enumerate(zip(some, count_B.tolist(), strict=True)):
             team = {str(robot) for robot in robot_BK[b, :count].tolist()}
@@ -328,12 +341,14 @@ def train(
     written: Sequence[Example],
     held_out: Sequence[Example],
     width: int,
+    vocabulary: int,
     log: Path,
 ) -> PlanSteps:
     """Return the trained part; each epoch adds a line to `log`."""
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     config = EmberConfig(
+        vocabulary_size=vocabulary,
         text_width=width,
         dropout=settings.dropout,
         plan_width=settings.plan_width,
@@ -357,7 +372,9 @@ def train(
             batch = collate(examples)
             told_BKL = batch["told_KL"]
             kept_BK1 = (torch.rand(*told_BKL.shape[:2], 1) >= settings.forget).float()
-            out = network(batch["states_TD"], batch["mask_BT"], told_BKL * kept_BK1)
+            out = network(
+                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1
+            )
             parts = losses(out, batch, settings.point)
             optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
@@ -400,7 +417,9 @@ def main() -> None:
         written_examples(split, backend, options["scenarios"]) for split in ("train", "validation")
     )
     width = written[0].states_TD.shape[-1]
-    network = train(settings, joined, written, held_out, width, out / "metrics.jsonl")
+    vocabulary = len(backend.tokenizer)
+    log = out / "metrics.jsonl"
+    network = train(settings, joined, written, held_out, width, vocabulary, log)
     weights = {f"plan.{name}": value for name, value in network.state_dict().items()}
     sizes = {"plan_width": settings.plan_width, "plan_layers": settings.plan_layers}
     save_file(weights, out / "plan.safetensors", {"config": json.dumps(sizes)})
