@@ -9,10 +9,11 @@ is in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from embervlm.backends.base import Backend, Proposal
 from embervlm.faithfulness import checks_of
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
+from embervlm.live import FleetState, without
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
@@ -118,7 +120,14 @@ class Selector:
         return self._memory
 
     def decide(
-        self, scenario: Scenario, *, top_k: int | None = None, reasoning: bool = True
+        self,
+        scenario: Scenario,
+        *,
+        top_k: int | None = None,
+        reasoning: bool = True,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
     ) -> Decision:
         """Decide which robots to send.
 
@@ -126,13 +135,97 @@ class Selector:
             scenario: the request, the photo, or both.
             top_k: at most this many robots, the best first; None returns all that suit.
             reasoning: False leaves the written lines out, which is faster.
+            state: what is known of the robots now; None is as the fleet says.
+            exclude: robots that are not to be sent.
+            require: robots that are to be sent, alone or with others.
 
         Raises:
-            ValueError: the photo cannot be read, or `top_k` is below 1.
+            ValueError: the photo cannot be read, `top_k` is below 1, a robot is not in the fleet,
+                or one that is required cannot be sent; says why.
         """
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; ask for 1 robot or more.")
-        return self.answer(self.propose(scenario), scenario, top_k=top_k, reasoning=reasoning)
+        if top_k is not None and top_k < max(1, len(require)):
+            raise ValueError(f"top_k is {top_k}; ask for {max(1, len(require))} robots or more.")
+        now = self.at(state, exclude)
+        required = [now.fleet.find(name).name for name in require]
+        proposal = self.propose(scenario)
+        return now.answer(
+            proposal, scenario, top_k=top_k, reasoning=reasoning, require=dict.fromkeys(required)
+        )
+
+    def at(self, state: FleetState | None = None, exclude: Sequence[str] = ()) -> Self:
+        """Return this selector for the fleet as it is now, less the robots that are left out.
+
+        Raises:
+            ValueError: a robot is not in the fleet, or the state does not fit it.
+        """
+        if state is None and not exclude:
+            return self
+        _ = self.memory  # opened here, so that it is opened once
+        now = copy(self)
+        now.fleet = without(self.fleet if state is None else state.applied(self.fleet), exclude)
+        return now
+
+    def alternatives(
+        self,
+        decision: Decision,
+        *,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> dict[str, Decision]:
+        """Return, for each robot of a decision, what would be decided without it.
+
+        Raises:
+            ValueError: the decision carries no scenario, or see `decide`.
+        """
+        if decision.scenario is None:
+            raise ValueError(
+                "This decision carries no scenario; give the one that decide() returned."
+            )
+        proposal = self.propose(decision.scenario)
+        return {
+            name: self.at(state, [*exclude, name]).answer(
+                proposal, decision.scenario, reasoning=False
+            )
+            for name in decision.robots
+            if name in self.fleet
+        }
+
+    def replan(
+        self,
+        decision: Decision,
+        failed: Sequence[int],
+        *,
+        done: Sequence[int] = (),
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> Decision:
+        """Return the decision with a plan for the rest, after steps of its plan have failed.
+
+        What is done stays as it was; see `planning.replan`. `robots` are those that still have
+        something to do.
+
+        Args:
+            decision: what `decide` or `replan` returned.
+            failed: the steps, from 0, at which their robots failed.
+            done: the steps that are finished.
+            state: what is known of the robots now; None is as the fleet says.
+            exclude: robots that are not to be sent.
+
+        Raises:
+            ValueError: a step is not in the plan, or a robot is not in the fleet.
+        """
+        now = self.at(state, exclude)
+        plan = planning.replan(now.fleet, decision.plan, failed, done=done)
+        robots = plan.robots or (NO_ROBOT,)
+        chance = decision.probabilities
+        return replace(
+            decision,
+            robots=robots,
+            primary=robots[0],
+            plan=plan.steps,
+            rejected=planning.reasons_against(now.fleet, decision.needs, robots, chance),
+            reasoning=(),
+        )
 
     def propose(self, scenario: Scenario) -> Proposal:
         """Return what the network says of a scenario, before any rule or lesson.
@@ -154,8 +247,13 @@ class Selector:
         *,
         top_k: int | None = None,
         reasoning: bool = True,
+        require: Collection[str] = (),
     ) -> Decision:
-        """Decide from what the network said of this scenario; `decide` is `propose`, then this."""
+        """Decide from what the network said of this scenario; `decide` is `propose`, then this.
+
+        Raises:
+            ValueError: a required robot cannot be sent.
+        """
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
         allowed: list[str] = []
@@ -164,12 +262,14 @@ class Selector:
             as_told = certain.without(misread), team != ("team" in misread)
             allowed = [n for n in lessons.robots_of(lesson) if self._allows(n, *as_told)]
             # A lesson that cannot be followed changes nothing, not even what was read.
-            if allowed:
+            if allowed and set(require) <= set(allowed):
                 needs = replace(needs.without(misread), environment=needs.environment)
                 certain, team = as_told
             else:
-                lesson = None
+                lesson, allowed = None, []
         sets = self._distribution(proposal, certain, team)
+        if require:
+            sets = self._with_required(sets, require, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
@@ -177,7 +277,11 @@ class Selector:
         chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
-        robots = (allowed or robots)[:top_k]
+        # Whoever is required is not cut off.
+        robots = sorted(
+            allowed or robots, key=lambda name: top_k is not None and name not in require
+        )
+        robots = robots[:top_k]
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -300,6 +404,23 @@ class Selector:
             names = frozenset(name for name in allowed if number >> stands_for[name] & 1)
             sets[names] = sets.get(names, 0.0) + float(p)
         return sets
+
+    def _with_required(
+        self,
+        sets: dict[frozenset[str], float],
+        require: Collection[str],
+        certain: Needs,
+        team: bool,
+    ) -> dict[frozenset[str], float]:
+        """Return the sets that hold all the required robots."""
+        for name in require:
+            if not self._allows(name, certain, team):
+                robot = self.fleet[name]
+                why = planning.unavailable(robot) or planning.broken_limits(robot, certain)
+                raise ValueError(
+                    f"The {name} is required, but cannot be sent: it {' and '.join(why)}."
+                )
+        return {names: p for names, p in sets.items() if names.issuperset(require)}
 
     def _ordered(
         self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]
