@@ -247,7 +247,9 @@ def decide(
             if alternatives
             else {}
         )
-        if picture is not None:
+        if picture is not None and not decision.plan:
+            sys.stderr.write("No robot is sent, so there is no plan to draw.\n")
+        elif picture is not None:
             from embervlm.planning.pictures import draw
 
             draw(decision.plan, picture, title=task or "")
