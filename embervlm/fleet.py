@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ class Fleet:
                 seen[word] = robot.name
         return cls(robots, _parse_objective(content.get("objective", {}), source))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The robots' names, in order, without No Robot."""
         return tuple(robot.name for robot in self.robots)
@@ -224,17 +225,29 @@ class Fleet:
         Raises:
             ValueError: no robot answers to it.
         """
-        wanted = word.strip().lower()
-        for robot in self.robots:
-            if wanted in (robot.name.lower(), *(alias.lower() for alias in robot.aliases)):
-                return robot
+        found = self._by_word.get(word.strip().lower())
+        if found is not None:
+            return found
         raise ValueError(f"No robot is called {word!r}; the fleet has {', '.join(self.names)}.")
+
+    @cached_property
+    def _by_word(self) -> dict[str, Robot]:
+        """Every name and alias in small letters; where several robots have one, the first."""
+        words: dict[str, Robot] = {}
+        for robot in self.robots:
+            for word in (robot.name, *robot.aliases):
+                words.setdefault(word.lower(), robot)
+        return words
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     def __getitem__(self, name: str) -> Robot:
         return self.find(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._names
 
     def __iter__(self) -> Iterator[Robot]:
         return iter(self.robots)

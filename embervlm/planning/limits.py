@@ -20,7 +20,7 @@ from embervlm.scenario import Needs
 
 # Flags that take an ability; the others (people, flat, night, narrow, doors, ice, fire) only
 # inform.
-_FLAG_ABILITIES = {
+FLAG_ABILITIES = {
     "height": "cannot work at height",
     "stairs": "cannot take stairs",
     "rubble": "cannot cross rubble",
@@ -68,7 +68,7 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
         broken.append("cannot work under water")
     if needs.environment == "airborne" and not robot.can("height"):
         broken.append("cannot work at height")
-    for flag, clause in _FLAG_ABILITIES.items():
+    for flag, clause in FLAG_ABILITIES.items():
         if flag in needs.flags and not robot.can(flag) and clause not in broken:
             broken.append(clause)
     return broken
@@ -103,7 +103,7 @@ class Demand:
     def of(cls, needs: Needs) -> Demand:
         """Take together what needs ask of a robot."""
         asked = needs.quantities
-        abilities = {*needs.actions, *(flag for flag in _FLAG_ABILITIES if flag in needs.flags)}
+        abilities = {*needs.actions, *(flag for flag in FLAG_ABILITIES if flag in needs.flags)}
         if needs.environment == "underwater":
             abilities.add("dive")
         if needs.environment == "airborne":
@@ -158,7 +158,7 @@ def reasons_for(robot: Robot, needs: Needs) -> list[str]:
     facts = [f"can {' and '.join(can)}"] if can else []
     if needs.environment == "underwater" and robot.can("dive"):
         facts.append("can dive")
-    able = [flag for flag in _FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
+    able = [flag for flag in FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
     if needs.environment == "airborne" and robot.can("height") and "height" not in able:
         able.append("height")
     if able:
