@@ -956,7 +956,11 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
         steps = Table.grid(padding=(0, 2))
         for i, step in enumerate(decision.plan, start=1):
             after = ", ".join(str(j + 1) for j in step.after)
-            wait = f"after {after}" if after else ""
+            when = ""
+            if step.start_min is not None and step.duration_min is not None:
+                end = step.start_min + step.duration_min
+                when = f"minutes {step.start_min:.0f} to {end:.0f}"
+            wait = ", ".join(part for part in (when, f"after {after}" if after else "") if part)
             wait = f"{wait} {step.why}".strip()
             steps.add_row(
                 f"{i}.", text(step.robot or "nobody"), text(step.subtask), text(wait, "dim")
