@@ -41,14 +41,18 @@ from embervlm.training.rewards import names_of
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "recipes/bitmar/grpo.yaml"
-Figures = dict[str, NDArray[np.float64]]
 
 
-def figures(folder: Path, when: int, kind: str, names: tuple[str, ...]) -> Figures:
-    """Return every figure of every request (N,) before (0) or after (1) a run."""
-    rows = looks(folder)[when]
-    first_N = np.array([row[kind]["rewards"]["first"] for row in rows])
-    return {**measures(rows, kind, names), "first": first_N}
+def figures(
+    folders: list[Path], when: int, kind: str, names: tuple[str, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """Return every figure (S, N) of the answers before (0) or after (1) some runs."""
+    found = []
+    for folder in folders:
+        rows = looks(folder)[when]
+        first_N = np.array([row[kind]["rewards"]["first"] for row in rows])
+        found.append({**measures(rows, kind, names), "first": first_N})
+    return {name: np.stack([one[name] for one in found]) for name in found[0]}
 
 
 def compared(
@@ -69,25 +73,21 @@ def report(folders: dict[str, list[Path]], names: tuple[str, ...]) -> dict[str, 
         "training": {name: [training(folder) for folder in runs] for name, runs in folders.items()},
     }
     for kind in KINDS:
-        before, *after = (
-            [[figures(folder, when, kind, names) for folder in runs] for runs in of.values()]
-            for when, of in ((0, {"": folders[BASELINES[0]]}), (1, folders))
-        )
+        before = figures(folders["group"], 0, kind, names)
+        after = {name: figures(runs, 1, kind, names) for name, runs in folders.items()}
         told[kind] = {}
-        for name in before[0][0]:
-            without_SN = np.stack([found[name] for found in before[0]])
-            row: dict[str, Any] = {"before": round(float(without_SN.mean()), 4)}
-            with_SN = {
-                baseline: np.stack([found[name] for found in runs])
-                for baseline, runs in zip(folders, after[0], strict=True)
-            }
-            for baseline, ours_SN in with_SN.items():
+        for name, before_SN in before.items():
+            row: dict[str, Any] = {"before": round(float(before_SN.mean()), 4)}
+            for baseline in folders:
+                after_SN = after[baseline][name]
                 row[baseline] = {
-                    "after": round(float(ours_SN.mean()), 4),
-                    "by_seed": [round(float(x), 4) for x in ours_SN.mean(1)],
-                    "brings": compared(ours_SN, without_SN, weights_BN),
+                    "after": round(float(after_SN.mean()), 4),
+                    "by_seed": [round(float(x), 4) for x in after_SN.mean(1)],
+                    "brings": compared(after_SN, before_SN, weights_BN),
                 }
-            row["value_over_group"] = compared(with_SN["value"], with_SN["group"], weights_BN)
+            row["value_over_group"] = compared(
+                after["value"][name], after["group"][name], weights_BN
+            )
             told[kind][name] = row
     return told
 

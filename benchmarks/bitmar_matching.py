@@ -52,10 +52,8 @@ WAYS = {
     "as_built": Way(),
     "contrast_alone": Way(replace(AS_BUILT, contrast=1.0, nearness=0.0)),
     "nearness_alone": Way(replace(AS_BUILT, contrast=0.0)),
-    "contrast_0.1": Way(replace(AS_BUILT, contrast=0.1)),
     "nothing_shared_at_first": Way(replace(AS_BUILT, shared=0.0)),
     "no_dropout": Way(replace(AS_BUILT, dropout=0.0)),
-    "width_8": Way(replace(AS_BUILT, width=8)),
     "width_128": Way(replace(AS_BUILT, width=128)),
     "states": Way(columns=lambda D: slice(D // 2)),
     "table": Way(columns=lambda D: slice(D // 2, D)),
@@ -115,7 +113,7 @@ def main() -> None:
     parser.add_argument("--vision", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -192,10 +192,9 @@ class EmberNetwork(nn.Module):
             features_BC.mean(1) if features_BC.dim() == 3 else features_BC
         )
 
-    def place_words(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return vectors of length 1, (B, M), of words that were read without a photo; without
+    def place_words(self, pooled_BD: Tensor, table_BD: Tensor) -> Tensor:
+        """Return vectors of length 1, (B, M), of words as `read_alone` gives them; without
         `match_width` they are the mean of their states, (B, D)."""
-        pooled_BD, table_BD = self.read_alone(tokens_BT, mask_BT)
         if self.match is None:
             return F.normalize(pooled_BD, dim=-1)
         return self.match.place_words(pooled_BD, table_BD)

@@ -120,9 +120,9 @@ def _read(network: EmberNetwork, tokens: Sequence[Sequence[int]]) -> tuple[Tenso
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
     inputs, places = [], []
     for at in range(0, len(order), 64):
-        batch = pad([tokens[i] for i in order[at : at + 64]])
-        inputs.append(word_inputs(*network.read_alone(*batch)))
-        places.append(network.place_words(*batch))
+        read = network.read_alone(*pad([tokens[i] for i in order[at : at + 64]]))
+        inputs.append(word_inputs(*read))
+        places.append(network.place_words(*read))
     back = torch.tensor(order).argsort()
     return torch.cat(inputs)[back], torch.cat(places)[back]
 

@@ -102,7 +102,7 @@ def test_the_reader_s_own_space_is_what_was_judged_before(tokenizer: Tokenizer) 
         encoded = network.encode(
             tokens_BT, mask_BT, features_BPC, torch.rand(2, 10), blank_B, blank_B
         )
-        read_BD = network.place_words(tokens_BT, mask_BT)
+        read_BD = network.place_words(*network.read_alone(tokens_BT, mask_BT))
         seen_BD = network.place_photo(features_BPC)
         expected_BD = torch.nn.functional.normalize(network.image.summary(features_BPC), dim=-1)
     torch.testing.assert_close(read_BD, torch.nn.functional.normalize(encoded.pooled_BD, dim=-1))
@@ -201,8 +201,10 @@ def test_words_lie_where_they_do_alone(tokenizer: Tokenizer) -> None:
     ).eval()
     tokens_BT = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
     with torch.no_grad():
-        together_BM = network.place_words(tokens_BT, tokens_BT > 0)
-        alone_1M = network.place_words(tokens_BT[1:, :2], tokens_BT[1:, :2] > 0)
+        together_BM = network.place_words(*network.read_alone(tokens_BT, tokens_BT > 0))
+        alone_1M = network.place_words(
+            *network.read_alone(tokens_BT[1:, :2], tokens_BT[1:, :2] > 0)
+        )
     torch.testing.assert_close(together_BM[1:], alone_1M, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together_BM.norm(dim=-1), torch.ones(2))
 
