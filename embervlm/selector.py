@@ -9,19 +9,23 @@ is in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embervlm import planning
-from embervlm.backends.base import Backend, Proposal
+from embervlm.abilities import Abilities
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, StepScores
 from embervlm.faithfulness import checks_of
-from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
+from embervlm.live import FleetState, without
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
@@ -29,7 +33,9 @@ from embervlm.prompts import (
     Reasoning,
     Thinking,
     describe_needs,
+    one_line,
     parse_reasoning,
+    token_spans,
     write_thinking,
 )
 from embervlm.quantities import Mention, find_quantities
@@ -41,7 +47,10 @@ from embervlm.scenario import (
     Feedback,
     Needs,
     Scenario,
+    Subtask,
 )
+from embervlm.splitting import log_shares, steps_of, team_logits
+from embervlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from embervlm.memory.protocol import LessonMemory
@@ -50,6 +59,8 @@ _DEFAULT_FLEET = Fleet.default()
 
 # How many robots each of the 32 sets of the network holds.
 _SIZES = np.array([number.bit_count() for number in range(32)])
+# So many descriptions are read for one request, each up to so many characters.
+_DESCRIBED, _READ = 32, 500
 # Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
 # of 0.12): of the bounds tried on validation the one with the most right lists of actions.
 _LIKELY_ACTION = -2.0
@@ -65,7 +76,8 @@ class Calibration:
     of the best set to those of being right. `ask_below` is the confidence under which a person
     should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
     limits. `limit_shift` is added to the logits with which a number states a limit, against "none
-    of these". `same_request` is the cosine above which a lesson applies.
+    of these". `team_weight` is how much the whole request has to say of a team beside its steps
+    (`splitting.team_logits`). `same_request` is the cosine above which a lesson applies.
     """
 
     no_robot_shift: float = 0.0
@@ -75,6 +87,7 @@ class Calibration:
     ask_below: float = 0.5
     certain_flag: float = 0.9
     limit_shift: float = 0.0
+    team_weight: float = 1.0
     same_request: float = 0.97
 
     @classmethod
@@ -105,8 +118,10 @@ class Selector:
         self.backend = backend
         self.own_words = own_words
         self.fleet = fleet or _DEFAULT_FLEET
+        self._abilities = Abilities(self.fleet)
         self.calibration = Calibration.from_dict(backend.calibration)
         self._memory = memory
+        self._described: dict[str, Array] = {}
 
     @property
     def memory(self) -> LessonMemory | None:
@@ -118,7 +133,14 @@ class Selector:
         return self._memory
 
     def decide(
-        self, scenario: Scenario, *, top_k: int | None = None, reasoning: bool = True
+        self,
+        scenario: Scenario,
+        *,
+        top_k: int | None = None,
+        reasoning: bool = True,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
     ) -> Decision:
         """Decide which robots to send.
 
@@ -126,13 +148,97 @@ class Selector:
             scenario: the request, the photo, or both.
             top_k: at most this many robots, the best first; None returns all that suit.
             reasoning: False leaves the written lines out, which is faster.
+            state: what is known of the robots now; None is as the fleet says.
+            exclude: robots that are not to be sent.
+            require: robots that are to be sent, alone or with others.
 
         Raises:
-            ValueError: the photo cannot be read, or `top_k` is below 1.
+            ValueError: the photo cannot be read, `top_k` is below 1, a robot is not in the fleet,
+                or one that is required cannot be sent; says why.
         """
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; ask for 1 robot or more.")
-        return self.answer(self.propose(scenario), scenario, top_k=top_k, reasoning=reasoning)
+        if top_k is not None and top_k < max(1, len(require)):
+            raise ValueError(f"top_k is {top_k}; ask for {max(1, len(require))} robots or more.")
+        now = self.at(state, exclude)
+        required = [now.fleet.find(name).name for name in require]
+        proposal = self.propose(scenario)
+        return now.answer(
+            proposal, scenario, top_k=top_k, reasoning=reasoning, require=dict.fromkeys(required)
+        )
+
+    def at(self, state: FleetState | None = None, exclude: Sequence[str] = ()) -> Self:
+        """Return this selector for the fleet as it is now, less the robots that are left out.
+
+        Raises:
+            ValueError: a robot is not in the fleet, or the state does not fit it.
+        """
+        if state is None and not exclude:
+            return self
+        _ = self.memory  # opened here, so that it is opened once
+        now = copy(self)
+        now.fleet = without(self.fleet if state is None else state.applied(self.fleet), exclude)
+        return now
+
+    def alternatives(
+        self,
+        decision: Decision,
+        *,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> dict[str, Decision]:
+        """Return, for each robot of a decision, what would be decided without it.
+
+        Raises:
+            ValueError: the decision carries no scenario, or see `decide`.
+        """
+        if decision.scenario is None:
+            raise ValueError(
+                "This decision carries no scenario; give the one that decide() returned."
+            )
+        proposal = self.propose(decision.scenario)
+        return {
+            name: self.at(state, [*exclude, name]).answer(
+                proposal, decision.scenario, reasoning=False
+            )
+            for name in decision.robots
+            if name in self.fleet
+        }
+
+    def replan(
+        self,
+        decision: Decision,
+        failed: Sequence[int],
+        *,
+        done: Sequence[int] = (),
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> Decision:
+        """Return the decision with a plan for the rest, after steps of its plan have failed.
+
+        What is done stays as it was; see `planning.replan`. `robots` are those that still have
+        something to do.
+
+        Args:
+            decision: what `decide` or `replan` returned.
+            failed: the steps, from 0, at which their robots failed.
+            done: the steps that are finished.
+            state: what is known of the robots now; None is as the fleet says.
+            exclude: robots that are not to be sent.
+
+        Raises:
+            ValueError: a step is not in the plan, or a robot is not in the fleet.
+        """
+        now = self.at(state, exclude)
+        plan = planning.replan(now.fleet, decision.plan, failed, done=done)
+        robots = plan.robots or (NO_ROBOT,)
+        chance = decision.probabilities
+        return replace(
+            decision,
+            robots=robots,
+            primary=robots[0],
+            plan=plan.steps,
+            rejected=planning.reasons_against(now.fleet, decision.needs, robots, chance),
+            reasoning=(),
+        )
 
     def propose(self, scenario: Scenario) -> Proposal:
         """Return what the network says of a scenario, before any rule or lesson.
@@ -154,8 +260,13 @@ class Selector:
         *,
         top_k: int | None = None,
         reasoning: bool = True,
+        require: Collection[str] = (),
     ) -> Decision:
-        """Decide from what the network said of this scenario; `decide` is `propose`, then this."""
+        """Decide from what the network said of this scenario; `decide` is `propose`, then this.
+
+        Raises:
+            ValueError: a required robot cannot be sent.
+        """
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
         allowed: list[str] = []
@@ -164,12 +275,15 @@ class Selector:
             as_told = certain.without(misread), team != ("team" in misread)
             allowed = [n for n in lessons.robots_of(lesson) if self._allows(n, *as_told)]
             # A lesson that cannot be followed changes nothing, not even what was read.
-            if allowed:
+            if allowed and set(require) <= set(allowed):
                 needs = replace(needs.without(misread), environment=needs.environment)
                 certain, team = as_told
             else:
-                lesson = None
-        sets = self._distribution(proposal, certain, team)
+                lesson, allowed = None, []
+        steps = self.backend.split(proposal) if team else ()
+        sets = self._distribution(proposal, certain, team, steps)
+        if require:
+            sets = self._with_required(sets, require, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
@@ -177,7 +291,17 @@ class Selector:
         chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
-        robots = (allowed or robots)[:top_k]
+        # Whoever is required is not cut off.
+        robots = sorted(
+            allowed or robots, key=lambda name: top_k is not None and name not in require
+        )
+        robots = robots[:top_k]
+        plan = self._plan(scenario, proposal, needs, robots, team, steps, may_grow=top_k is None)
+        if steps and plan:
+            in_time = sorted(plan, key=lambda step: step.start_min or 0.0)
+            at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
+            robots = [*at_work, *(name for name in require if name not in at_work)]
+            robots = robots or [NO_ROBOT]
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -186,11 +310,7 @@ class Selector:
             probabilities=chance,
             ask=confidence < self.calibration.ask_below,
             needs=needs,
-            plan=tuple(
-                planning.assign(
-                    self.fleet, robots, needs, task=scenario.task or "look at the place", team=team
-                )
-            ),
+            plan=plan,
             rejected=planning.reasons_against(self.fleet, needs, robots, chance),
             memory=(lessons.sentence(lesson),) if lesson is not None else (),
             lessons=(lesson.id,) if lesson is not None else (),
@@ -277,43 +397,149 @@ class Selector:
         robot = self.fleet[name]
         return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
 
+    def _plan(
+        self,
+        scenario: Scenario,
+        proposal: Proposal,
+        needs: Needs,
+        robots: list[str],
+        team: bool,
+        scores: Sequence[StepScores],
+        *,
+        may_grow: bool,
+    ) -> tuple[Subtask, ...]:
+        """Return the steps with who does them.
+
+        A team's steps go to the robots that were chosen. If it `may_grow`, what none of them can do
+        goes to another of the fleet that can.
+        """
+        if NO_ROBOT in robots:
+            return ()
+        if len(scores) < 2:
+            words = scenario.task or "look at the place"
+            return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
+        task, tokenizer = one_line(scenario.task), self.backend.tokenizer
+        assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
+        spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
+        stated = [
+            (mention, stated_quantities([mention], roles_R[None], self.calibration.limit_shift))
+            for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
+        ]
+        steps = steps_of(task, spans, scores, stated, self.calibration.certain_flag)
+        preferences = [self._preferences(step) for step in scores]
+        all_alike = all(self._abilities.is_alike.values())
+        chosen = Fleet(tuple(self.fleet[name] for name in robots), self.fleet.objective)
+        made = planning.allocate(
+            chosen if all_alike else self.fleet, steps, preferences=preferences
+        )
+        if made.unassigned and all_alike and may_grow:
+            made = planning.allocate(self.fleet, steps, preferences=preferences)
+        return made.steps
+
+    def _preferences(self, step: StepScores) -> dict[str, float]:
+        """Return the logarithm of each robot's chance to suit a step: of one that is alike the
+        network's own, of others that they can do it."""
+        abilities, shares = self._abilities, log_shares(step.robots)
+        able = {} if all(abilities.is_alike.values()) else abilities.chances(step)
+        return {
+            name: float(shares[slot] if abilities.is_alike[name] else np.log(able[name] + 1e-9))
+            for name, slot in abilities.slot_of.items()
+        }
+
     def _distribution(
-        self, proposal: Proposal, certain: Needs, team: bool
+        self, proposal: Proposal, certain: Needs, team: bool, steps: Sequence[StepScores] = ()
     ) -> dict[frozenset[str], float]:
         """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
 
-        The network speaks of the default robots. Each robot of the fleet stands for the default one
-        of its name, else for the one whose capabilities and places are most alike. One that breaks
-        a limit leaves the sets it is in, and their chance goes to what remains of them. A team has
-        two robots or more.
+        The network speaks of the default robots, and one that is alike stands for one of them
+        (`abilities`). One that breaks a limit leaves the sets it is in, and their chance goes to
+        what remains of them. A team has two robots or more, and each robot stands for the one that
+        it is most like. Of single jobs, every other robot is in all sets or in none: it is able by
+        the needs, as they were read, or it is not.
         """
-        stands_for = {robot.name: default_slot(robot) for robot in self.fleet}
         allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
+        able, sureness = self._able(proposal, allowed, team)
+        slot_of = {
+            name: self._abilities.slot_of[name]
+            for name in allowed
+            if team or self._abilities.is_alike[name]
+        }
         logits = proposal.subsets.copy()
         if proposal.scene is None:
             logits[0] += self.calibration.no_robot_shift
+        if steps:
+            logits = team_logits(logits, steps, self.calibration.team_weight)
         if team:
             logits[_SIZES < 2] = -np.inf
         chance = _softmax(logits / self.calibration.temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
-            names = frozenset(name for name in allowed if number >> stands_for[name] & 1)
-            sets[names] = sets.get(names, 0.0) + float(p)
+            names = able.union(name for name, slot in slot_of.items() if number >> slot & 1)
+            sets[names] = sets.get(names, 0.0) + sureness * float(p)
         return sets
+
+    def _able(
+        self, proposal: Proposal, allowed: Sequence[str], team: bool
+    ) -> tuple[frozenset[str], float]:
+        """Return the robots unlike all default ones that can do the whole job, none for a team, and
+        how sure that is of the least sure of them."""
+        unlike = [name for name in allowed if not self._abilities.is_alike[name]]
+        if team or not unlike:
+            return frozenset(), 1.0
+        chances = self._abilities.chances(proposal)
+        able = frozenset(name for name in unlike if chances[name] > 0.5)
+        return able, min(max(chances[name], 1 - chances[name]) for name in unlike)
+
+    def _with_required(
+        self,
+        sets: dict[frozenset[str], float],
+        require: Collection[str],
+        certain: Needs,
+        team: bool,
+    ) -> dict[frozenset[str], float]:
+        """Return the sets that hold all the required robots."""
+        for name in require:
+            if not self._allows(name, certain, team):
+                robot = self.fleet[name]
+                why = planning.unavailable(robot) or planning.broken_limits(robot, certain)
+                raise ValueError(
+                    f"The {name} is required, but cannot be sent: it {' and '.join(why)}."
+                )
+        return {names: p for names, p in sets.items() if names.issuperset(require)}
 
     def _ordered(
         self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]
     ) -> list[str]:
         if not chosen:
             return [NO_ROBOT]
-        first = _softmax(proposal.primary)
+        first, abilities = _softmax(proposal.primary), self._abilities
+        unlike = [
+            name for name in self.fleet.names if name in chosen and not abilities.is_alike[name]
+        ]
+        told = self._told(proposal, unlike) if len(unlike) > 1 else {}
 
         def rank(name: str) -> tuple[float, float]:
-            return float(first[default_slot(self.fleet[name])]), chance[name]
+            if abilities.is_alike[name]:
+                return 1 + float(first[abilities.slot_of[name]]), chance[name]
+            return told.get(name, 0.0), chance[name]
 
         # From the fleet's order, so that equals stay in it: a set has another order in every run.
         in_order = [name for name in self.fleet.names if name in chosen]
         return sorted(in_order, key=rank, reverse=True)
+
+    def _told(self, proposal: Proposal, names: Sequence[str]) -> dict[str, float]:
+        """Return how near the descriptions of robots are to the request, cosines below 1, for the
+        first `_DESCRIBED` of them that have one; each is read once."""
+        near: dict[str, float] = {}
+        for name in names[:_DESCRIBED]:
+            words = self.fleet[name].description
+            if not words:
+                continue
+            if words not in self._described:
+                self._described[words] = self.backend.propose(words[:_READ], None).embedding
+            one, other = self._described[words], proposal.embedding
+            near[name] = float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+        return near
 
     def _policy(self, proposal: Proposal) -> dict[str, float]:
         """Return whom the network would send first, a distribution over this fleet's outcomes.
@@ -322,11 +548,12 @@ class Selector:
         chance goes to the others in proportion.
         """
         first = _softmax(proposal.primary)
-        slots = [default_slot(robot) for robot in self.fleet]
-        shares = [float(first[slot]) / slots.count(slot) for slot in slots] + [float(first[-1])]
+        slots = [self._abilities.slot_of[name] for name in self.fleet.names]
+        sharing = Counter(slots)
+        shares = [float(first[slot]) / sharing[slot] for slot in slots] + [float(first[-1])]
+        whole = sum(shares)
         return {
-            name: share / sum(shares)
-            for name, share in zip(self.fleet.outcomes, shares, strict=True)
+            name: share / whole for name, share in zip(self.fleet.outcomes, shares, strict=True)
         }
 
     def _confidence(self, p: float) -> float:
@@ -372,7 +599,7 @@ class Selector:
         # The decoder knows the default robots; one of another name is told as the one it stands
         # for.
         told = [
-            _DEFAULT_FLEET.names[default_slot(self.fleet[name])] if name in self.fleet else name
+            _DEFAULT_FLEET.names[self._abilities.slot_of[name]] if name in self.fleet else name
             for name in decision.robots
         ]
         written = parse_reasoning(self.backend.write(proposal, tuple(dict.fromkeys(told))))
@@ -507,20 +734,6 @@ def stated_quantities(
             smallest = key == "width_m"
             found[key] = (min if smallest else max)(found.get(key, value), value)
     return found
-
-
-def default_slot(robot: Robot) -> int:
-    """Return which of the five default robots the network's opinion of this robot is taken from."""
-    names = _DEFAULT_FLEET.names
-    if robot.name in names:
-        return names.index(robot.name)
-    abilities = robot.capabilities | robot.environments
-
-    def likeness(other: Robot) -> float:
-        theirs = other.capabilities | other.environments
-        return len(abilities & theirs) / max(1, len(abilities | theirs))
-
-    return names.index(max(_DEFAULT_FLEET, key=likeness).name)
 
 
 def decision_sentence(decision: Decision, team: bool) -> str:

@@ -35,11 +35,18 @@ _EXTRA_OF = {
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
+    "websockets": "ros",
 }
 
 FleetOption = Annotated[
     Path | None,
     typer.Option("--fleet", metavar="F.yaml", help="Your robots; without it, the default five."),
+]
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", metavar="S.yaml", help="The robots as they are now: batteries, faults, places."
+    ),
 ]
 ModelOption = Annotated[
     Path | None,

@@ -28,6 +28,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from embervlm.backends.base import labels
+from embervlm.backends.plan_writer import HALF_TABLES
 from embervlm.checkpoint import (
     NO_DIGEST,
     SMALLEST_QUANTISED,
@@ -148,7 +149,7 @@ def stored(
     | 1x1 convolutions, odd rows          | int8, a scale a row (NAME.scale)                 |
     | 3x3 filters                         | NAME.taps (9, C): int8, a scale a column         |
     | n-gram table                        | ngrams.columns (columns, rows): Q4_0, Q8_0       |
-    | n-gram importance                   | F16                                              |
+    | n-gram importance, plan.table       | F16                                              |
     | the rest: norms, biases, the small  | F32                                              |
 
     With F32 wanted all are F32, in the same shapes.
@@ -165,7 +166,7 @@ def stored(
         return _as(name, tensor, kind if _fits(tensor, kind) else Type.F16)
     if exact or name in _FLOAT_TABLES:
         return _as(name, tensor, Type.F32)
-    if name == "ngrams.importance":
+    if name in ("ngrams.importance", *HALF_TABLES):
         return _as(name, tensor, Type.F16)
     if name.endswith("positions.weight"):
         return _as(name, tensor, Type.Q8_0 if _fits(tensor, Type.Q8_0) else Type.F16)

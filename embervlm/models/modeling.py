@@ -34,6 +34,7 @@ from embervlm.models.fusion import Fusion
 from embervlm.models.heads import SUBSETS, DecisionHeads, NgramScores
 from embervlm.models.language import ReasoningDecoder
 from embervlm.models.matching import Matching
+from embervlm.models.plan_steps import PlanSteps
 from embervlm.models.reasoning_steps import ReasoningSteps
 from embervlm.models.text import TextEncoder
 from embervlm.models.vision import MobileNetV2
@@ -106,6 +107,7 @@ class EmberNetwork(nn.Module):
         self.ngrams = NgramScores(config.ngram_rows)
         self.decoder = ReasoningDecoder(config)
         self.match = Matching(config) if config.match_width else None
+        self.plan = PlanSteps(config) if config.plan_width else None
 
     def encode(
         self,
