@@ -16,7 +16,9 @@ photos of a kind apart:
         + contrast * InfoNCE
 
 Each step takes one caption of each of its photos and leaves out a share of what either side reads;
-without that it knows the training photos by heart. `matching.json` has the figures of validation,
+without that it knows the training photos by heart. Cosines of this size are reached by what kind of
+scene it is, so the order among photos is coarser than with the contrast alone
+(`benchmarks/bitmar_matching.json`). `matching.json` has the figures of validation,
 those of the space of the reader beside them.
 
 Axes: N photos, C captions, D width of what is read, M width of the space, B photos of a step.
