@@ -108,6 +108,20 @@ class Robot:
         """Say whether the robot states this action or condition among its capabilities."""
         return capability in self.capabilities
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the robot's row of a fleet file, as plain values; a speed only if it is stated."""
+        row: dict[str, Any] = {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "description": self.description,
+            "capabilities": [c for c in ACTIONS + CONDITIONS if c in self.capabilities],
+            "environments": [place for place in ENVIRONMENTS if place in self.environments],
+            "limits": {key: self.limits[key] for key in LIMIT_UNITS if key in self.limits},
+            "count": self.count,
+            "status": self.status,
+        }
+        return row if self.speed_kmh is None else {**row, "speed_kmh": self.speed_kmh}
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -158,6 +172,15 @@ class Fleet:
             raise ValueError(f"{source}: this is not YAML ({reason}).") from error
         if has_alias:
             raise ValueError(f"{source}: YAML aliases (*name) are not allowed; write it out.")
+        return cls.from_record(content, source=source)
+
+    @classmethod
+    def from_record(cls, content: Any, *, source: str = "fleet") -> Fleet:
+        """Build from what a fleet file holds, as plain values; `source` names it in errors.
+
+        Raises:
+            ValueError: see `from_yaml`.
+        """
         if not isinstance(content, dict) or set(content) != {"robots"}:
             raise ValueError(f"{source}: expected one key, `robots`, that holds a list of robots.")
         rows = content["robots"]
@@ -174,6 +197,10 @@ class Fleet:
                     )
                 seen[word] = robot.name
         return cls(robots)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what a file of this fleet holds, as plain values."""
+        return {"robots": [robot.to_record() for robot in self.robots]}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ is in.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -116,6 +117,20 @@ class Selector:
                 return None
             self._memory = _open_store(self._memory)
         return self._memory
+
+    def open_memory(self) -> LessonMemory:
+        """Return the lessons, opened if they were not; there may be none in them yet."""
+        found = self.memory
+        if found is None:
+            found = self._memory = _open_store(self._memory)
+        return found
+
+    def with_backend(self, backend: Backend, fleet: Fleet) -> Selector:
+        """Return a selector with another backend of the same model, another fleet and these
+        lessons."""
+        other = copy(self)
+        other.backend, other.fleet = backend, fleet
+        return other
 
     def decide(
         self, scenario: Scenario, *, top_k: int | None = None, reasoning: bool = True
@@ -244,10 +259,7 @@ class Selector:
         elif not team:
             reason = lessons.contradiction(read.robots, lambda name: self._limits(name, certain))
             entry = lessons.quarantined(entry, reason) if reason else entry
-        if self.memory is None:
-            self._memory = _open_store(self._memory)
-        assert self.memory is not None
-        return self.memory.add(entry, proposal.embedding, author=feedback.author)
+        return self.open_memory().add(entry, proposal.embedding, author=feedback.author)
 
     def _lesson(self, proposal: Proposal, scenario: Scenario, needs: Needs) -> MemoryEntry | None:
         memory = self.memory

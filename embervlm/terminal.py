@@ -35,6 +35,11 @@ _EXTRA_OF = {
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
+    **dict.fromkeys(
+        ("anyio", "fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+        "server",
+    ),
+    "mcp": "mcp",
 }
 
 FleetOption = Annotated[
