@@ -8,6 +8,8 @@ was sent must be taken within `write_s`; else the connection is cut. Bodies are 
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from embervlm.server.errors import RefusalError, error_body
 from embervlm.server.settings import ServerSettings
+
+_MAX_CONNECTIONS = 900
 
 
 def protocol_for(settings: ServerSettings) -> type[H11Protocol]:
@@ -37,6 +42,8 @@ def protocol_for(settings: ServerSettings) -> type[H11Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._head.start()
+            if len(self.connections) > _MAX_CONNECTIONS:
+                transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head.stop()
@@ -50,6 +57,24 @@ def protocol_for(settings: ServerSettings) -> type[H11Protocol]:
                 self._head.start()
             else:
                 self._head.stop()
+
+        def send_400_response(self, msg: str) -> None:
+            """Answer what is no HTTP in the form that all refusals have."""
+            refusal = RefusalError(400, "http", "What came is no HTTP/1.1 request.")
+            body = json.dumps(error_body(refusal, uuid.uuid4().hex[:16])).encode()
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            parts = (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            )
+            for part in parts:
+                self.transport.write(self.conn.send(part))
+            self.transport.close()
 
         def pause_writing(self) -> None:
             super().pause_writing()

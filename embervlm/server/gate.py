@@ -32,6 +32,7 @@ from embervlm.server.service import Service, stopping
 OPEN_PATHS = {"/healthz", "/readyz"}
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 # After a refusal what the client still sends is thrown away for a while: it reads only then.
+_MAX_IN_FLIGHT = 500
 _LINGER_S, _LINGER_BYTES = 2.0, 64_000_000
 
 _SAFE_HEADERS = {
@@ -108,6 +109,8 @@ class Gate:
         self._check_host(visit)
         self._check_origin(visit)
         client = self._check_key(visit)
+        if self._service.in_flight > _MAX_IN_FLIGHT:
+            raise _busy("Too many requests are under way; try again in 1 s.")
         if self._service.is_draining and visit.path not in OPEN_PATHS:
             raise stopping()
         length = visit.header("content-length")
@@ -195,12 +198,7 @@ class Gate:
                 if len(body) + len(chunk) > settings.max_body_bytes:
                     raise self._too_large()
                 if self._held_bytes + len(chunk) > settings.max_bodies_bytes:
-                    raise RefusalError(
-                        429,
-                        "busy",
-                        "Too many large requests are under way; try again in 1 s.",
-                        headers={"Retry-After": "1"},
-                    )
+                    raise _busy("Too many large requests are under way; try again in 1 s.")
                 body += chunk
                 self._held_bytes += len(chunk)
                 if not message.get("more_body", False):
@@ -373,6 +371,10 @@ class _Visit:
                         return
         except TimeoutError:
             return
+
+
+def _busy(message: str) -> RefusalError:
+    return RefusalError(429, "busy", message, headers={"Retry-After": "1"})
 
 
 def _is_address(name: str) -> bool:

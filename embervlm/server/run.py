@@ -22,7 +22,6 @@ from embervlm.server.connection import protocol_for
 from embervlm.server.logs import log
 
 _MAX_HEAD_BYTES = 32_768
-_MAX_CONNECTIONS = 1000
 _BACKLOG = 256
 # A thread that comes back from the engine waits at most this long for the interpreter.
 _SWITCH_S = 0.0005
@@ -102,7 +101,6 @@ def serve(app: App, host: str, port: int) -> None:
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
-        limit_concurrency=_MAX_CONNECTIONS,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         timeout_keep_alive=int(settings.idle_s),
         timeout_graceful_shutdown=int(settings.drain_s),
