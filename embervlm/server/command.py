@@ -1,4 +1,5 @@
-"""The command that starts the server: `embervlm serve`, or `python -m embervlm.server`."""
+"""The commands that start a server: `embervlm serve` (or `python -m embervlm.server`) for clients
+over HTTP, `embervlm mcp` for an assistant over stdin and stdout."""
 
 from __future__ import annotations
 
@@ -94,3 +95,25 @@ def serve(
         more = [load_backend(backend, model) for _ in range(workers - 1)]
         log_to_stderr()
         listen(create_app(selector, settings, backends=more), host, port)
+
+
+def mcp(
+    photos: Annotated[
+        Path, typer.Option("--photos", metavar="DIR", help="Photos lie here; nothing else is read.")
+    ] = Path(),
+    model: ModelOption = None,
+    backend: BackendOption = "native",
+    fleet: FleetOption = None,
+    memory: MemoryOption = None,
+    site: SiteOption = "default",
+) -> None:
+    """Offer select, plan and feedback to an assistant as MCP tools, over stdin and stdout."""
+    with user_errors():
+        if not photos.is_dir():
+            raise ValueError(f"--photos {photos} is no folder; give one that is there.")
+        from embervlm.server.logs import log_to_stderr
+        from embervlm.server.mcp_tools import create_mcp
+
+        selector = load_selector(backend, model, fleet, memory=open_memory(memory, site))
+        log_to_stderr()
+        create_mcp(selector, photos).run("stdio")
