@@ -53,6 +53,7 @@ class Service:
         self.settings = settings
         self.is_draining = False
         self.in_flight = 0
+        selector.open_memory()  # one for all workers, not one for each
         self._selector = selector
         self._fleet = selector.fleet
         self.pool: WorkerPool[Backend] = WorkerPool(
@@ -132,9 +133,7 @@ class Service:
     def close(self) -> None:
         """Finish what was accepted, and let go of the lessons."""
         self.pool.close()
-        memory = self._selector.memory
-        if memory is not None:
-            memory.close()
+        self._selector.open_memory().close()
 
     async def _run(self, client: str, work: Callable[[Selector], T]) -> tuple[T, Timing]:
         submitted = time.perf_counter()
