@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
 from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, LIMIT_UNITS, STATUSES, Fleet
@@ -260,7 +260,11 @@ async def ready(service: Shared) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 async def figures(service: Shared) -> Response:
     """Give Prometheus its figures."""
     return Response(service.metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
