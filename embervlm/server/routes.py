@@ -202,7 +202,7 @@ async def replace_fleet(
     is."""
     ask = validated(FleetAsk, await read_json(request))
     try:
-        fleet = Fleet.from_record({"robots": ask.robots}, source="the fleet")
+        fleet = Fleet.from_record(ask.model_dump(), source="the fleet")
     except ValueError as error:
         raise from_mistake(error, "fleet") from error
     if not check:
@@ -289,7 +289,7 @@ def analysis(decision: Decision) -> dict[str, Any]:
     """Return a decision in the form that EmberVLM documents."""
     record = decision.to_dict()
     steps = [
-        f"{i}. {step.robot}: {step.subtask}"
+        f"{i}. {step.robot or 'nobody'}: {step.subtask}"
         + (f" (after {', '.join(str(j + 1) for j in step.after)})" if step.after else "")
         for i, step in enumerate(decision.plan, start=1)
     ]

@@ -55,7 +55,6 @@ class Service:
         self.in_flight = 0
         selector.open_memory()  # one for all workers, not one for each
         self._selector = selector
-        self._fleet = selector.fleet
         self.pool: WorkerPool[Backend] = WorkerPool(
             [selector.backend, *backends], queue=settings.queue
         )
@@ -65,11 +64,11 @@ class Service:
     @property
     def fleet(self) -> Fleet:
         """The robots at hand."""
-        return self._fleet
+        return self._selector.fleet
 
     @fleet.setter
     def fleet(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        self._selector = self._selector.with_fleet(fleet)
 
     @property
     def backend(self) -> Backend:
@@ -140,7 +139,7 @@ class Service:
 
         def job(backend: Backend) -> tuple[T, Timing]:
             began = time.perf_counter()
-            done = work(self._selector.with_backend(backend, self._fleet))
+            done = work(self._selector.with_backend(backend))
             return done, Timing(began - submitted, time.perf_counter() - began)
 
         try:
