@@ -132,6 +132,25 @@ class Selector:
             self._memory = _open_store(self._memory)
         return self._memory
 
+    def open_memory(self) -> LessonMemory:
+        """Return the lessons, opened if they were not; there may be none in them yet."""
+        found = self.memory
+        if found is None:
+            found = self._memory = _open_store(self._memory)
+        return found
+
+    def with_backend(self, backend: Backend) -> Selector:
+        """Return a selector with another backend of the same model, and these lessons."""
+        other = copy(self)
+        other.backend = backend
+        return other
+
+    def with_fleet(self, fleet: Fleet) -> Selector:
+        """Return a selector for another fleet, with these lessons."""
+        other = copy(self)
+        other.fleet, other._abilities, other._described = fleet, Abilities(fleet), {}
+        return other
+
     def decide(
         self,
         scenario: Scenario,
@@ -364,10 +383,7 @@ class Selector:
         elif not team:
             reason = lessons.contradiction(read.robots, lambda name: self._limits(name, certain))
             entry = lessons.quarantined(entry, reason) if reason else entry
-        if self.memory is None:
-            self._memory = _open_store(self._memory)
-        assert self.memory is not None
-        return self.memory.add(entry, proposal.embedding, author=feedback.author)
+        return self.open_memory().add(entry, proposal.embedding, author=feedback.author)
 
     def _lesson(self, proposal: Proposal, scenario: Scenario, needs: Needs) -> MemoryEntry | None:
         memory = self.memory
