@@ -31,9 +31,9 @@ WINDOW = 2
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What covering the parts of a photo does to the network's own answer, before rules and lessons.
+    """What covering the parts of a photo does to the network's answer, before rules and lessons.
 
-    `robots` is that answer, of the default fleet, and `chance` its probability with the whole photo.
+    `robots` is that answer, of the default fleet, `chance` its probability with the whole photo.
     `drops`, (GRID, GRID) from the top left of the square at the photo's centre which the network
     reads: the mean fall of that probability over the windows that cover the cell; below 0 where the
     answer gets likelier.

@@ -95,9 +95,7 @@ class Service:
 
         return await self._run(client, work)
 
-    async def occlude(
-        self, client: str, ask: Callable[[], Scenario]
-    ) -> tuple[Occlusion, Timing]:
+    async def occlude(self, client: str, ask: Callable[[], Scenario]) -> tuple[Occlusion, Timing]:
         """Measure which parts of the photo counted; see `embervlm.occlusion`.
 
         Raises:

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Annotated, Any
 
 import yaml
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
@@ -122,7 +122,7 @@ async def replace_fleet_text(
     """Replace the robots by those of a fleet file's text, until the server ends."""
     ask = await read_record(request, FleetTextAsk)
     try:
-        fleet = Fleet.from_text(ask.text, source="the fleet")
+        fleet = Fleet.from_text(ask.text, source="The fleet")
     except ValueError as error:
         raise from_mistake(error, "fleet") from error
     if not check:
@@ -132,7 +132,17 @@ async def replace_fleet_text(
 
 def _as_text(fleet: Fleet) -> dict[str, Any]:
     """Return the fleet's names, and its file: each robot a block, lists and limits on one line."""
+    record = fleet.to_record()
+    for robot in record["robots"]:
+        robot["limits"] = {key: _short(value) for key, value in robot["limits"].items()}
+        if "speed_kmh" in robot:
+            robot["speed_kmh"] = _short(robot["speed_kmh"])
     text = yaml.safe_dump(
-        fleet.to_record(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=200
+        record, sort_keys=False, allow_unicode=True, default_flow_style=None, width=200
     )
     return {"text": text, "robots": list(fleet.names)}
+
+
+def _short(value: float) -> float:
+    """Return 5 for 5.0, as people write it."""
+    return int(value) if value.is_integer() else value

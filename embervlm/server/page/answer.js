@@ -15,7 +15,7 @@ export function decisionView({ decision, timing, tripMs, asked, again }) {
     decision.ask ? askAPerson(decision) : null,
     askedFor(asked),
     chosen(decision),
-    facts(decision),
+    facts(decision, asked),
     decision.memory.length ? lessonUsed(decision) : null,
     correction({ decision, asked, again }),
     others(decision),
@@ -31,7 +31,8 @@ export function spoken(decision, timing) {
   const send = isNobody(decision) ? "Send nobody" : `Send ${listed(decision.robots)}`;
   const person = decision.ask ? " Ask a person before you act." : "";
   const took = timing.decide ? ` Decided in ${duration(timing.decide)}.` : "";
-  return `${send}, ${percent(decision.confidence)} sure.${person}${took}`;
+  const before = decision.lessons.length ? " before the lesson" : "";
+  return `${send}, ${percent(decision.confidence)} sure${before}.${person}${took}`;
 }
 
 const isNobody = (decision) => decision.robots[0] === NO_ROBOT;
@@ -39,35 +40,74 @@ const isTeam = (decision) => decision.plan.length > 1 && decision.robots.length 
 
 function askAPerson(decision) {
   const text = `The answer below is only ${percent(decision.confidence)} sure, too little to act on unseen.`;
-  return make("div", { class: "note person" }, icon("person"), make("p", {}, make("strong", {}, "Ask a person. "), text));
+  return make(
+    "div",
+    { class: "note person" },
+    icon("person"),
+    make("p", {}, make("strong", {}, "Ask a person. "), text),
+  );
 }
 
 function askedFor({ task, photo }) {
   const words = task ? `“${task}”` : "no words";
-  return make("p", { class: "asked" }, photo ? (task ? "Asked, with a photo: " : "Asked: a photo, ") : "Asked: ", make("q", { class: "plain" }, words));
+  return make(
+    "p",
+    { class: "asked" },
+    photo ? (task ? "Asked, with a photo: " : "Asked: a photo, ") : "Asked: ",
+    make("q", { class: "plain" }, words),
+  );
 }
 
 function chosen(decision) {
-  const sure = `How sure the whole answer is: ${percent(decision.confidence)}`;
+  // A lesson changes the robots; what is known of being right is known of the answer before it.
+  const sure = `${percent(decision.confidence)} sure${decision.lessons.length ? " before the lesson" : ""}`;
   const head = isNobody(decision) ? "Send nobody" : isTeam(decision) ? "Send this team" : "Send";
   const cards = decision.robots.map((name, i) => robotCard(decision, name, i));
   return make(
     "section",
     { class: "chosen", "aria-label": "Whom to send" },
-    make("div", { class: "sure" }, make("h3", {}, head), make("span", { class: "sure-share" }, `${percent(decision.confidence)} sure`), bar(decision.confidence, sure)),
+    make(
+      "div",
+      { class: "sure" },
+      make("h3", {}, head),
+      make("span", { class: "sure-share" }, sure),
+      bar(decision.confidence, "How sure the whole answer is"),
+    ),
     make("ul", { class: "cards" }, cards),
   );
 }
 
 function robotCard(decision, name, i) {
   const share = decision.probabilities[name];
-  const rank = name === NO_ROBOT ? "nobody of the fleet" : i === 0 ? (decision.robots.length > 1 ? "send first" : "") : isTeam(decision) ? "in the team" : "would do as well";
+  const rank =
+    name === NO_ROBOT
+      ? ""
+      : i === 0
+        ? decision.robots.length > 1
+          ? "send first"
+          : ""
+        : isTeam(decision)
+          ? "in the team"
+          : "would do as well";
   const why = whyChosen(decision, name);
   return make(
     "li",
     { class: "card sent" },
-    make("div", { class: "card-head" }, icon(name === NO_ROBOT ? "cross" : "check"), make("strong", { class: "name" }, name), make("span", { class: "rank" }, rank)),
-    share === undefined ? null : make("div", { class: "share" }, bar(share, `Chance that ${name} belongs to the answer`), make("span", {}, percent(share))),
+    make(
+      "div",
+      { class: "card-head" },
+      icon(name === NO_ROBOT ? "cross" : "check"),
+      make("strong", { class: "name" }, name),
+      make("span", { class: "rank" }, rank),
+    ),
+    share === undefined
+      ? null
+      : make(
+          "div",
+          { class: "share" },
+          bar(share, `Chance that ${name} belongs to the answer`),
+          make("span", {}, percent(share)),
+        ),
     why ? make("p", { class: "why" }, why) : null,
   );
 }
@@ -86,7 +126,7 @@ function whyChosen(decision, name) {
   return line.slice(from, Math.min(line.length, ...ends)) || null;
 }
 
-function facts({ environment, needs }) {
+function facts({ environment, needs }, asked) {
   const chips = [
     ...needs.actions.map((action) => ["action", action]),
     ...Object.entries(needs.limits).map(([name, value]) => ["limit", limit(name, value)]),
@@ -95,7 +135,12 @@ function facts({ environment, needs }) {
     "dl",
     { class: "facts panel" },
     make("div", {}, make("dt", {}, "Place"), make("dd", {}, place(environment))),
-    make("div", {}, make("dt", {}, "Read in the request"), make("dd", {}, chips.length ? make("ul", { class: "chips" }, chips) : "nothing that limits the choice")),
+    make(
+      "div",
+      {},
+      make("dt", {}, asked.task ? "Read in the request" : "Read in the photo"),
+      make("dd", {}, chips.length ? make("ul", { class: "chips" }, chips) : "nothing that limits the choice"),
+    ),
   );
 }
 
@@ -114,11 +159,21 @@ function others(decision) {
       "li",
       { class: "card" },
       make("div", { class: "card-head" }, icon("cross"), make("strong", { class: "name" }, name)),
-      make("div", { class: "share" }, bar(share, `Chance that ${name} belongs to the answer`), make("span", {}, percent(share))),
+      make(
+        "div",
+        { class: "share" },
+        bar(share, `Chance that ${name} belongs to the answer`),
+        make("span", {}, percent(share)),
+      ),
       make("p", { class: "why" }, decision.rejected[name] ?? "a robot of the fleet can do the core of this"),
     );
   });
-  return make("section", { "aria-label": "Whom not to send" }, make("h3", {}, "Why not the others"), make("ul", { class: "cards small" }, rows));
+  return make(
+    "section",
+    { "aria-label": "Whom not to send" },
+    make("h3", {}, "Why not the others"),
+    make("ul", { class: "cards small" }, rows),
+  );
 }
 
 function reasons(decision) {
@@ -126,7 +181,12 @@ function reasons(decision) {
     const [, head, words] = line.match(/^(\w+): (.*)$/s) ?? [null, "", line];
     return make("div", {}, make("dt", {}, head), make("dd", {}, words));
   });
-  return make("section", { class: "panel", "aria-label": "Reasons" }, make("h3", {}, "Reasons, in four lines"), make("dl", { class: "reasons" }, rows));
+  return make(
+    "section",
+    { class: "panel", "aria-label": "Reasons" },
+    make("h3", {}, "Reasons, in four lines"),
+    make("dl", { class: "reasons" }, rows),
+  );
 }
 
 function latency(timing, tripMs) {
@@ -147,7 +207,13 @@ const SHAPES = {
 
 /** Return a small drawing that says nothing that words beside it do not. */
 export function icon(shape) {
-  const drawing = draw("svg", { class: `icon ${shape}`, viewBox: "0 0 20 20", width: 20, height: 20, "aria-hidden": "true" });
+  const drawing = draw("svg", {
+    class: `icon ${shape}`,
+    viewBox: "0 0 20 20",
+    width: 20,
+    height: 20,
+    "aria-hidden": "true",
+  });
   drawing.append(draw("path", { d: SHAPES[shape] }));
   return drawing;
 }

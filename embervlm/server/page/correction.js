@@ -12,7 +12,11 @@ let numbered = 0;
 export function correction({ decision, asked, again }) {
   const id = `correction-${(numbered += 1)}`;
   const panel = make("div", { id, hidden: true });
-  const toggle = make("button", { type: "button", "aria-expanded": "false", "aria-controls": id }, "That’s wrong");
+  const toggle = make(
+    "button",
+    { type: "button", "aria-expanded": "false", "aria-controls": id },
+    "That’s wrong",
+  );
   const section = make("section", { class: "correction", "aria-label": "Correction" }, toggle, panel);
   const open = (is) => {
     panel.hidden = !is;
@@ -48,7 +52,10 @@ function correctionForm({ decision, asked, stored, cancel, id }) {
     });
     return box;
   });
-  const misread = readings(decision).map(([value, text]) => [make("input", { type: "checkbox", value }), text]);
+  const misread = readings(decision).map(([value, text]) => [
+    make("input", { type: "checkbox", value }),
+    text,
+  ]);
   const note = make("textarea", { id: `${id}-note`, rows: 2, maxlength: 1000 });
   const author = make("input", { id: `${id}-author`, maxlength: 60, autocomplete: "name" });
   author.value = localStorage.getItem(KEPT_AUTHOR) ?? "";
@@ -59,10 +66,25 @@ function correctionForm({ decision, asked, stored, cancel, id }) {
   const form = make(
     "form",
     { class: "panel", "aria-label": "Correct this answer" },
-    make("fieldset", {}, make("legend", {}, "Who should have been sent? The first one chosen goes first."), make("div", { class: "choices" }, boxes.map((box) => choice([box, box.value]))), said),
+    make(
+      "fieldset",
+      {},
+      make("legend", {}, "Who should have been sent? The first one chosen goes first."),
+      make(
+        "div",
+        { class: "choices" },
+        boxes.map((box) => choice([box, box.value])),
+      ),
+      said,
+    ),
     make("label", { for: note.id }, "Why, in a few words"),
     note,
-    make("fieldset", {}, make("legend", {}, "Was something read that the request does not say?"), make("div", { class: "choices" }, misread.map(choice))),
+    make(
+      "fieldset",
+      {},
+      make("legend", {}, "Was something read that the request does not say?"),
+      make("div", { class: "choices" }, misread.map(choice)),
+    ),
     make("label", { for: author.id }, "Your name (may be left empty)"),
     author,
     problem,
@@ -108,10 +130,20 @@ function readings({ needs, environment, plan }) {
 
 function storedView(lesson, again) {
   const isQuarantined = lesson.status === "quarantined";
-  const head = make("h3", { tabindex: -1 }, isQuarantined ? `Lesson ${lesson.id} is stored, but will not be followed` : `Lesson ${lesson.id} is stored`);
+  const head = make(
+    "h3",
+    { tabindex: -1 },
+    isQuarantined
+      ? `Lesson ${lesson.id} is stored, but will not be followed`
+      : `Lesson ${lesson.id} is stored`,
+  );
   const said = make("p", { role: "status", class: "hint" });
   const undo = make("button", { type: "button" }, "Undo");
-  const repeat = make("button", { type: "button", class: "main", on: { click: again } }, "Ask the same again");
+  const repeat = make(
+    "button",
+    { type: "button", class: "main", on: { click: again } },
+    "Ask the same again",
+  );
   undo.addEventListener("click", async () => {
     undo.disabled = true;
     try {
@@ -132,7 +164,9 @@ function storedView(lesson, again) {
     head,
     make("p", {}, lesson.content),
     isQuarantined && why ? make("p", { class: "note caution" }, String(why)) : null,
-    lesson.metadata.robots?.length ? make("p", { class: "hint" }, `Right: ${listed(lesson.metadata.robots.map(String))}.`) : null,
+    lesson.metadata.robots?.length
+      ? make("p", { class: "hint" }, `Right: ${listed(lesson.metadata.robots.map(String))}.`)
+      : null,
     said,
     make("div", { class: "row" }, isQuarantined ? null : repeat, undo),
   );
@@ -142,7 +176,9 @@ function asDataAddress(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.addEventListener("load", () => resolve(reader.result));
-    reader.addEventListener("error", () => reject(new Error("The photo cannot be read any more; choose it again.")));
+    reader.addEventListener("error", () =>
+      reject(new Error("The photo cannot be read any more; choose it again.")),
+    );
     reader.readAsDataURL(blob);
   });
 }

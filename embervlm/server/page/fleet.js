@@ -18,7 +18,8 @@ export function fleetView() {
     text.setAttribute("aria-invalid", String(kind === "error"));
   }
   const isDraft = () => inUse !== null && text.value !== inUse;
-  const names = (robots) => `${robots.length === 1 ? "1 robot" : `${robots.length} robots`}: ${listed(robots)}.`;
+  const names = (robots) =>
+    `${robots.length === 1 ? "1 robot" : `${robots.length} robots`}: ${listed(robots)}.`;
 
   function show(body) {
     inUse = text.value = body.text;
@@ -94,7 +95,9 @@ async function showWords() {
       ["limits", limits],
       ["status", vocabulary.statuses],
     ];
-    list.replaceChildren(...rows.flatMap(([key, found]) => [make("dt", {}, key), make("dd", {}, found.join(", "))]));
+    list.replaceChildren(
+      ...rows.flatMap(([key, found]) => [make("dt", {}, key), make("dd", {}, found.join(", "))]),
+    );
   } catch (error) {
     list.replaceChildren(make("dd", {}, error.message));
   }

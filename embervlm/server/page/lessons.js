@@ -33,9 +33,14 @@ export function lessonsView() {
 }
 
 function summary({ lessons, total }, words) {
-  if (!total) return words ? "No lesson has all of these words." : "There are no lessons yet. “That’s wrong” beside an answer makes one.";
+  if (!total)
+    return words
+      ? "No lesson has all of these words."
+      : "There are no lessons yet. “That’s wrong” beside an answer makes one.";
   const count = total === 1 ? "1 lesson" : `${total} lessons`;
-  return lessons.length < total ? `${count}; the newest ${lessons.length} are shown.` : `${count}, the newest first.`;
+  return lessons.length < total
+    ? `${count}; the newest ${lessons.length} are shown.`
+    : `${count}, the newest first.`;
 }
 
 function lessonItem(lesson, changed) {
@@ -55,7 +60,11 @@ function lessonItem(lesson, changed) {
     { class: `card lesson-item ${status.replace(" ", "-")}` },
     make("h2", {}, `Lesson ${id}`),
     make("p", {}, content),
-    make("dl", { class: "pairs" }, facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value))))),
+    make(
+      "dl",
+      { class: "pairs" },
+      facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))),
+    ),
     problem,
     actions,
   );
@@ -63,7 +72,9 @@ function lessonItem(lesson, changed) {
     try {
       await call("DELETE", `v1/memory/${id}${erase ? "?erase=true" : ""}`);
       await changed();
-      byId("lesson-status").textContent = erase ? `Lesson ${id} is erased.` : `Lesson ${id} is forgotten.`;
+      byId("lesson-status").textContent = erase
+        ? `Lesson ${id} is erased.`
+        : `Lesson ${id} is forgotten; “embervlm memory rollback” can bring it back.`;
       byId("lessons-title").focus();
     } catch (error) {
       tell(problem, error.message);
@@ -90,5 +101,7 @@ function lessonItem(lesson, changed) {
 
 function time(stamp) {
   const when = new Date(stamp ?? "");
-  return Number.isNaN(when.getTime()) ? "" : when.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+  return Number.isNaN(when.getTime())
+    ? ""
+    : when.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 }

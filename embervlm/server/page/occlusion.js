@@ -20,7 +20,11 @@ export function occlusionView({ decision, asked }) {
   const frame = make("div", { class: "frame" }, image);
   const said = make("p", { role: "status", class: "hint" });
   const button = make("button", { type: "button" }, "Show which parts counted");
-  const hint = make("p", { class: "hint" }, "It covers one part after the other and decides again each time.");
+  const hint = make(
+    "p",
+    { class: "hint" },
+    "It covers one part after the other and decides again each time.",
+  );
 
   button.addEventListener("click", async () => {
     button.disabled = true;
@@ -40,7 +44,12 @@ export function occlusionView({ decision, asked }) {
       button.disabled = false;
     }
   });
-  return make("section", { class: "panel looked", "aria-label": "Photo" }, make("h3", {}, "Where it looked"), frame, said, make("div", { class: "row" }, button), hint);
+  return make(
+    "section",
+    { class: "panel looked", "aria-label": "Photo" },
+    make("h3", {}, "What in the photo counted"),
+    make("div", { class: "looked-parts" }, frame, make("div", {}, said, button, hint)),
+  );
 }
 
 /** Return the map over a photo: deeper where covering makes the answer less likely. */
@@ -52,7 +61,12 @@ function heat(image, drops) {
   const most = Math.max(...drops.flat());
   const map = draw("svg", { class: "heat", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   // What the network does not see is dimmed.
-  for (const [x, y, w, h] of [[0, 0, left, height], [left + side, 0, left, height], [0, 0, width, top], [0, top + side, width, top]]) {
+  for (const [x, y, w, h] of [
+    [0, 0, left, height],
+    [left + side, 0, left, height],
+    [0, 0, width, top],
+    [0, top + side, width, top],
+  ]) {
     if (w > 0 && h > 0) map.append(draw("rect", { class: "unseen", x, y, width: w, height: h }));
   }
   if (most >= LEAST_DROP) {
@@ -60,7 +74,8 @@ function heat(image, drops) {
       row.forEach((drop, j) => {
         const share = Math.max(0, drop) / Math.max(most, DEEP_DROP);
         const box = { x: left + j * cell, y: top + i * cell, width: cell, height: cell };
-        if (share > 0.05) map.append(draw("rect", { class: "counted", ...box, "fill-opacity": (0.65 * share).toFixed(2) }));
+        if (share > 0.05)
+          map.append(draw("rect", { class: "counted", ...box, "fill-opacity": (0.65 * share).toFixed(2) }));
         if (drop === most) map.append(draw("rect", { class: "most", ...box }));
       }),
     );

@@ -9,11 +9,31 @@ import { photoField } from "./photo.js";
 
 const KEPT_COLOURS = "embervlm-colours";
 const EXAMPLES = [
-  ["A photo of the sea bed", "Our sensor came off its mooring somewhere here. Find it and cut the line.", "page/seabed.jpg"],
-  ["People on a roof", "Reach the people on the roof and tell them over a loudspeaker that help is coming.", ""],
-  ["A weight that rules robots out", "Haul 320 kg of sandbags along the sealed road to the pumping station.", ""],
-  ["A job for a team", "Map the collapsed block from above, then search the rubble for survivors and bring 12 kg of medical supplies to them.", ""],
-  ["Two hands and a conversation", "Turn off the gas valve in the basement, then guide the family out to the road.", ""],
+  [
+    "A photo of the sea bed",
+    "Our sensor came off its mooring somewhere here. Find it and cut the line.",
+    "page/seabed.jpg",
+  ],
+  [
+    "People on a roof",
+    "Reach the people on the roof and tell them over a loudspeaker that help is coming.",
+    "",
+  ],
+  [
+    "A weight that rules robots out",
+    "Haul 320 kg of sandbags along the sealed road to the pumping station.",
+    "",
+  ],
+  [
+    "A job for a team",
+    "Map the collapsed block from above, then search the rubble for survivors and bring 12 kg of medical supplies to them.",
+    "",
+  ],
+  [
+    "Two hands and a conversation",
+    "Turn off the gas valve in the basement, then guide the family out to the road.",
+    "",
+  ],
   ["Nobody can", "Lift the 900 kg concrete slab off the car.", ""],
   ["A hard one", "Inspect the harbour wall below the waterline while the wind is gusting at 70 km/h.", ""],
 ];
@@ -58,9 +78,13 @@ function askForm() {
     try {
       const { body, timing } = await call("POST", "v1/select", { form, signal: mine.signal });
       const tripMs = performance.now() - began;
-      const again = () => decide(asked);
+      const again = async () => {
+        await decide(asked);
+        byId("answer-title").focus();
+      };
       byId("decision").replaceChildren(...decisionView({ decision: body, timing, tripMs, asked, again }));
       byId("status").textContent = spoken(body, timing);
+      byId("idle").hidden = true;
       const isBelow = byId("answer").getBoundingClientRect().top > window.innerHeight / 2;
       if (isBelow) byId("answer").scrollIntoView({ block: "start" });
     } catch (error) {

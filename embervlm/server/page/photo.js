@@ -33,7 +33,10 @@ export function photoField() {
       scaled = await scaledDown(file);
       if (!scaled) {
         const size = Math.round(file.size / 1e6);
-        tell(byId("photo-problem"), `This file has ${size} MB and is no photo that can be made smaller here.`);
+        tell(
+          byId("photo-problem"),
+          `This file has ${size} MB and is no photo that can be made smaller here.`,
+        );
         return;
       }
     }
@@ -52,7 +55,10 @@ export function photoField() {
     show(null);
     byId("choose").focus();
   });
-  for (const [button, input] of [["choose", "file"], ["use-camera", "capture"]]) {
+  for (const [button, input] of [
+    ["choose", "file"],
+    ["use-camera", "capture"],
+  ]) {
     byId(input).addEventListener("change", () => {
       take(byId(input).files[0]);
       byId(input).value = "";

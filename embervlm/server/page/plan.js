@@ -24,7 +24,8 @@ export function planView(steps) {
 }
 
 const isTimed = (steps) =>
-  steps.length > 0 && steps.every((s) => s.robot === null || Number.isFinite(s.start_min + s.duration_min)) &&
+  steps.length > 0 &&
+  steps.every((s) => s.robot === null || Number.isFinite(s.start_min + s.duration_min)) &&
   steps.some((s) => Number.isFinite(s.start_min));
 
 const who = (step) =>
@@ -68,29 +69,47 @@ function graph(steps) {
   const height = 2 * NODE.pad + (Math.max(...rows) + 1) * (NODE.height + NODE.down) - NODE.down;
 
   const edges = steps.flatMap((step, i) =>
-    step.after.filter((j) => steps[j]).map((j) => {
-      const [x1, y1] = [x(j) + NODE.width, y(j) + NODE.height / 2];
-      const [x2, y2] = [x(i) - 2, y(i) + NODE.height / 2];
-      const middle = (x1 + x2) / 2;
-      const line = `M${x1} ${y1}C${middle} ${y1} ${middle} ${y2} ${x2 - 7} ${y2}`;
-      const head = `M${x2} ${y2}l-9 -5v10z`;
-      return draw("g", {}, draw("path", { class: "edge", d: line }), draw("path", { class: "head", d: head }));
-    }),
+    step.after
+      .filter((j) => steps[j])
+      .map((j) => {
+        const [x1, y1] = [x(j) + NODE.width, y(j) + NODE.height / 2];
+        const [x2, y2] = [x(i) - 2, y(i) + NODE.height / 2];
+        const middle = (x1 + x2) / 2;
+        const line = `M${x1} ${y1}C${middle} ${y1} ${middle} ${y2} ${x2 - 7} ${y2}`;
+        const head = `M${x2} ${y2}l-9 -5v10z`;
+        return draw(
+          "g",
+          {},
+          draw("path", { class: "edge", d: line }),
+          draw("path", { class: "head", d: head }),
+        );
+      }),
   );
   const nodes = steps.map((step, i) => node(step, i, x(i), y(i)));
   const told = steps.map((step, i) => {
-    const after = step.after.length ? ` waits for ${step.after.map((j) => j + 1).join(" and ")}` : " can begin at once";
+    const after = step.after.length
+      ? ` waits for ${step.after.map((j) => j + 1).join(" and ")}`
+      : " can begin at once";
     return `step ${i + 1}, ${who(step)},${after}`;
   });
   const label = `Graph: ${told.join("; ")}`;
-  const drawing = draw("svg", { role: "img", "aria-label": label, width, height, viewBox: `0 0 ${width} ${height}` });
+  const drawing = draw("svg", {
+    role: "img",
+    "aria-label": label,
+    width,
+    height,
+    viewBox: `0 0 ${width} ${height}`,
+  });
   drawing.append(...edges, ...nodes);
-  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Graph of the plan" }, drawing);
+  return make(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Graph of the plan" },
+    drawing,
+  );
 }
 
 function node(step, i, x, y) {
-  const text = (line, row, style) =>
-    draw("text", { x: x + 12, y: y + 22 + 19 * row, class: style }, line);
+  const text = (line, row, style) => draw("text", { x: x + 12, y: y + 22 + 19 * row, class: style }, line);
   const lines = wrapped(step.subtask);
   return draw(
     "g",
@@ -106,13 +125,15 @@ const shortened = (text) => (text.length > LINE_CHARACTERS ? `${text.slice(0, LI
 
 /** Return a text on two lines at most. */
 function wrapped(text) {
-  const [first, rest] = text.split(/\s+/).reduce(
-    ([line, more], word) =>
-      !more && `${line} ${word}`.trim().length <= LINE_CHARACTERS
-        ? [`${line} ${word}`.trim(), more]
-        : [line, `${more} ${word}`.trim()],
-    ["", ""],
-  );
+  const [first, rest] = text
+    .split(/\s+/)
+    .reduce(
+      ([line, more], word) =>
+        !more && `${line} ${word}`.trim().length <= LINE_CHARACTERS
+          ? [`${line} ${word}`.trim(), more]
+          : [line, `${more} ${word}`.trim()],
+      ["", ""],
+    );
   return [first, rest].filter(Boolean).map(shortened);
 }
 
@@ -128,15 +149,30 @@ function gantt(steps) {
     const bars = steps.flatMap((step, i) => {
       if (!isPlaced(i) || who(step) !== name) return [];
       const when = timed ? `, minute ${starts[i].toFixed(0)} to ${(starts[i] + lengths[i]).toFixed(0)}` : "";
-      const box = make("span", { class: "gantt-bar", title: `${i + 1}. ${step.subtask}${when}` }, String(i + 1));
+      const box = make(
+        "span",
+        { class: "gantt-bar", title: `${i + 1}. ${step.subtask}${when}` },
+        String(i + 1),
+      );
       box.style.left = `${(100 * starts[i]) / end}%`;
       box.style.width = `${(100 * lengths[i]) / end}%`;
       return [box];
     });
-    return make("div", { class: "gantt-row" }, make("span", { class: "gantt-name" }, name), make("span", { class: "gantt-track" }, bars));
+    return make(
+      "div",
+      { class: "gantt-row" },
+      make("span", { class: "gantt-name" }, name),
+      make("span", { class: "gantt-track" }, bars),
+    );
   });
   const axis = timed
-    ? make("div", { class: "gantt-axis" }, make("span", {}, "0 min"), make("span", {}, minutes(end / 2)), make("span", {}, minutes(end)))
+    ? make(
+        "div",
+        { class: "gantt-axis" },
+        make("span", {}, "0 min"),
+        make("span", {}, minutes(end / 2)),
+        make("span", {}, minutes(end)),
+      )
     : make("div", { class: "gantt-axis" }, make("span", {}, "first"), make("span", {}, "last"));
   const told = steps.map((step, i) => {
     if (!isPlaced(i)) return `step ${i + 1}, nobody`;
