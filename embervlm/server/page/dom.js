@@ -38,7 +38,7 @@ export function tell(element, sentence) {
 export function bar(share, name) {
   const percent = Math.round(100 * share);
   const inner = make("span", { class: "bar-fill" });
-  inner.style.width = `${percent}%`;
+  inner.style.width = `${100 * share}%`;
   const meter = { role: "meter", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 100 };
   return make(
     "span",

@@ -95,7 +95,7 @@ function sentence({ robots, chance, drops }, decision, timing) {
   if (!own) parts.push("Rules or a lesson then changed the answer.");
   parts.push(
     most < LEAST_DROP
-      ? "No single part decides: whichever is covered, that changes by less than 2 points."
+      ? "No single part decides: covering any of them lowers that by less than 2 points."
       : `What counted most lies at the ${where} (outlined): without it that falls by ${Math.round(100 * most)} points.`,
     "Only the square in the middle is read.",
   );
