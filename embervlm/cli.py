@@ -806,7 +806,9 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
         for i, step in enumerate(decision.plan, start=1):
             after = ", ".join(str(j + 1) for j in step.after)
             wait = f"after {after}" if after else ""
-            steps.add_row(f"{i}.", text(step.robot), text(step.subtask), text(wait, "dim"))
+            steps.add_row(
+                f"{i}.", text(step.robot or "nobody"), text(step.subtask), text(wait, "dim")
+            )
         parts += [Text(), Text("plan", style="dim"), steps]
     if decision.reasoning:
         parts += [Text(), *(text(line) for line in decision.reasoning)]

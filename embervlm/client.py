@@ -155,7 +155,10 @@ class Client:
     def fleet(self) -> Fleet:
         """Return the robots that the server decides for."""
         found = self._call("GET", "/v1/fleet")
-        return Fleet.from_record({"robots": found["robots"]}, source="the server's fleet")
+        return Fleet.from_record(
+            {key: found[key] for key in ("robots", "objective") if key in found},
+            source="the server's fleet",
+        )
 
     def replace_fleet(self, fleet: Fleet, *, check: bool = False) -> None:
         """Let the server decide for these robots from now on; with `check`, only say whether it
@@ -209,7 +212,6 @@ class Client:
 
 def decision_from(record: Mapping[str, Any], scenario: Scenario | None = None) -> Decision:
     """Build a decision from `Decision.to_dict`'s form; the policy is not in it."""
-    limits = record["needs"]["limits"]
     return Decision(
         robots=tuple(record["robots"]),
         primary=record["primary"],
@@ -217,12 +219,7 @@ def decision_from(record: Mapping[str, Any], scenario: Scenario | None = None) -
         confidence=record["confidence"],
         probabilities=dict(record["probabilities"]),
         ask=record["ask"],
-        needs=Needs(
-            actions=tuple(record["needs"]["actions"]),
-            environment=record["needs"]["environment"],
-            quantities={key: limits[key] for key in QUANTITIES if key in limits},
-            flags=frozenset(flag for flag in FLAGS if flag in limits),
-        ),
+        needs=_needs(record["needs"]),
         reasoning=tuple(record["reasoning"]),
         plan=_plan(record["plan"]),
         rejected=dict(record["rejected"]),
@@ -232,8 +229,32 @@ def decision_from(record: Mapping[str, Any], scenario: Scenario | None = None) -
     )
 
 
+def _needs(record: Mapping[str, Any]) -> Needs:
+    limits = record["limits"]
+    return Needs(
+        actions=tuple(record["actions"]),
+        environment=record["environment"],
+        quantities={key: limits[key] for key in QUANTITIES if key in limits},
+        flags=frozenset(flag for flag in FLAGS if flag in limits),
+    )
+
+
 def _plan(steps: Sequence[Mapping[str, Any]]) -> tuple[Subtask, ...]:
-    return tuple(Subtask(s["subtask"], s["robot"], tuple(s["after"])) for s in steps)
+    return tuple(
+        Subtask(
+            step["subtask"],
+            step["robot"],
+            tuple(step["after"]),
+            needs=_needs(step["needs"]) if "needs" in step else None,
+            start_min=step.get("start_min"),
+            duration_min=step.get("duration_min"),
+            unit=step.get("unit", 1),
+            why=step.get("why", ""),
+            done=step.get("done", False),
+            place=(step["place"]["x_m"], step["place"]["y_m"]) if "place" in step else None,
+        )
+        for step in steps
+    )
 
 
 def _asked(scenario: Scenario) -> dict[str, Any]:

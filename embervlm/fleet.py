@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ LIMIT_UNITS = {
 }
 
 STATUSES = ("ready", "busy", "charging", "fault")
+LEFT_OUT = "left out"
 
 MAX_NAME_CHARACTERS = 60
 _NOT_IN_NAMES = re.compile("[;<|>]")
@@ -83,7 +85,29 @@ _ROBOT_KEYS = (
     "speed_kmh",
     "count",
     "status",
+    "setup_min",
+    "energy_w",
+    "location",
 )
+
+# Metres east and north of a point that the operator chooses.
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a good plan is: the weights of its cost, which is counted in minutes.
+
+    `time` weighs a minute of the whole plan, `energy` a watt-hour, `safety` a robot at its limit
+    (a risk of 1), `preference` a factor of e between the model's chances. A step whose duration is
+    not stated takes `step_min`. `docs/plans.md` has the formula.
+    """
+
+    time: float = 1.0
+    energy: float = 0.01
+    safety: float = 10.0
+    preference: float = 20.0
+    step_min: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,11 @@ class Robot:
     """One kind of robot, as the operator states it.
 
     `limits` maps the keys of `LIMIT_UNITS` to numbers; a missing key means that no limit is stated.
-    `count` is how many of the kind there are, `status` one of `STATUSES`.
+    `count` is how many of the kind there are, `status` one of `STATUSES`, or `LEFT_OUT` where the
+    operator excludes it. `setup_min` passes before each of its steps, `energy_w` is what it draws
+    at work (None: not stated), `location` is where it stands (None: not stated). `battery` (the
+    share that is left, of which `endurance_min` shrinks) and `free_in_min` come from the live
+    state (`live.FleetState`).
     """
 
     name: str
@@ -103,13 +131,24 @@ class Robot:
     speed_kmh: float | None = None
     count: int = 1
     status: str = "ready"
+    setup_min: float = 0.0
+    energy_w: float | None = None
+    location: Place | None = None
+    battery: float = 1.0
+    free_in_min: float = 0.0
+
+    @property
+    def endurance_min(self) -> float:
+        """How long it runs on what its battery holds; infinite if the fleet states nothing."""
+        return self.limits.get("endurance_min", float("inf")) * self.battery
 
     def can(self, capability: str) -> bool:
         """Say whether the robot states this action or condition among its capabilities."""
         return capability in self.capabilities
 
     def to_record(self) -> dict[str, Any]:
-        """Return the robot's row of a fleet file, as plain values; a speed only if it is stated."""
+        """Return the robot's row of a fleet file, as plain values; what is not stated is left
+        out."""
         row: dict[str, Any] = {
             "name": self.name,
             "aliases": list(self.aliases),
@@ -120,7 +159,15 @@ class Robot:
             "count": self.count,
             "status": self.status,
         }
-        return row if self.speed_kmh is None else {**row, "speed_kmh": self.speed_kmh}
+        if self.speed_kmh is not None:
+            row["speed_kmh"] = self.speed_kmh
+        if self.setup_min:
+            row["setup_min"] = self.setup_min
+        if self.energy_w is not None:
+            row["energy_w"] = self.energy_w
+        if self.location is not None:
+            row["location"] = {"x_m": self.location[0], "y_m": self.location[1]}
+        return row
 
 
 @dataclass(frozen=True)
@@ -128,6 +175,7 @@ class Fleet:
     """The robots at hand, in the order of their file."""
 
     robots: tuple[Robot, ...]
+    objective: Objective = Objective()
 
     @classmethod
     def default(cls) -> Fleet:
@@ -181,8 +229,14 @@ class Fleet:
         Raises:
             ValueError: see `from_yaml`.
         """
-        if not isinstance(content, dict) or set(content) != {"robots"}:
-            raise ValueError(f"{source}: expected one key, `robots`, that holds a list of robots.")
+        if not isinstance(content, dict) or "robots" not in content:
+            raise ValueError(f"{source}: expected a key `robots` that holds a list of robots.")
+        for key in content:
+            if key not in ("robots", "objective"):
+                raise ValueError(
+                    f"{source}: {key!r} is not a key of a fleet file; it has `robots` and, if "
+                    "need be, `objective`."
+                )
         rows = content["robots"]
         if not isinstance(rows, list) or not 1 <= len(rows) <= 1000:
             raise ValueError(f"{source}: `robots` must be a list of 1 to 1,000 robots.")
@@ -196,13 +250,16 @@ class Fleet:
                         f"{seen[word]!r}; every name and alias must be its own."
                     )
                 seen[word] = robot.name
-        return cls(robots)
+        return cls(robots, _parse_objective(content.get("objective", {}), source))
 
     def to_record(self) -> dict[str, Any]:
         """Return what a file of this fleet holds, as plain values."""
-        return {"robots": [robot.to_record() for robot in self.robots]}
+        record: dict[str, Any] = {"robots": [robot.to_record() for robot in self.robots]}
+        if self.objective != Objective():
+            record["objective"] = asdict(self.objective)
+        return record
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The robots' names, in order, without No Robot."""
         return tuple(robot.name for robot in self.robots)
@@ -218,17 +275,29 @@ class Fleet:
         Raises:
             ValueError: no robot answers to it.
         """
-        wanted = word.strip().lower()
-        for robot in self.robots:
-            if wanted in (robot.name.lower(), *(alias.lower() for alias in robot.aliases)):
-                return robot
+        found = self._by_word.get(word.strip().lower())
+        if found is not None:
+            return found
         raise ValueError(f"No robot is called {word!r}; the fleet has {', '.join(self.names)}.")
+
+    @cached_property
+    def _by_word(self) -> dict[str, Robot]:
+        """Every name and alias in small letters; where several robots have one, the first."""
+        words: dict[str, Robot] = {}
+        for robot in self.robots:
+            for word in (robot.name, *robot.aliases):
+                words.setdefault(word.lower(), robot)
+        return words
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     def __getitem__(self, name: str) -> Robot:
         return self.find(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._names
 
     def __iter__(self) -> Iterator[Robot]:
         return iter(self.robots)
@@ -282,6 +351,19 @@ def _parse_robot(row: Any, index: int, source: str) -> Robot:
     status = row.get("status", "ready")
     if status not in STATUSES:
         raise wrong("status", f"one of {', '.join(STATUSES)}, not {status!r}")
+    setup = row.get("setup_min", 0)
+    if not _is_number(setup) or setup < 0:
+        raise wrong("setup_min", f"a number of min, 0 or more, not {setup!r}")
+    energy = row.get("energy_w")
+    if energy is not None and (not _is_number(energy) or energy < 0):
+        raise wrong("energy_w", f"a number of W, 0 or more, not {energy!r}")
+    location = None
+    if "location" in row:
+        location = parse_place(row["location"])
+        if location is None:
+            raise wrong(
+                "location", f"a place such as {{x_m: 40, y_m: -12.5}}, not {row['location']!r}"
+            )
     description = row.get("description", "")
     if not isinstance(description, str):
         raise wrong("description", "a text")
@@ -295,7 +377,36 @@ def _parse_robot(row: Any, index: int, source: str) -> Robot:
         speed_kmh=None if speed is None else float(speed),
         count=count,
         status=status,
+        setup_min=float(setup),
+        energy_w=None if energy is None else float(energy),
+        location=location,
     )
+
+
+def parse_place(value: Any) -> Place | None:
+    """Read `{x_m: 40, y_m: -12.5}`; None if it is something else."""
+    if not isinstance(value, dict) or set(value) != {"x_m", "y_m"}:
+        return None
+    x, y = value["x_m"], value["y_m"]
+    return (float(x), float(y)) if _is_number(x) and _is_number(y) else None
+
+
+def _parse_objective(row: Any, source: str) -> Objective:
+    known = [field.name for field in fields(Objective)]
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{source}: key `objective`: expected a mapping such as {{time: 1, safety: 10}}."
+        )
+    for key, value in row.items():
+        if key not in known:
+            raise ValueError(
+                f"{source}: key `objective.{key}`: expected one of {', '.join(known)}."
+            )
+        if not _is_number(value) or value < 0:
+            raise ValueError(
+                f"{source}: key `objective.{key}`: expected a number, 0 or more, not {value!r}."
+            )
+    return Objective(**{key: float(value) for key, value in row.items()})
 
 
 def _is_number(value: Any) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,19 +93,60 @@ def read_task(
 
     An absent request is `<|task|><|end|>`. Without `numbers` the marks alone stand for quantities.
     """
-    task = " ".join((task or "").split())
+    task = one_line(task)
     mentions = find_quantities(task)
-    tokens, marks, at = [tokenizer.specials[TASK]], [], 0
-    for mention in mentions:
-        text = task[at : mention.end if numbers else mention.start].strip().lower()
-        tokens += tokenizer.encode(f" {text}") if text else []
-        marks.append(len(tokens))
-        tokens.append(tokenizer.specials[bucket_mark(mention)])
-        at = mention.end
-    if rest := task[at:].strip():
-        tokens += tokenizer.encode((" " if at == 0 or task[at].isspace() else "") + rest.lower())
+    tokens, marks = [tokenizer.specials[TASK]], []
+    for words, _, mention in _stretches(task, mentions, numbers=numbers):
+        tokens += tokenizer.encode(words)
+        if mention is not None:
+            marks.append(len(tokens))
+            tokens.append(tokenizer.specials[bucket_mark(mention)])
     tokens.append(tokenizer.specials[END])
     return shortened(tokens, mentions, marks, max_tokens)
+
+
+def one_line(task: str | None) -> str:
+    """Return a request as it is read: in one line, with single spaces."""
+    return " ".join((task or "").split())
+
+
+def token_spans(task: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[int, int]]:
+    """Return the characters (begin, end) of `one_line(task)` that each token of `read_task` stands
+    for; of a quantity's mark all of the quantity's, of the first and the last token none."""
+    task = one_line(task)
+    spans = [(0, 0)]
+    for words, begin, mention in _stretches(task, find_quantities(task)):
+        read = bytearray()
+        # The space that stands in front of the words belongs to no character of the task.
+        at, ahead = begin, len(words) - len(words.lstrip())
+        for token in tokenizer.encode(words):
+            read += tokenizer.token_bytes(token)
+            end = begin + max(0, len(read.decode("utf-8", "ignore")) - ahead)
+            spans.append((at, end))
+            at = end
+        if mention is not None:
+            spans.append((mention.start, mention.end))
+    spans.append((len(task), len(task)))
+    if (surplus := len(spans) - max_tokens) > 0:
+        cut = max_tokens * 2 // 3
+        spans = spans[:cut] + spans[cut + surplus :]
+    return spans
+
+
+def _stretches(
+    task: str, mentions: Sequence[Mention], *, numbers: bool = True
+) -> Iterator[tuple[str, int, Mention | None]]:
+    """Yield a request's words up to each quantity: as they are encoded, where they begin, and the
+    quantity behind them, None behind the last."""
+    at = 0
+    for mention in mentions:
+        text = task[at : mention.end if numbers else mention.start]
+        begin = at + len(text) - len(text.lstrip())
+        yield (f" {text.strip().lower()}" if text.strip() else ""), begin, mention
+        at = mention.end
+    if rest := task[at:].strip():
+        ahead = " " if at == 0 or task[at].isspace() else ""
+        yield ahead + rest.lower(), len(task) - len(task[at:].lstrip()), None
 
 
 def shortened(

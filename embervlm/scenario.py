@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from embervlm.fleet import Place
+
 # Numbers that a request may state, with their units in the key.
 QUANTITIES = ("load_kg", "distance_m", "depth_m", "width_m", "wind_kmh", "step_cm", "hours")
 
@@ -120,15 +122,86 @@ class Needs:
 
 @dataclass(frozen=True)
 class Subtask:
-    """One step of a plan: what, by whom, and after which other steps (indices)."""
+    """One step of a plan: what, by whom, and after which other steps (indices).
+
+    `robot` is None where nobody can do it; `why` then says so with the numbers. `unit` counts the
+    robots of one kind from 1. `start_min` and `duration_min` count in minutes from the start of the
+    plan, way and setup included; None means not timed. `place` is where it is done, if that is
+    known. A step that is `done` takes no more time.
+    """
 
     subtask: str
-    robot: str
+    robot: str | None
     after: tuple[int, ...] = ()
+    needs: Needs | None = None
+    start_min: float | None = None
+    duration_min: float | None = None
+    unit: int = 1
+    why: str = ""
+    done: bool = False
+    place: Place | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the step as plain JSON values."""
-        return {"subtask": self.subtask, "robot": self.robot, "after": list(self.after)}
+        """Return the step as plain JSON values; what is not known of it is left out."""
+        record: dict[str, Any] = {
+            "subtask": self.subtask,
+            "robot": self.robot,
+            "after": list(self.after),
+        }
+        if self.needs is not None:
+            record["needs"] = self.needs.to_dict()
+        if self.start_min is not None and self.duration_min is not None:
+            record["start_min"] = round(self.start_min, 2)
+            record["duration_min"] = round(self.duration_min, 2)
+        if self.unit > 1:
+            record["unit"] = self.unit
+        if self.place is not None:
+            record["place"] = {"x_m": self.place[0], "y_m": self.place[1]}
+        if self.why:
+            record["why"] = self.why
+        if self.done:
+            record["done"] = True
+        return record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who does which step when, and how good that is.
+
+    `makespan_min` is when the last step ends, `energy_wh` what the robots draw. `cost` is the
+    fleet's objective, in minutes; no plan that does all of these steps costs less than `bound`.
+    `is_optimal` says that this is proven: no other plan does more steps, or as many for less.
+    """
+
+    steps: tuple[Subtask, ...]
+    makespan_min: float
+    energy_wh: float
+    cost: float
+    bound: float
+    is_optimal: bool
+
+    @property
+    def robots(self) -> tuple[str, ...]:
+        """The robots that have something to do, in the order in which they begin."""
+        timed = [step for step in self.steps if step.robot is not None and not step.done]
+        timed.sort(key=lambda step: step.start_min or 0.0)
+        return tuple(dict.fromkeys(step.robot for step in timed if step.robot is not None))
+
+    @property
+    def unassigned(self) -> tuple[int, ...]:
+        """The steps that nobody does; each says why."""
+        return tuple(i for i, step in enumerate(self.steps) if step.robot is None and not step.done)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values."""
+        return {
+            "steps": [step.to_dict() for step in self.steps],
+            "makespan_min": round(self.makespan_min, 2),
+            "energy_wh": round(self.energy_wh, 2),
+            "cost": round(self.cost, 4),
+            "bound": round(self.bound, 4),
+            "is_optimal": self.is_optimal,
+        }
 
 
 @dataclass(frozen=True)

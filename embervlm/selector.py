@@ -9,6 +9,7 @@ is in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -19,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embervlm import planning
-from embervlm.backends.base import Backend, Proposal
+from embervlm.abilities import Abilities
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, StepScores
 from embervlm.faithfulness import checks_of
-from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Robot
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
@@ -30,7 +32,9 @@ from embervlm.prompts import (
     Reasoning,
     Thinking,
     describe_needs,
+    one_line,
     parse_reasoning,
+    token_spans,
     write_thinking,
 )
 from embervlm.quantities import Mention, find_quantities
@@ -42,7 +46,10 @@ from embervlm.scenario import (
     Feedback,
     Needs,
     Scenario,
+    Subtask,
 )
+from embervlm.splitting import log_shares, steps_of, team_logits
+from embervlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from embervlm.memory.protocol import LessonMemory
@@ -51,6 +58,8 @@ _DEFAULT_FLEET = Fleet.default()
 
 # How many robots each of the 32 sets of the network holds.
 _SIZES = np.array([number.bit_count() for number in range(32)])
+# So many descriptions are read for one request, each up to so many characters.
+_DESCRIBED, _READ = 32, 500
 # Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
 # of 0.12): of the bounds tried on validation the one with the most right lists of actions.
 _LIKELY_ACTION = -2.0
@@ -66,7 +75,8 @@ class Calibration:
     of the best set to those of being right. `ask_below` is the confidence under which a person
     should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
     limits. `limit_shift` is added to the logits with which a number states a limit, against "none
-    of these". `same_request` is the cosine above which a lesson applies.
+    of these". `team_weight` is how much the whole request has to say of a team beside its steps
+    (`splitting.team_logits`). `same_request` is the cosine above which a lesson applies.
     """
 
     no_robot_shift: float = 0.0
@@ -76,6 +86,7 @@ class Calibration:
     ask_below: float = 0.5
     certain_flag: float = 0.9
     limit_shift: float = 0.0
+    team_weight: float = 1.0
     same_request: float = 0.97
 
     @classmethod
@@ -106,8 +117,10 @@ class Selector:
         self.backend = backend
         self.own_words = own_words
         self.fleet = fleet or _DEFAULT_FLEET
+        self._abilities = Abilities(self.fleet)
         self.calibration = Calibration.from_dict(backend.calibration)
         self._memory = memory
+        self._described: dict[str, Array] = {}
 
     @property
     def memory(self) -> LessonMemory | None:
@@ -125,11 +138,16 @@ class Selector:
             found = self._memory = _open_store(self._memory)
         return found
 
-    def with_backend(self, backend: Backend, fleet: Fleet) -> Selector:
-        """Return a selector with another backend of the same model, another fleet and these
-        lessons."""
+    def with_backend(self, backend: Backend) -> Selector:
+        """Return a selector with another backend of the same model, and these lessons."""
         other = copy(self)
-        other.backend, other.fleet = backend, fleet
+        other.backend = backend
+        return other
+
+    def with_fleet(self, fleet: Fleet) -> Selector:
+        """Return a selector for another fleet, with these lessons."""
+        other = copy(self)
+        other.fleet, other._abilities, other._described = fleet, Abilities(fleet), {}
         return other
 
     def decide(
@@ -184,7 +202,8 @@ class Selector:
                 certain, team = as_told
             else:
                 lesson = None
-        sets = self._distribution(proposal, certain, team)
+        steps = self.backend.split(proposal) if team else ()
+        sets = self._distribution(proposal, certain, team, steps)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
@@ -193,6 +212,7 @@ class Selector:
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
         robots = (allowed or robots)[:top_k]
+        plan, robots = self._plan(scenario, proposal, needs, robots, team, steps)
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -201,11 +221,7 @@ class Selector:
             probabilities=chance,
             ask=confidence < self.calibration.ask_below,
             needs=needs,
-            plan=tuple(
-                planning.assign(
-                    self.fleet, robots, needs, task=scenario.task or "look at the place", team=team
-                )
-            ),
+            plan=plan,
             rejected=planning.reasons_against(self.fleet, needs, robots, chance),
             memory=(lessons.sentence(lesson),) if lesson is not None else (),
             lessons=(lesson.id,) if lesson is not None else (),
@@ -289,43 +305,130 @@ class Selector:
         robot = self.fleet[name]
         return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
 
+    def _plan(
+        self,
+        scenario: Scenario,
+        proposal: Proposal,
+        needs: Needs,
+        robots: list[str],
+        team: bool,
+        scores: Sequence[StepScores],
+    ) -> tuple[tuple[Subtask, ...], list[str]]:
+        """Return the steps with who does them, and the robots that have one, in their order.
+
+        A team's steps go to the robots that were chosen. What none of them can do goes to another
+        of the fleet that can, who then joins the team; one without a step leaves it.
+        """
+        if NO_ROBOT in robots:
+            return (), robots
+        if len(scores) < 2:
+            words = scenario.task or "look at the place"
+            return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team)), robots
+        task, tokenizer = one_line(scenario.task), self.backend.tokenizer
+        assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
+        spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
+        stated = [
+            (mention, stated_quantities([mention], roles_R[None], self.calibration.limit_shift))
+            for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
+        ]
+        steps = steps_of(task, spans, scores, stated, self.calibration.certain_flag)
+        preferences = [self._preferences(step) for step in scores]
+        all_alike = all(self._abilities.is_alike.values())
+        chosen = Fleet(tuple(self.fleet[name] for name in robots), self.fleet.objective)
+        made = planning.allocate(
+            chosen if all_alike else self.fleet, steps, preferences=preferences
+        )
+        if made.unassigned and all_alike:
+            made = planning.allocate(self.fleet, steps, preferences=preferences)
+        return made.steps, list(made.robots) or [NO_ROBOT]
+
+    def _preferences(self, step: StepScores) -> dict[str, float]:
+        """Return the logarithm of each robot's chance to suit a step: of one that is alike the
+        network's own, of others that they can do it."""
+        abilities, shares = self._abilities, log_shares(step.robots)
+        able = {} if all(abilities.is_alike.values()) else abilities.chances(step)
+        return {
+            name: float(shares[slot] if abilities.is_alike[name] else np.log(able[name] + 1e-9))
+            for name, slot in abilities.slot_of.items()
+        }
+
     def _distribution(
-        self, proposal: Proposal, certain: Needs, team: bool
+        self, proposal: Proposal, certain: Needs, team: bool, steps: Sequence[StepScores] = ()
     ) -> dict[frozenset[str], float]:
         """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
 
-        The network speaks of the default robots. Each robot of the fleet stands for the default one
-        of its name, else for the one whose capabilities and places are most alike. One that breaks
-        a limit leaves the sets it is in, and their chance goes to what remains of them. A team has
-        two robots or more.
+        The network speaks of the default robots, and one that is alike stands for one of them
+        (`abilities`). One that breaks a limit leaves the sets it is in, and their chance goes to
+        what remains of them. A team has two robots or more, and each robot stands for the one that
+        it is most like. Of single jobs, every other robot is in all sets or in none: it is able by
+        the needs, as they were read, or it is not.
         """
-        stands_for = {robot.name: default_slot(robot) for robot in self.fleet}
         allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
+        able, sureness = self._able(proposal, allowed, team)
+        slot_of = {
+            name: self._abilities.slot_of[name]
+            for name in allowed
+            if team or self._abilities.is_alike[name]
+        }
         logits = proposal.subsets.copy()
         if proposal.scene is None:
             logits[0] += self.calibration.no_robot_shift
+        if steps:
+            logits = team_logits(logits, steps, self.calibration.team_weight)
         if team:
             logits[_SIZES < 2] = -np.inf
         chance = _softmax(logits / self.calibration.temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
-            names = frozenset(name for name in allowed if number >> stands_for[name] & 1)
-            sets[names] = sets.get(names, 0.0) + float(p)
+            names = able.union(name for name, slot in slot_of.items() if number >> slot & 1)
+            sets[names] = sets.get(names, 0.0) + sureness * float(p)
         return sets
+
+    def _able(
+        self, proposal: Proposal, allowed: Sequence[str], team: bool
+    ) -> tuple[frozenset[str], float]:
+        """Return the robots unlike all default ones that can do the whole job, none for a team, and
+        how sure that is of the least sure of them."""
+        unlike = [name for name in allowed if not self._abilities.is_alike[name]]
+        if team or not unlike:
+            return frozenset(), 1.0
+        chances = self._abilities.chances(proposal)
+        able = frozenset(name for name in unlike if chances[name] > 0.5)
+        return able, min(max(chances[name], 1 - chances[name]) for name in unlike)
 
     def _ordered(
         self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]
     ) -> list[str]:
         if not chosen:
             return [NO_ROBOT]
-        first = _softmax(proposal.primary)
+        first, abilities = _softmax(proposal.primary), self._abilities
+        unlike = [
+            name for name in self.fleet.names if name in chosen and not abilities.is_alike[name]
+        ]
+        told = self._told(proposal, unlike) if len(unlike) > 1 else {}
 
         def rank(name: str) -> tuple[float, float]:
-            return float(first[default_slot(self.fleet[name])]), chance[name]
+            if abilities.is_alike[name]:
+                return 1 + float(first[abilities.slot_of[name]]), chance[name]
+            return told.get(name, 0.0), chance[name]
 
         # From the fleet's order, so that equals stay in it: a set has another order in every run.
         in_order = [name for name in self.fleet.names if name in chosen]
         return sorted(in_order, key=rank, reverse=True)
+
+    def _told(self, proposal: Proposal, names: Sequence[str]) -> dict[str, float]:
+        """Return how near the descriptions of robots are to the request, cosines below 1, for the
+        first `_DESCRIBED` of them that have one; each is read once."""
+        near: dict[str, float] = {}
+        for name in names[:_DESCRIBED]:
+            words = self.fleet[name].description
+            if not words:
+                continue
+            if words not in self._described:
+                self._described[words] = self.backend.propose(words[:_READ], None).embedding
+            one, other = self._described[words], proposal.embedding
+            near[name] = float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+        return near
 
     def _policy(self, proposal: Proposal) -> dict[str, float]:
         """Return whom the network would send first, a distribution over this fleet's outcomes.
@@ -334,11 +437,12 @@ class Selector:
         chance goes to the others in proportion.
         """
         first = _softmax(proposal.primary)
-        slots = [default_slot(robot) for robot in self.fleet]
-        shares = [float(first[slot]) / slots.count(slot) for slot in slots] + [float(first[-1])]
+        slots = [self._abilities.slot_of[name] for name in self.fleet.names]
+        sharing = Counter(slots)
+        shares = [float(first[slot]) / sharing[slot] for slot in slots] + [float(first[-1])]
+        whole = sum(shares)
         return {
-            name: share / sum(shares)
-            for name, share in zip(self.fleet.outcomes, shares, strict=True)
+            name: share / whole for name, share in zip(self.fleet.outcomes, shares, strict=True)
         }
 
     def _confidence(self, p: float) -> float:
@@ -384,7 +488,7 @@ class Selector:
         # The decoder knows the default robots; one of another name is told as the one it stands
         # for.
         told = [
-            _DEFAULT_FLEET.names[default_slot(self.fleet[name])] if name in self.fleet else name
+            _DEFAULT_FLEET.names[self._abilities.slot_of[name]] if name in self.fleet else name
             for name in decision.robots
         ]
         written = parse_reasoning(self.backend.write(proposal, tuple(dict.fromkeys(told))))
@@ -519,20 +623,6 @@ def stated_quantities(
             smallest = key == "width_m"
             found[key] = (min if smallest else max)(found.get(key, value), value)
     return found
-
-
-def default_slot(robot: Robot) -> int:
-    """Return which of the five default robots the network's opinion of this robot is taken from."""
-    names = _DEFAULT_FLEET.names
-    if robot.name in names:
-        return names.index(robot.name)
-    abilities = robot.capabilities | robot.environments
-
-    def likeness(other: Robot) -> float:
-        theirs = other.capabilities | other.environments
-        return len(abilities & theirs) / max(1, len(abilities | theirs))
-
-    return names.index(max(_DEFAULT_FLEET, key=likeness).name)
 
 
 def decision_sentence(decision: Decision, team: bool) -> str:

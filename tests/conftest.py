@@ -56,11 +56,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
         decoder_hidden=48,
         image_size=32,
         ngram_rows=128,
+        plan_width=32,
+        plan_layers=2,
     )
     network = EmberNetwork(config)
     for name, parameter in network.named_parameters():
         # Lively enough that the answers differ from request to request.
-        head = name.startswith("heads.") and name.endswith("weight")
+        head = name.startswith(("heads.", "plan.answers", "plan.order")) and name.endswith("weight")
         if head or name == "image.no_photo" or name.startswith("ngrams."):
             torch.nn.init.normal_(parameter, 0, 0.5)
         elif name.startswith("vision.") and name.endswith("weight"):

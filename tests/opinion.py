@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embervlm.backends.base import Proposal
+from embervlm.backends.base import Proposal, StepScores
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.prompts import Reasoning, write_reasoning
 from embervlm.quantities import find_quantities
 from embervlm.scenario import FLAGS, QUANTITIES
+from embervlm.tokenizer import Tokenizer
 
 DRONE, DIVER, HUMANOID, WHEELS, LEGS = Fleet.default().names
 
@@ -33,6 +34,8 @@ class Opinion:
     image_size: int = 32
     calibration: dict[str, float] = field(default_factory=dict)
     told: list[tuple[str, ...]] = field(default_factory=list)
+    steps: Sequence[StepScores] = ()
+    tokenizer: Tokenizer | None = None
 
     def propose(self, task: str | None, pixels_CHW: np.ndarray | None) -> Proposal:
         names = Fleet.default().names
@@ -56,6 +59,9 @@ class Opinion:
             embedding=embed(task),
             states=None,
         )
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        return tuple(self.steps)
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         self.told.append(tuple(robots))

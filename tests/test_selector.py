@@ -10,10 +10,11 @@ import pytest
 from opinion import DIVER, DRONE, HUMANOID, LEGS, WHEELS, Opinion, one
 
 import embervlm
+from embervlm.abilities import Abilities
 from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
 from embervlm.quantities import find_quantities
 from embervlm.scenario import Feedback, Scenario
-from embervlm.selector import Calibration, EmberVLM, Selector, default_slot, read_needs
+from embervlm.selector import Calibration, EmberVLM, Selector, read_needs
 
 
 def test_the_set_of_most_weight_is_sent_its_first_in_front() -> None:
@@ -102,18 +103,16 @@ def test_no_robot_is_reached_by_opinion_and_by_rule() -> None:
 
 
 def test_a_robot_that_is_not_at_hand_is_not_sent_even_in_a_team() -> None:
-    text = "robots:\n" + "".join(
-        f"  - {{name: {name}, capabilities: [look], status: {status}}}\n"
-        for name, status in [(DRONE, "charging"), (LEGS, "ready")]
-    )
+    default = Fleet.default()
+    fleet = Fleet((replace(default[DRONE], status="charging"), default[LEGS]))
     for team in (False, True):
         opinion = Opinion(one(DRONE, LEGS), team=team)
-        decision = Selector(opinion, Fleet.from_text(text)).decide(Scenario("look"))
+        decision = Selector(opinion, fleet).decide(Scenario("look"))
         assert decision.robots == (LEGS,)
         assert "is not ready (charging)" in decision.rejected[DRONE]
 
 
-def test_an_unknown_robot_stands_in_for_the_default_one_that_it_is_most_like() -> None:
+def test_an_unknown_robot_is_told_as_the_default_one_that_it_is_most_like() -> None:
     likenesses = {
         "Seal": Robot(
             "Seal",
@@ -126,10 +125,9 @@ def test_an_unknown_robot_stands_in_for_the_default_one_that_it_is_most_like() -
             environments=frozenset({"airborne"}),
         ),
     }
-    assert default_slot(likenesses["Seal"]) == 1
-    assert default_slot(likenesses["Kestrel"]) == 0
     fleet = Fleet(tuple(likenesses.values()))
-    opinion = Opinion(one(DRONE), decision="Send the Drone, 99 kg.")
+    assert Abilities(fleet).slot_of == {"Seal": 1, "Kestrel": 0}
+    opinion = Opinion(one(DRONE), environment="airborne", decision="Send the Drone, 99 kg.")
     decision = Selector(opinion, fleet, own_words=True).decide(Scenario("look at the ridge"))
     assert decision.robots == ("Kestrel",)
     assert list(decision.probabilities) == ["Seal", "Kestrel", NO_ROBOT]

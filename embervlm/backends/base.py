@@ -45,6 +45,25 @@ class Proposal:
     value: float | None = None
 
 
+@dataclass(frozen=True)
+class StepScores:
+    """What the network says of one step of a job; arrays hold logits, float32, but for `pointer`.
+
+    `robots` (6,), the last one for none of the five; `actions` (9,), `flags` (15,), `environment`
+    (10,). `after` (k,) of step k: whether it waits for each step in front of it. `pointer` (T,):
+    shares of the request's tokens that the step stands in, summing to 1. `more`: that there is
+    such a step.
+    """
+
+    more: float
+    robots: Array
+    actions: Array
+    flags: Array
+    environment: Array
+    after: Array
+    pointer: Array
+
+
 def labels() -> dict[str, list[str]]:
     """Return what each output of the network stands for, in order.
 
@@ -76,6 +95,10 @@ class Backend(Protocol):
 
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo (3, size, size) in -1..1 from `imaging.preprocess`, or both."""
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step of a job, 1 to 6, in an order in which they can be done;
+        none where the model has no part that splits."""
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning for a decision; it always parses

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, labels
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores, labels
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.backends.plan_writer import PlanWriter
 from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import SHIPPED
 from embervlm.engine import Engine
@@ -44,6 +45,9 @@ class NativeBackend:
         self.ngram_rows = int(self._config["ngram_rows"])
         self._subset_features = subset_features()
         self._thoughts = Thoughts(
+            self._config, engine.linear, lambda name: engine.tensor(name, np.float32)
+        )
+        self._plans = PlanWriter(
             self._config, engine.linear, lambda name: engine.tensor(name, np.float32)
         )
         if len(self.tokenizer) != engine.size("text.embed")[0]:
@@ -111,6 +115,11 @@ class NativeBackend:
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
             value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step of a job; see `Backend.split`."""
+        states_SD, tokens_S = proposal.states
+        return self._plans.write(states_SD[tokens_S >= 0])
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, written in the engine under the grammar; see

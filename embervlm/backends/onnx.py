@@ -5,15 +5,17 @@ wrote is read, which needs ONNX Runtime but not the `onnx` package:
 
     model.json      configuration, calibration, labels, inputs and outputs, checksums of the rest
     tokenizer.json  vision.onnx  prefill.onnx  step.onnx
+    plan.npz        what splits a job into steps, if the model can: small, and run in NumPy
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,16 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores
 from embervlm.backends.decoding import Grammar
+from embervlm.backends.plan_writer import PlanWriter
 from embervlm.checkpoint import load_checkpoint
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
 from embervlm.tokenizer import Tokenizer
 
 FORMAT = 1
-DESCRIPTION, TOKENIZER = "model.json", "tokenizer.json"
+DESCRIPTION, TOKENIZER, PLAN = "model.json", "tokenizer.json", "plan.npz"
 GRAPHS = ("vision", "prefill", "step")
 _CANNOT_RUN = (
     runtime_errors.Fail,
@@ -43,12 +46,14 @@ _CANNOT_RUN = (
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """What the backend runs: the graphs' bytes by name (GRAPHS), and what goes with them."""
+    """What the backend runs: the graphs' bytes by name (GRAPHS), and what goes with them; `plan`
+    has the weights of what splits a job."""
 
     graphs: dict[str, bytes]
     config: dict[str, Any]
     calibration: dict[str, float]
     tokenizer: Tokenizer
+    plan: dict[str, Array]
 
 
 class OnnxBackend:
@@ -57,6 +62,9 @@ class OnnxBackend:
     def __init__(self, model: OnnxModel, *, threads: int = 1) -> None:
         self.tokenizer = model.tokenizer
         self._config, self._calibration = model.config, model.calibration
+        self._plans = PlanWriter(
+            self._config if model.plan else {}, partial(_linear, model.plan), model.plan.__getitem__
+        )
         self._vision, self._prefill, self._step = (
             _session(name, model.graphs[name], threads) for name in GRAPHS
         )
@@ -76,7 +84,13 @@ class OnnxBackend:
         graphs = {
             name: graph.SerializeToString() for name, graph in build_graphs(checkpoint).items()
         }
-        model = OnnxModel(graphs, checkpoint.config, checkpoint.calibration, checkpoint.tokenizer)
+        model = OnnxModel(
+            graphs,
+            checkpoint.config,
+            checkpoint.calibration,
+            checkpoint.tokenizer,
+            plan_weights(checkpoint.weights),
+        )
         return cls(model, threads=threads)
 
     @property
@@ -122,6 +136,11 @@ class OnnxBackend:
             states=(said["states"][0], np.array([-1] * N + list(reading.tokens)), cross),
         )
 
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step of a job; see `Backend.split`."""
+        states_SD, tokens_S, _ = proposal.states
+        return self._plans.write(states_SD[tokens_S >= 0])
+
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
         return self._grammar.write(robots, _DecoderRun(self._step, *proposal.states).step)
@@ -153,7 +172,8 @@ def read_folder(folder: Path) -> OnnxModel:
     if version != FORMAT:
         raise ValueError(f"{folder} has format {version}, expected {FORMAT}; export it again.")
     contents = {}
-    for name in (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS)):
+    plan = [PLAN] if PLAN in sums else []
+    for name in (TOKENIZER, *(f"{graph}.onnx" for graph in GRAPHS), *plan):
         try:
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
@@ -162,7 +182,21 @@ def read_folder(folder: Path) -> OnnxModel:
             raise ValueError(f"{folder}: {name} is damaged (its SHA-256 differs); export it again.")
     graphs = {graph: contents[f"{graph}.onnx"] for graph in GRAPHS}
     tokenizer = Tokenizer.from_json(contents[TOKENIZER].decode("utf-8"))
-    return OnnxModel(graphs, config, calibration, tokenizer)
+    weights: dict[str, Array] = {}
+    if plan:
+        with np.load(io.BytesIO(contents[PLAN]), allow_pickle=False) as content:
+            weights = {name: content[name].astype(np.float32) for name in content.files}
+    return OnnxModel(graphs, config, calibration, tokenizer, weights)
+
+
+def plan_weights(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return those of a model's weights that split a job into steps."""
+    return {name: value for name, value in weights.items() if name.startswith("plan.")}
+
+
+def _linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+    result: Array = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    return result
 
 
 class _DecoderRun:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, StepScores
 from embervlm.backends.decoding import Grammar
 from embervlm.checkpoint import Checkpoint, load_checkpoint, read_calibration
 from embervlm.fleet import ENVIRONMENTS
@@ -116,6 +116,29 @@ class PyTorchBackend:
                 np.array([-1] * network.config.image_tokens + list(reading.tokens)),
             ),
             value=float(heads["value"]) if "value" in heads else None,
+        )
+
+    @torch.inference_mode()
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step of a job; see `Backend.split`."""
+        if self.network.plan is None:
+            return ()
+        states_SD, tokens_S = proposal.states
+        words_BTD = torch.from_numpy(states_SD[tokens_S >= 0])[None]
+        out, count_B = self.network.plan.write(words_BTD, torch.ones(words_BTD.shape[:2]).bool())
+        said = {name: value[0].numpy() for name, value in out.items()}
+        pointer_KT = out["pointer"][0].softmax(-1).numpy()
+        return tuple(
+            StepScores(
+                more=float(said["more"][k, 0]),
+                robots=said["robots"][k],
+                actions=said["actions"][k],
+                flags=said["flags"][k],
+                environment=said["environment"][k],
+                after=said["after"][k, :k],
+                pointer=pointer_KT[k],
+            )
+            for k in range(int(count_B[0]))
         )
 
     @torch.inference_mode()

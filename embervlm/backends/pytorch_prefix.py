@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores
 from embervlm.backends.decoding import MAX_SECTION_TOKENS, repetitions
 from embervlm.models.ember_37m import Ember37M
 from embervlm.models.gpt2_tokenizer import Gpt2Tokenizer
@@ -74,6 +74,10 @@ class PrefixBackend:
             embedding=pooled_D,
             states=(reading.tokens, image_BND),
         )
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """This family has no part that splits a job."""
+        return ()
 
     @torch.inference_mode()
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:

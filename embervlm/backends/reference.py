@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal
+from embervlm.backends.arithmetic import attend, gelu, layer_norm, softmax
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores
 from embervlm.backends.convolution import mobilenet_v2_places, pool_grid
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.backends.plan_writer import PlanWriter
 from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import Checkpoint, load_checkpoint
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task
 
-_ERF_COEFFICIENTS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 # Activations in front of a ternary matrix share a scale by so many.
 _ACTIVATION_BLOCK = 32
 
@@ -46,12 +47,8 @@ class _Layers:
         return result if bias is None else result + bias
 
     def norm(self, name: str, x: Array, eps: float) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        spread = np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
-        result: Array = (
-            centred / spread * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
-        )
-        return result
+        weight_D, bias_D = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return layer_norm(x, weight_D, bias_D, eps)
 
 
 class ReferenceBackend:
@@ -62,6 +59,7 @@ class ReferenceBackend:
         self._layers = _Layers(checkpoint.weights, checkpoint.ternary)
         self._config = checkpoint.config
         self._thoughts = Thoughts(checkpoint.config, self._layers.linear, self._tensor)
+        self._plans = PlanWriter(checkpoint.config, self._layers.linear, self._tensor)
         self.tokenizer = checkpoint.tokenizer
         self._calibration = checkpoint.calibration
         self._subset_features = subset_features()
@@ -112,6 +110,11 @@ class ReferenceBackend:
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
             value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step of a job; see `Backend.split`."""
+        states_SD, tokens_S = proposal.states
+        return self._plans.write(states_SD[tokens_S >= 0])
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
@@ -170,9 +173,9 @@ class ReferenceBackend:
         for i in range(int(self._config["text_layers"])):
             name = f"text.layers.{i}."
             q, k, v = np.split(layers.linear(name + "qkv", x), 3, axis=-1)
-            read = layers.linear(name + "out", _attend(q, k, v, heads))
+            read = layers.linear(name + "out", attend(q, k, v, heads))
             x = layers.norm(name + "attention_norm", x + read, 1e-12)
-            ffn = layers.linear(name + "down", _gelu(layers.linear(name + "up", x)))
+            ffn = layers.linear(name + "down", gelu(layers.linear(name + "up", x)))
             x = layers.norm(name + "output_norm", x + ffn, 1e-12)
         if self._config.get("fusion", "prefix") == "prefix":
             return x
@@ -191,7 +194,7 @@ class ReferenceBackend:
     def _found(self, name: str, x: Array, other: Array) -> Array:
         q = self._layers.linear(f"{name}.query", x)
         k, v = np.split(self._layers.linear(f"{name}.keys_values", other), 2, axis=-1)
-        read = _attend(q, k, v, int(self._config["fusion_heads"]))
+        read = attend(q, k, v, int(self._config["fusion_heads"]))
         found: Array = np.tanh(self._w[f"{name}.gate"]) * self._layers.linear(f"{name}.out", read)
         return found
 
@@ -235,11 +238,11 @@ class _DecoderRun:
             self.cache[i].append((k, v))
             keys = np.concatenate([key for key, _ in self.cache[i]])
             values = np.concatenate([value for _, value in self.cache[i]])
-            x = x + layers.linear(name + "out", _attend(q, keys, values, self.heads))
+            x = x + layers.linear(name + "out", attend(q, keys, values, self.heads))
             q = layers.linear(name + "cross_q", layers.norm(name + "cross_norm", x, 1e-5))
             keys, values = self.cross[i]
-            x = x + layers.linear(name + "cross_out", _attend(q, keys, values, self.heads))
-            ffn = _gelu(layers.linear(name + "up", layers.norm(name + "ffn_norm", x, 1e-5)))
+            x = x + layers.linear(name + "cross_out", attend(q, keys, values, self.heads))
+            ffn = gelu(layers.linear(name + "up", layers.norm(name + "ffn_norm", x, 1e-5)))
             x = x + layers.linear(name + "down", ffn)
         self.position += 1
         x_D = layers.norm("decoder.norm", x[0], 1e-5)
@@ -252,13 +255,6 @@ class _DecoderRun:
         return chance_V
 
 
-def softmax(logits: Array) -> Array:
-    """Return probabilities along the last axis."""
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    probabilities: Array = shares / shares.sum(-1, keepdims=True)
-    return probabilities
-
-
 def _eight_bits(x: Array) -> Array:
     """Return activations as -127..127 times one scale for each block of the last axis."""
     blocks = x.reshape(*x.shape[:-1], -1, _ACTIVATION_BLOCK)
@@ -266,23 +262,3 @@ def _eight_bits(x: Array) -> Array:
     whole = np.rint(blocks / np.maximum(scale, np.float32(1e-12)))
     rounded: Array = (whole * scale).reshape(x.shape)
     return rounded
-
-
-def _attend(q_TD: Array, k_SD: Array, v_SD: Array, heads: int) -> Array:
-    T, D = q_TD.shape
-    q, k, v = (x.reshape(len(x), heads, D // heads).transpose(1, 0, 2) for x in (q_TD, k_SD, v_SD))
-    shares = softmax(q @ k.transpose(0, 2, 1) / np.float32(math.sqrt(D // heads)))
-    read: Array = (shares @ v).transpose(1, 0, 2).reshape(T, D)
-    return read
-
-
-def _gelu(x: Array) -> Array:
-    """Exact GELU; erf by Abramowitz and Stegun 7.1.26, error below 1.5e-7."""
-    z = np.abs(x) * np.float32(math.sqrt(0.5))
-    t = 1.0 / (1.0 + 0.3275911 * z)
-    series = np.zeros_like(t)
-    for coefficient in reversed(_ERF_COEFFICIENTS):
-        series = (series + np.float32(coefficient)) * t
-    erf = np.sign(x) * (1.0 - series * np.exp(-z * z))
-    result: Array = (0.5 * x * (1.0 + erf)).astype(np.float32)
-    return result

@@ -333,7 +333,8 @@ _LETTERS = dict(zip("DUHWLN", Fleet.default().outcomes, strict=True))
 
 
 def _expand(row: Mapping[str, Any], name: str) -> Row:
-    """Turn a compact row (t, s, p, e, a, l, team, c; or t, a, l, by, c) into the common form.
+    """Turn a compact row into the common form: t, s, p, e, a, l, team, c; or t, a, l, by, c; or t,
+    e and plan, steps of s, r, a, l, after.
 
     `c` names a contrast pair, or for a photo request the places in conflict.
     """
@@ -341,6 +342,27 @@ def _expand(row: Mapping[str, Any], name: str) -> Row:
     def robots(letters: str) -> list[str]:
         return [_LETTERS[letter] for letter in letters]
 
+    if "plan" in row:
+        steps = [
+            {
+                "subtask": step["s"],
+                "robot": _LETTERS[step["r"]],
+                "after": step["after"],
+                "actions": step["a"],
+                "limits": step["l"],
+            }
+            for step in row["plan"]
+        ]
+        team = {step["robot"] for step in steps}
+        return {
+            "_file": "plans",
+            "id": name,
+            "task": row["t"].strip(),
+            "plan": steps,
+            "suited": [robot for robot in _LETTERS.values() if robot in team],
+            "environment": row["e"],
+            "split": "train",
+        }
     common = {"id": name, "task": row["t"].strip(), "actions": row["a"], "limits": row["l"]}
     if "by" in row:
         by = {place: robots(letters) for place, letters in row["by"].items()}

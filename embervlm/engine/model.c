@@ -51,8 +51,10 @@ static int load_switches(ember *m, const char *json) {
     if (config_optional(m, json, "embed_width", 4096, &m->embed_width) ||
         config_optional(m, json, "image_grid", MOST_GRID, &m->grid) ||
         config_optional(m, json, "memory_slots", 1 << 16, &m->memory_slots) ||
-        config_optional(m, json, "reasoning_width", 4096, &m->reasoning_width))
+        config_optional(m, json, "reasoning_width", 4096, &m->reasoning_width) ||
+        config_optional(m, json, "plan_width", 4096, &m->plan_width))
         return -1;
+    if (m->plan_width && config_number(m, json, "plan_layers", 1, 4, &m->plan_layers)) return -1;
     if (m->memory_slots && config_number(m, json, "memory_width", 1, 4096, &m->memory_width))
         return -1;
     m->table_width = m->embed_width ? m->embed_width : m->width;
@@ -274,6 +276,33 @@ static int load_thoughts(ember *m) {
                : 0;
 }
 
+/* The layers that split a job into steps, which the caller puts together. */
+static int load_plan(ember *m) {
+    int W = m->plan_width;
+    if (!W) return 0;
+    const struct {
+        const char *name;
+        int outputs, inputs;
+    } once[] = {{"narrow", W, m->width},  {"reader.qkv", 3 * W, W},  {"reader.out", W, W},
+                {"reader.up", 2 * W, W},  {"reader.down", W, 2 * W}, {"told", W, 0},
+                {"pointer_query", W, W},  {"pointer_key", W, W},     {"found", W, 2 * W},
+                {"answers", 0, W},        {"order", 2 * W, W}},
+      each[] = {{"qkv", 3 * W, W},       {"out", W, W},  {"query", W, W},
+                {"key_value", 2 * W, W}, {"read", W, W}, {"up", 2 * W, W},
+                {"down", W, 2 * W}};
+    char name[NAME];
+    for (size_t i = 0; i < sizeof once / sizeof *once; i++) {
+        snprintf(name, sizeof name, "plan.%s", once[i].name);
+        if (load_linear(m, name, once[i].outputs, once[i].inputs)) return -1;
+    }
+    for (int l = 0; l < m->plan_layers; l++)
+        for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+            snprintf(name, sizeof name, "plan.layers.%d.%s", l, each[i].name);
+            if (load_linear(m, name, each[i].outputs, each[i].inputs)) return -1;
+        }
+    return 0;
+}
+
 /* The layers that the caller asks for by name: every head, and the place in a photo. */
 static int load_linears(ember *m) {
     static const char *const prefix[] = {"heads.", "image.scene.w"};
@@ -326,7 +355,8 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
     m->threads = threads_start(threads < 1 ? 1 : threads > 64 ? 64 : threads);
     if (!m->threads) model_fail(m, "no memory for threads.");
     if (!m->threads || load_config(m) || load_encoder(m) || load_fusion(m) || load_vision(m) ||
-        load_decoder(m) || load_linears(m) || load_thoughts(m) || load_ngrams(m)) {
+        load_decoder(m) || load_linears(m) || load_thoughts(m) || load_plan(m) ||
+        load_ngrams(m)) {
         snprintf(error, size, "%s: %s", path, m->error);
         ember_close(m);
         return NULL;

@@ -2,13 +2,16 @@
 
 The network is run once over the split; everything else is a search over what it said. In this
 order, each step with the numbers of those before it: the temperature of the set, the probability
-above which a flag rules robots out, the shift towards numbers being limits, that of No Robot, the
-map from the best set's chance to that of being right, the confidence under which a person decides,
-and the cosine above which two requests are the same.
+above which a flag rules robots out, the shift towards numbers being limits, the weight of the whole
+request against a team's steps, the shift of No Robot, the map from the best set's chance to that of
+being right, the confidence under which a person decides, and the cosine above which two requests
+are the same.
 
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
+    python -m embervlm.evaluation.calibration --model M.gguf --only team_weight
 
-With `--shared` the photo requests of the split, with photos of the split, count too.
+With `--shared` the photo requests of the split, with photos of the split, count too. With `--only`
+one number is fitted anew, and the file keeps the others.
 
 Axes: N requests, S sets.
 """
@@ -42,6 +45,7 @@ from embervlm.selector import Calibration, Selector
 MAX_ERROR_ANSWERED = 0.10
 MAX_SHARE_CONFUSED = 0.01
 SHIFTS = tuple(i / 10 for i in range(-20, 21))
+TEAM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 LIMIT_SHIFTS = tuple(i / 2 for i in range(13))
 CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 
@@ -82,6 +86,8 @@ def fit_proposals(
     trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)
     limit_shift = fit_limit_shift(trial, cases, proposals, swaps)
     trial.calibration = replace(trial.calibration, limit_shift=limit_shift)
+    team_weight = fit_team_weight(trial, cases, proposals)
+    trial.calibration = replace(trial.calibration, team_weight=team_weight)
     shift = fit_shift(trial, cases, proposals)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
     chance_N, right_N = _answers(trial, cases, proposals)
@@ -97,6 +103,7 @@ def fit_proposals(
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": certain_flag,
         "limit_shift": limit_shift,
+        "team_weight": team_weight,
         "same_request": same_request(embeddings, true_N),
     }
     return {name: float(value) for name, value in values.items()}
@@ -120,6 +127,29 @@ def fit_limit_shift(
         return exact_sets + sum(holds(trial, swap) for swap in swaps)
 
     return max(LIMIT_SHIFTS, key=right)
+
+
+def fit_team_weight(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
+    """Return the weight with which most teams are exact, of those that do equally well the middle
+    one.
+
+    Only cases that the network takes for a team's play a part.
+    """
+    teams = [
+        (case, proposal)
+        for case, proposal in zip(cases, proposals, strict=True)
+        if proposal.team > 0 and case.scenario.task
+    ]
+    if not teams:
+        return trial.calibration.team_weight
+
+    def right(weight: float) -> float:
+        trial.calibration = replace(trial.calibration, team_weight=weight)
+        return float(_answers(trial, *zip(*teams, strict=True))[1].sum())
+
+    found = [right(weight) for weight in TEAM_WEIGHTS]
+    best = [w for w, n in zip(TEAM_WEIGHTS, found, strict=True) if n == max(found)]
+    return best[len(best) // 2]
 
 
 def fit_shift(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
@@ -256,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a model file")
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
     parser.add_argument("--backend", choices=BACKENDS, default="native")
+    parser.add_argument("--only", choices=["team_weight"])
     options = parser.parse_args(arguments)
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")
@@ -264,7 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     if options.shared is not None:
         cases += photo_cases("validation", options.shared / "photos")
-    values = fit(selector, cases, swaps)
+    if options.only:
+        proposals = [selector.propose(case.scenario) for case in cases]
+        values = {options.only: fit_team_weight(selector, cases, proposals)}
+    else:
+        values = fit(selector, cases, swaps)
     update_calibration(options.model, values)
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
 

@@ -144,11 +144,11 @@ def measure(
     values_K = _divide(tops_NK.sum(0), bottoms_NK.sum(0))
     samples_BK = _divide(weights_BN @ tops_NK, weights_BN @ bottoms_NK)
     figures = {
-        name: _figure(values_K[k], samples_BK[:, k], counts.get(name, len(truths)))
+        name: figure(values_K[k], samples_BK[:, k], counts.get(name, len(truths)))
         for k, name in enumerate(names)
     }
     f1 = [names.index(f"f1 {outcome}") for outcome in outcomes]
-    figures["macro_f1"] = _figure(
+    figures["macro_f1"] = figure(
         _mean_defined(values_K[None, f1])[0], _mean_defined(samples_BK[:, f1]), len(truths)
     )
     confidences = [answer.confidence for answer in answers]
@@ -157,7 +157,7 @@ def measure(
         right_N = ratios["exact_set"][0]
         error = expected_calibration_error(confidence_N, right_N)
         samples = np.array([_resampled_error(confidence_N, right_N, row) for row in weights_BN])
-        figures["calibration_error"] = _figure(error, samples, len(truths))
+        figures["calibration_error"] = figure(error, samples, len(truths))
     return figures
 
 
@@ -174,7 +174,7 @@ def share(
     weights_BN = resampling_weights(clusters, resamples, seed)
     right_N = np.array(right, dtype=np.float64)
     samples = _divide(weights_BN @ right_N, weights_BN.sum(1))
-    return _figure(right_N.mean(), samples, len(right))
+    return figure(right_N.mean(), samples, len(right))
 
 
 def expected_calibration_error(
@@ -323,7 +323,8 @@ def _mean_defined(values_BO: Floats) -> Floats:
     return _divide(np.where(defined, values_BO, 0.0).sum(1), defined.sum(1).astype(np.float64))
 
 
-def _figure(value: float, samples: Floats, n: int) -> Figure:
+def figure(value: float, samples: Floats, n: int) -> Figure:
+    """Return a value with the interval that its resampled values give."""
     defined = samples[~np.isnan(samples)]
     low, high = np.percentile(defined, _LEVEL) if len(defined) else (np.nan, np.nan)
     return Figure(float(value), float(low), float(high), n)

@@ -48,12 +48,14 @@ from embervlm.evaluation.embervlm_tasks import (
     load_tasks,
     near_training_rows,
 )
-from embervlm.evaluation.metrics import Answer, Row, Rows, Truth, measure
+from embervlm.evaluation.metrics import Answer, Row, Rows, Truth, measure, truth_of
+from embervlm.evaluation.plans import plan_row, score_plan
 from embervlm.evaluation.reasoning import reasoning_rows
+from embervlm.evaluation.unseen_fleets import fleet_rows
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 
-SECTIONS = ("requests", "photos", "embervlm", "reasoning")
+SECTIONS = ("requests", "plans", "fleets", "photos", "embervlm", "reasoning")
 MODEL = "embervlm"
 
 # What is printed; the report holds every figure of `metrics.measure`.
@@ -69,6 +71,12 @@ _COLUMNS = {
     "answered": "answered",
     "error_answered": "error then",
     "share": "share",
+    "jaccard": "overlap",
+    "assignment": "assigned",
+    "precedence_f1": "precedence F1",
+    "order": "order",
+    "steps_right": "steps",
+    "broken_true": "limits broken",
 }
 _WITH_INTERVAL = ("exact_set", "share")
 _MIN_WIDTH = 150
@@ -157,6 +165,11 @@ def evaluate(
         tables["requests and plans"] = _against_rivals(answered, rivals)
         tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
         tables["numbers swapped"] = swap_rows(selector, load("scenarios", split))
+    if "plans" in parts:
+        tables["steps of plans"] = {MODEL: _plan_figures(selector, load("plans", split))}
+    if "fleets" in parts:
+        requests = load("scenarios", split)
+        tables["unseen fleets"] = fleet_rows(selector.backend, requests, SEED)
     if "photos" in parts:
         assert shared is not None
         cases = photo_cases(split, shared / "photos", SEED)
@@ -292,6 +305,19 @@ def _by_kind(split: str, answered: Sequence[Answered]) -> Rows:
             answers = [Answer.of(one.decision) for one in of_kind]
             found[kind] = measure(answers, [one.case.truth for one in of_kind], seed=SEED)
     return found
+
+
+def _plan_figures(selector: Selector, rows: Sequence[Mapping[str, Any]]) -> Row:
+    made = [
+        selector.decide(Scenario(row["task"]), reasoning=False)
+        for row in watched(rows, "make the plans")
+    ]
+    sets = measure([Answer.of(one) for one in made], [truth_of(row) for row in rows], seed=SEED)
+    scores = [
+        score_plan(one.plan, row["plan"], selector.fleet)
+        for one, row in zip(made, rows, strict=True)
+    ]
+    return {name: sets[name] for name in ("exact_set", "jaccard")} | plan_row(scores, seed=SEED)
 
 
 def _embervlm_tasks(

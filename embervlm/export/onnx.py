@@ -20,6 +20,7 @@ float32, since the calibration was fitted on their logits.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
-from embervlm.backends.onnx import DESCRIPTION, FORMAT, TOKENIZER
+from embervlm.backends.onnx import DESCRIPTION, FORMAT, PLAN, TOKENIZER, plan_weights
 from embervlm.backends.onnx_graphs import build_graphs
 from embervlm.checkpoint import SMALLEST_QUANTISED, Checkpoint, load_checkpoint, quantise
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
@@ -86,6 +87,11 @@ def write_folder(
         contents = {TOKENIZER: saved.read_bytes()}
     for name, graph in graphs.items():
         contents[f"{name}.onnx"] = graph.SerializeToString()
+    if plan := plan_weights(checkpoint.weights):
+        packed = io.BytesIO()
+        halves: Any = {name: value.astype(np.float16) for name, value in plan.items()}
+        np.savez(packed, **halves)
+        contents[PLAN] = packed.getvalue()
     description = {
         "format": FORMAT,
         "bits": bits,

@@ -32,6 +32,7 @@ from embervlm.models.episodic_memory import EpisodicMemory
 from embervlm.models.fusion import Fusion
 from embervlm.models.heads import SUBSETS, DecisionHeads, NgramScores
 from embervlm.models.language import ReasoningDecoder
+from embervlm.models.plan_steps import PlanSteps
 from embervlm.models.reasoning_steps import ReasoningSteps
 from embervlm.models.text import TextEncoder
 from embervlm.models.vision import MobileNetV2
@@ -103,6 +104,7 @@ class EmberNetwork(nn.Module):
         self.heads = DecisionHeads(config.text_width, has_value=config.reasoning_width > 0)
         self.ngrams = NgramScores(config.ngram_rows)
         self.decoder = ReasoningDecoder(config)
+        self.plan = PlanSteps(config) if config.plan_width else None
 
     def encode(
         self,

@@ -7,7 +7,6 @@ own size). Forms stay in memory; the photo is a file in them.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import re
@@ -56,7 +55,10 @@ def parse_json(body: bytes) -> Any:
     if sum(body.count(mark) for mark in (b",", b"[", b"{", b":")) > MAX_PARTS:
         _no_json(f"it has more than {MAX_PARTS:,} parts")
     try:
-        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_constant)
+        # As text: given bytes, json would take UTF-16 and UTF-32 too.
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant
+        )
     except RecursionError:
         _no_json(f"it is nested deeper than {MAX_DEPTH} levels")
     except UnicodeDecodeError:
@@ -155,7 +157,9 @@ def decode_photo(text: str) -> bytes:
             "never fetched."
         )
     try:
-        return base64.b64decode(text, validate=True)
+        if len(text) % 4:
+            raise binascii.Error("not whole groups of four")
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError("The photo is not base64; encode the file's bytes again.") from error
 

@@ -125,7 +125,11 @@ async def show_model(name: str) -> dict[str, Any]:
     return _model()
 
 
-@router.post("/v1/chat/completions", openapi_extra=takes(ChatAsk))
+@router.post(
+    "/v1/chat/completions",
+    responses={200: {"content": {"application/json": {}, "text/event-stream": {}}}},
+    openapi_extra=takes(ChatAsk),
+)
 async def complete(request: Request, service: Shared) -> Response:
     """Answer a conversation's last message with a decision."""
     try:

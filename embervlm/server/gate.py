@@ -186,7 +186,7 @@ class Gate:
         if not visit.announces_body:
             return b""
         began = time.monotonic()
-        body = bytearray()
+        body, is_taken = bytearray(), False
         try:
             while True:
                 until = began + settings.body_s + len(body) / settings.min_body_rate
@@ -195,21 +195,22 @@ class Gate:
                 if message["type"] == "http.disconnect":
                     raise _GoneError
                 chunk = message.get("body", b"")
+                visit.has_whole_body = not message.get("more_body", False)
                 if len(body) + len(chunk) > settings.max_body_bytes:
                     raise self._too_large()
                 if self._held_bytes + len(chunk) > settings.max_bodies_bytes:
                     raise _busy("Too many large requests are under way; try again in 1 s.")
                 body += chunk
                 self._held_bytes += len(chunk)
-                if not message.get("more_body", False):
-                    visit.has_whole_body = True
+                if visit.has_whole_body:
+                    is_taken = True
                     return bytes(body)
         except TimeoutError as error:
             raise RefusalError(
                 408, "slow", "The body came too slowly; send it again over a faster line."
             ) from error
         finally:
-            if not visit.has_whole_body:
+            if not is_taken:
                 self._held_bytes -= len(body)
 
     async def _answer(self, visit: _Visit, body: bytes) -> None:

@@ -36,13 +36,14 @@ def log_fault(error: BaseException, request_id: str, *, words: bool) -> None:
 
 
 def log_to_stderr() -> None:
-    """Send this server's events and uvicorn's to stderr, as JSON."""
+    """Send this server's events to stderr as JSON, and the warnings of everything else."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name in ("embervlm.server", "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate, level = [handler], False, logging.INFO
-        logger.setLevel(level if name == "embervlm.server" else logging.WARNING)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    LOGGER.setLevel(logging.INFO)
 
 
 class _JsonLines(logging.Formatter):

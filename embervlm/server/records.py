@@ -79,6 +79,7 @@ class FleetAsk(Record):
     """What PUT /v1/fleet takes: the robots, as in a fleet file."""
 
     robots: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
+    objective: dict[str, float] = Field(default_factory=dict, max_length=20)
 
 
 class NeedsRecord(BaseModel):
@@ -89,12 +90,29 @@ class NeedsRecord(BaseModel):
     limits: dict[str, float | bool]
 
 
+class PlaceRecord(BaseModel):
+    """Metres east and north of the operator's point."""
+
+    x_m: float
+    y_m: float
+
+
 class StepRecord(BaseModel):
-    """A step of a plan; `after` holds the numbers, from 0, of the steps that come before it."""
+    """A step of a plan; `after` holds the numbers, from 0, of the steps that come before it.
+
+    Where nobody can do it `robot` is null and `why` says so. What is not known is left out.
+    """
 
     subtask: str
-    robot: str
+    robot: str | None
     after: list[int]
+    needs: NeedsRecord | None = None
+    start_min: float | None = None
+    duration_min: float | None = None
+    unit: int | None = None
+    place: PlaceRecord | None = None
+    why: str | None = None
+    done: bool | None = None
 
 
 class DecisionRecord(BaseModel):
@@ -163,6 +181,7 @@ class FleetRecord(BaseModel):
     """The robots at hand, and the words that their file may use."""
 
     robots: list[dict[str, Any]]
+    objective: dict[str, float] | None = None
     vocabulary: dict[str, Any]
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
 from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, LIMIT_UNITS, STATUSES, Fleet
@@ -202,7 +202,7 @@ async def replace_fleet(
     is."""
     ask = validated(FleetAsk, await read_json(request))
     try:
-        fleet = Fleet.from_record({"robots": ask.robots}, source="the fleet")
+        fleet = Fleet.from_record(ask.model_dump(), source="the fleet")
     except ValueError as error:
         raise from_mistake(error, "fleet") from error
     if not check:
@@ -260,7 +260,11 @@ async def ready(service: Shared) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 async def figures(service: Shared) -> Response:
     """Give Prometheus its figures."""
     return Response(service.metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
@@ -285,7 +289,7 @@ def analysis(decision: Decision) -> dict[str, Any]:
     """Return a decision in the form that EmberVLM documents."""
     record = decision.to_dict()
     steps = [
-        f"{i}. {step.robot}: {step.subtask}"
+        f"{i}. {step.robot or 'nobody'}: {step.subtask}"
         + (f" (after {', '.join(str(j + 1) for j in step.after)})" if step.after else "")
         for i, step in enumerate(decision.plan, start=1)
     ]

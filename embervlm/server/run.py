@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -38,6 +39,9 @@ class DrainingServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle the signals that end a server, and do not raise them again: the exit code is 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread alone; there `handle_exit` is for others to call
+            return
         handled = (signal.SIGINT, signal.SIGTERM)
         before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
         try:
@@ -80,13 +84,8 @@ class DrainingServer(uvicorn.Server):
         log("stopping", in_flight=service.in_flight)
 
 
-def serve(app: App, host: str, port: int) -> None:
-    """Serve an app until a signal ends it.
-
-    Raises:
-        ValueError: nothing can listen at that address.
-    """
-    sys.setswitchinterval(_SWITCH_S)
+def server_for(app: App, host: str, port: int) -> DrainingServer:
+    """Return a server for an app, which does not listen yet."""
     settings = app.service.settings
     config = uvicorn.Config(
         app,
@@ -105,8 +104,18 @@ def serve(app: App, host: str, port: int) -> None:
         timeout_keep_alive=int(settings.idle_s),
         timeout_graceful_shutdown=int(settings.drain_s),
     )
+    return DrainingServer(config, app)
+
+
+def serve(app: App, host: str, port: int) -> None:
+    """Serve an app until a signal ends it.
+
+    Raises:
+        ValueError: nothing can listen at that address.
+    """
+    sys.setswitchinterval(_SWITCH_S)
     try:
-        DrainingServer(config, app).run()
+        server_for(app, host, port).run()
     except SystemExit as error:
         if error.code:
             raise ValueError(

@@ -54,8 +54,8 @@ class Service:
         self.settings = settings
         self.is_draining = False
         self.in_flight = 0
+        selector.open_memory()  # one for all workers, not one for each
         self._selector = selector
-        self._fleet = selector.fleet
         self.pool: WorkerPool[Backend] = WorkerPool(
             [selector.backend, *backends], queue=settings.queue
         )
@@ -65,11 +65,11 @@ class Service:
     @property
     def fleet(self) -> Fleet:
         """The robots at hand."""
-        return self._fleet
+        return self._selector.fleet
 
     @fleet.setter
     def fleet(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        self._selector = self._selector.with_fleet(fleet)
 
     @property
     def backend(self) -> Backend:
@@ -141,16 +141,14 @@ class Service:
     def close(self) -> None:
         """Finish what was accepted, and let go of the lessons."""
         self.pool.close()
-        memory = self._selector.memory
-        if memory is not None:
-            memory.close()
+        self._selector.open_memory().close()
 
     async def _run(self, client: str, work: Callable[[Selector], T]) -> tuple[T, Timing]:
         submitted = time.perf_counter()
 
         def job(backend: Backend) -> tuple[T, Timing]:
             began = time.perf_counter()
-            done = work(self._selector.with_backend(backend, self._fleet))
+            done = work(self._selector.with_backend(backend))
             return done, Timing(began - submitted, time.perf_counter() - began)
 
         try:

@@ -7,6 +7,7 @@ import pytest
 
 from embervlm import planning
 from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, LIMIT_UNITS, NO_ROBOT, Fleet, Robot
+from embervlm.planning.limits import Demand
 from embervlm.scenario import FLAGS, QUANTITIES, Needs
 
 FLEET = Fleet.default()
@@ -209,3 +210,18 @@ def test_a_choice_has_one_step_and_no_robot_has_none() -> None:
     for team in (True, False):
         for nobody in ([NO_ROBOT], (NO_ROBOT,), []):
             assert planning.assign(FLEET, nobody, needs, task="look", team=team) == []
+
+
+def test_yes_or_no_says_the_same_as_the_sentences() -> None:
+    chance = random.Random(6)
+    met = 0
+    for _ in range(2000):
+        fleet, needs = random_fleet(chance), random_needs(chance)
+        demand = Demand.of(needs)
+        for robot in fleet:
+            battery = replace(robot, battery=chance.choice([0.0, 0.5, 1.0]))
+            clauses = planning.broken_limits(battery, needs)
+            clauses += planning.missing_actions(battery, needs)
+            assert demand.met_by(battery) == (not clauses)
+            met += not clauses
+    assert met > 300

@@ -1,4 +1,4 @@
-"""Rules on top of the network: who can do the job at all, and who does which part of it.
+"""The rules on top of the network: who can do the job at all, and why not the others.
 
 The network proposes what the job needs and whom it would send; this module holds every robot
 against those needs with the fleet's own numbers. A robot that breaks a stated limit is out,
@@ -13,13 +13,14 @@ whatever the network says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from embervlm.fleet import NO_ROBOT, Fleet, Robot
-from embervlm.scenario import Needs, Subtask
+from embervlm.fleet import LEFT_OUT, Fleet, Robot
+from embervlm.scenario import Needs
 
 # Flags that take an ability; the others (people, flat, night, narrow, doors, ice, fire) only
 # inform.
-_FLAG_ABILITIES = {
+FLAG_ABILITIES = {
     "height": "cannot work at height",
     "stairs": "cannot take stairs",
     "rubble": "cannot cross rubble",
@@ -31,16 +32,13 @@ _FLAG_ABILITIES = {
 }
 
 # limit of the robot, quantity of the job, and how the comparison reads
-_UPPER_LIMITS = (
+UPPER_LIMITS = (
     ("payload_kg", "load_kg", "carries up to", "kg"),
     ("max_distance_m", "distance_m", "goes up to", "m"),
     ("max_step_cm", "step_cm", "climbs steps up to", "cm"),
     ("max_wind_kmh", "wind_kmh", "works in wind up to", "km/h"),
     ("max_depth_m", "depth_m", "dives to", "m"),
 )
-
-# A job is done in this order unless the request says otherwise: learn first, then act, then tell.
-_WORK_ORDER = ("map", "search", "look", "measure", "sample", "carry", "handle", "patrol", "talk")
 
 
 def broken_limits(robot: Robot, needs: Needs) -> list[str]:
@@ -51,13 +49,13 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
     """
     limits, asked = robot.limits, needs.quantities
     broken = unavailable(robot)
-    for limit, quantity, what, unit in _UPPER_LIMITS:
+    for limit, quantity, what, unit in UPPER_LIMITS:
         if limit in limits and asked.get(quantity, 0.0) > limits[limit]:
             broken.append(f"{what} {limits[limit]:g} {unit}, asked {asked[quantity]:g} {unit}")
     # Rounded: 40 minutes, stated in hours of four decimals, are not more than 40.
     minutes = round(60 * asked.get("hours", 0.0), 1)
-    if minutes > limits.get("endurance_min", float("inf")):
-        broken.append(f"runs for {limits['endurance_min']:g} min, asked {minutes:g} min")
+    if minutes > robot.endurance_min:
+        broken.append(f"{runs_for(robot)}, asked {minutes:g} min")
     if "width_m" in asked and asked["width_m"] < limits.get("min_width_m", 0.0):
         broken.append(
             f"needs {limits['min_width_m']:g} m of width, there are {asked['width_m']:g} m"
@@ -70,7 +68,7 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
         broken.append("cannot work under water")
     if needs.environment == "airborne" and not robot.can("height"):
         broken.append("cannot work at height")
-    for flag, clause in _FLAG_ABILITIES.items():
+    for flag, clause in FLAG_ABILITIES.items():
         if flag in needs.flags and not robot.can(flag) and clause not in broken:
             broken.append(clause)
     return broken
@@ -79,9 +77,68 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
 def unavailable(robot: Robot) -> list[str]:
     """Return why the robot cannot be sent at all, whatever the job; an empty list means that it
     can."""
+    if robot.status == LEFT_OUT:
+        return ["is left out by the operator"]
     if robot.count == 0:
         return ["has none at hand"]
+    if robot.battery == 0:
+        return ["has an empty battery"]
     return [] if robot.status == "ready" else [f"is not ready ({robot.status})"]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Needs in the form in which thousands of robots are held against them: yes or no.
+
+    `met_by` says the same as `broken_limits` and `missing_actions` do at more length.
+    """
+
+    abilities: frozenset[str]
+    most: tuple[tuple[str, float], ...]
+    minutes: float
+    width_m: float | None
+    depth_m: float | None
+
+    @classmethod
+    def of(cls, needs: Needs) -> Demand:
+        """Take together what needs ask of a robot."""
+        asked = needs.quantities
+        abilities = {*needs.actions, *(flag for flag in FLAG_ABILITIES if flag in needs.flags)}
+        if needs.environment == "underwater":
+            abilities.add("dive")
+        if needs.environment == "airborne":
+            abilities.add("height")
+        return cls(
+            abilities=frozenset(abilities),
+            most=tuple((limit, asked[key]) for limit, key, _, _ in UPPER_LIMITS if key in asked),
+            minutes=round(60 * asked.get("hours", 0.0), 1),
+            width_m=asked.get("width_m"),
+            depth_m=asked.get("depth_m"),
+        )
+
+    def met_by(self, robot: Robot) -> bool:
+        """Say whether a robot is there and keeps to every stated limit."""
+        if not self.abilities <= robot.capabilities or unavailable(robot):
+            return False
+        limits = robot.limits
+        for limit, asked in self.most:
+            if limit in limits and asked > limits[limit]:
+                return False
+        if self.minutes and self.minutes > robot.endurance_min:
+            return False
+        if self.width_m is not None and self.width_m < limits.get("min_width_m", 0.0):
+            return False
+        return not (
+            self.depth_m is not None
+            and robot.can("dive")
+            and self.depth_m < limits.get("min_depth_m", 0.0)
+        )
+
+
+def runs_for(robot: Robot) -> str:
+    """Return the clause on how long a robot with a stated endurance runs, its battery included."""
+    clause = f"runs for {robot.endurance_min:g} min"
+    return clause if robot.battery == 1 else f"{clause} on {robot.battery:.0%} of its battery"
 
 
 def missing_actions(robot: Robot, needs: Needs) -> list[str]:
@@ -101,13 +158,13 @@ def reasons_for(robot: Robot, needs: Needs) -> list[str]:
     facts = [f"can {' and '.join(can)}"] if can else []
     if needs.environment == "underwater" and robot.can("dive"):
         facts.append("can dive")
-    able = [flag for flag in _FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
+    able = [flag for flag in FLAG_ABILITIES if flag in needs.flags and robot.can(flag)]
     if needs.environment == "airborne" and robot.can("height") and "height" not in able:
         able.append("height")
     if able:
         facts.append(f"copes with {' and '.join(able)}")
     limits, asked = robot.limits, needs.quantities
-    for limit, quantity, what, unit in _UPPER_LIMITS:
+    for limit, quantity, what, unit in UPPER_LIMITS:
         if limit in limits and quantity in asked and asked[quantity] <= limits[limit]:
             facts.append(f"{what} {limits[limit]:g} {unit}, asked {asked[quantity]:g} {unit}")
     return facts or ["suits the request as a whole"]
@@ -133,37 +190,3 @@ def reasons_against(
             clauses.append(f"breaks no stated limit, but suits less well ({share:.0%})")
         reasons[robot.name] = "; ".join(clauses)
     return reasons
-
-
-def assign(
-    fleet: Fleet, robots: Sequence[str], needs: Needs, *, task: str, team: bool
-) -> list[Subtask]:
-    """Turn a decision into steps: one step for a choice, one step a robot for a team.
-
-    In a team each needed action goes to the chosen robot that states it, to the one with the fewest
-    abilities when several do, and the steps follow one another in the usual order of work.
-    """
-    if not robots or NO_ROBOT in robots:
-        return []
-    if not team or len(robots) == 1:
-        return [Subtask(subtask=task, robot=robots[0])]
-    load = needs.quantities.get("load_kg", 0.0)
-    share: dict[str, list[str]] = {name: [] for name in robots}
-    for action in sorted(needs.actions, key=_WORK_ORDER.index):
-        able = [name for name in robots if fleet[name].can(action)]
-        if action == "carry":
-            strong = [name for name in able if fleet[name].limits.get("payload_kg", load) >= load]
-            able = strong or able
-        if able:
-            idle_first = min(
-                able, key=lambda name: (len(share[name]), len(fleet[name].capabilities))
-            )
-            share[idle_first].append(action)
-    order = sorted(
-        robots, key=lambda name: _WORK_ORDER.index(share[name][0]) if share[name] else 99
-    )
-    steps = []
-    for i, name in enumerate(order):
-        words = " and ".join(share[name]) or "support"
-        steps.append(Subtask(subtask=words, robot=name, after=(i - 1,) if i else ()))
-    return steps

@@ -1,0 +1,128 @@
+"""The steps of a plan in NumPy, over layers that somebody else runs.
+
+`models/plan_steps.py` says what is computed. Here the steps are written one after the other under
+their grammar: a job has 1 to 6 steps, each has one robot in mind and one action or more, and waits
+only for steps in front of it, so that no circle can come out.
+
+    writer = PlanWriter(config, engine.linear, lambda name: engine.tensor(name, np.float32))
+    steps = writer.write(words_TD)
+    steps[1].after       # (1,): the logit that step 1 waits for step 0
+
+Axes: T words, D width of the reader, W width here, K steps, L labels of a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from embervlm.backends.arithmetic import attend, gelu, layer_norm, softmax
+from embervlm.backends.base import Array, StepScores
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
+from embervlm.scenario import FLAGS
+
+MAX_STEPS = 6
+_ROBOTS = len(Fleet.default())
+_ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS), len(ENVIRONMENTS)])
+_HEADS, _LABELS = 4, 32
+_NORM_EPSILON, _READER_EPSILON = 1e-5, 1e-12
+
+
+class PlanWriter:
+    """Writes the steps of a request from the reader's states of its words."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        linear: Callable[[str, Array], Array],
+        tensor: Callable[[str], Array],
+    ) -> None:
+        """Take the network's sizes and the ways to its layers and small tensors; see `Thoughts`.
+
+        Raises:
+            ValueError: a tensor is missing or has another size than the configuration says.
+        """
+        self._linear, self._tensor = linear, tensor
+        self._width = width = int(config.get("plan_width", 0))
+        self._layers = int(config.get("plan_layers", 0))
+        self._is_there = width > 0
+        if self._is_there:
+            self._step_KW = self._take("plan.step.weight", MAX_STEPS + 1, width)
+
+    def write(self, words_TD: Array) -> tuple[StepScores, ...]:
+        """Return what is said of each step, in the order in which they can be done; none where the
+        file has no part for it."""
+        if not self._is_there:
+            return ()
+        words_TW = self._norm("plan.norm", self._linear("plan.narrow", words_TD))
+        words_TW = self._read(words_TW)
+        key_TW = self._linear("plan.pointer_key", words_TW)
+        keys_values = [
+            np.split(self._linear(f"plan.layers.{i}.key_value", words_TW), 2, -1)
+            for i in range(self._layers)
+        ]
+        told_KL = np.zeros((0, _LABELS), np.float32)
+        steps: list[StepScores] = []
+        for k in range(MAX_STEPS):
+            x_KW = self._step_KW[: k + 1].copy()
+            if k:
+                x_KW[1:] += self._linear("plan.told", told_KL)
+            for i, (layer_key_TW, layer_value_TW) in enumerate(keys_values):
+                x_KW = self._layer(f"plan.layers.{i}", x_KW, layer_key_TW, layer_value_TW)
+            scores_KT = self._linear("plan.pointer_query", x_KW) @ key_TW.T
+            pointer_KT = softmax(scores_KT / np.float32(math.sqrt(self._width)))
+            found_KW = np.concatenate([x_KW, pointer_KT @ words_TW], -1)
+            s_KW = self._norm("plan.found_norm", x_KW + self._linear("plan.found", found_KW))
+            more, robots, actions, flags, environment, gaps = np.split(
+                self._linear("plan.answers", s_KW[k:])[0], _ENDS
+            )
+            if k and more[0] <= 0:
+                break
+            later_KW, earlier_KW = np.split(self._linear("plan.order", s_KW), 2, -1)
+            after_k = earlier_KW[:k] @ later_KW[k] / np.float32(math.sqrt(self._width))
+            after_k = after_k + gaps[:k][::-1]
+            steps.append(
+                StepScores(
+                    float(more[0]), robots, actions, flags, environment, after_k, pointer_KT[k]
+                )
+            )
+            label_L = np.zeros(_LABELS, np.float32)
+            label_L[robots[:_ROBOTS].argmax()] = 1
+            label_L[_ROBOTS : _ROBOTS + len(ACTIONS)] = (actions > 0) | (actions == actions.max())
+            told_KL = np.concatenate([told_KL, label_L[None]])
+        return tuple(steps)
+
+    def _read(self, x_TW: Array) -> Array:
+        """Run the layer over the words, `models.text.EncoderLayer`."""
+        q_TW, k_TW, v_TW = np.split(self._linear("plan.reader.qkv", x_TW), 3, -1)
+        read_TW = attend(q_TW, k_TW, v_TW, _HEADS)
+        x_TW = x_TW + self._linear("plan.reader.out", read_TW)
+        x_TW = self._norm("plan.reader.attention_norm", x_TW, _READER_EPSILON)
+        up = gelu(self._linear("plan.reader.up", x_TW))
+        x_TW = x_TW + self._linear("plan.reader.down", up)
+        return self._norm("plan.reader.output_norm", x_TW, _READER_EPSILON)
+
+    def _layer(self, name: str, x_KW: Array, key_TW: Array, value_TW: Array) -> Array:
+        q_KW, k_KW, v_KW = np.split(self._linear(f"{name}.qkv", x_KW), 3, -1)
+        read_KW = attend(q_KW, k_KW, v_KW, _HEADS, is_causal=True)
+        x_KW = self._norm(f"{name}.self_norm", x_KW + self._linear(f"{name}.out", read_KW))
+        read_KW = attend(self._linear(f"{name}.query", x_KW), key_TW, value_TW, _HEADS)
+        x_KW = self._norm(f"{name}.read_norm", x_KW + self._linear(f"{name}.read", read_KW))
+        up = gelu(self._linear(f"{name}.up", x_KW))
+        return self._norm(f"{name}.output_norm", x_KW + self._linear(f"{name}.down", up))
+
+    def _norm(self, name: str, x: Array, epsilon: float = _NORM_EPSILON) -> Array:
+        weight_W, bias_W = self._tensor(f"{name}.weight"), self._tensor(f"{name}.bias")
+        return layer_norm(x, weight_W, bias_W, epsilon)
+
+    def _take(self, name: str, *shape: int) -> Array:
+        found = np.asarray(self._tensor(name), np.float32)
+        if found.size != math.prod(shape):
+            raise ValueError(
+                f"The model's {name} has {found.size} values, expected {math.prod(shape)}; export "
+                "it again."
+            )
+        return found.reshape(shape)

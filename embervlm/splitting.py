@@ -1,0 +1,173 @@
+"""From what the network says of a job's steps to the steps that planning takes.
+
+    steps = steps_of(task, spans, scores, mentions, certain=0.9)
+    steps[1]        # Step("Take the 6 kg radio through the mud", Needs(("carry",), ...), (0,))
+
+The network points at the words that each step stands in. Rules cut the request where a step may
+end, give each step the pieces that it points at most, and each number to the step whose pieces hold
+it; wind concerns every step. A step waits for no step that another one of its already waits for.
+
+Axes: K steps, P pieces, T tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embervlm.backends.base import Array, StepScores
+from embervlm.fleet import ACTIONS, ENVIRONMENTS
+from embervlm.planning import graph
+from embervlm.planning.costs import Step
+from embervlm.quantities import Mention
+from embervlm.scenario import FLAGS, Needs
+
+# A piece ends at a mark that is not inside a number, and in front of a word that begins another.
+_END_OF_PIECE = re.compile(
+    r"(?<=[.!?;:])\s+|(?<=,)\s+|\s+[–—-]+\s+|\s+(?=(?:and then|then|while|before|after that|"
+    r"afterwards|meanwhile|once|when|and)\b)",
+    re.IGNORECASE,
+)
+# What joins a step to the one before it, and says nothing of the step itself.
+_JOINT = re.compile(
+    r"^(?:(?:and|then|also|next|first(?:ly)?|second(?:ly)?|third(?:ly)?|finally|lastly|meanwhile|"
+    r"afterwards|after that|in the meantime|at the same time|please|\d[.)]|[-*•])[\s,:]+)+",
+    re.IGNORECASE,
+)
+# A step also has the pieces that it points at this much as at its best one.
+_SHARE_OF_BEST = 0.35
+_LONGEST = 120
+_OF_ALL_STEPS = ("wind_kmh",)
+
+
+def steps_of(
+    task: str,
+    spans: Sequence[tuple[int, int]],
+    scores: Sequence[StepScores],
+    mentions: Sequence[tuple[Mention, dict[str, float]]],
+    certain: float,
+) -> list[Step]:
+    """Return the steps of a job, each with what is certain of its needs.
+
+    Args:
+        task: the request in one line, `prompts.one_line`.
+        spans: the characters of each token, `prompts.token_spans`.
+        scores: what the network says of each step.
+        mentions: each number of the request, and what it states, `selector.stated_quantities`.
+        certain: how likely an action, a flag or a place must be to count, 0 to 1.
+    """
+    pieces = pieces_of(task)
+    share_KP = _pointed(pieces, spans, scores)
+    owner_P = share_KP.argmax(0)
+    sure = float(np.log(certain / (1 - certain)))
+    quantities: list[dict[str, float]] = [{} for _ in scores]
+    for mention, stated in mentions:
+        piece = next((p for p, (_, end) in enumerate(pieces) if mention.start < end), 0)
+        for key, value in stated.items():
+            for k in range(len(scores)) if key in _OF_ALL_STEPS else (int(owner_P[piece]),):
+                known = quantities[k].get(key, value)
+                quantities[k][key] = (min if key == "width_m" else max)(known, value)
+    after = graph.reduced([_waits_for(step) for step in scores])
+    return [
+        Step(
+            _words(task, pieces, share_KP[k], owner_P == k),
+            Needs(
+                _actions(step.actions, sure),
+                _place(step.environment, certain),
+                quantities[k],
+                frozenset(flag for flag, x in zip(FLAGS, step.flags, strict=True) if x > sure),
+            ),
+            tuple(after[k]),
+        )
+        for k, step in enumerate(scores)
+    ]
+
+
+def pieces_of(task: str) -> list[tuple[int, int]]:
+    """Return the characters (begin, end) of a request's pieces, none of them empty.
+
+    >>> [slice(*p) for p in pieces_of("Look at the roof, then carry 1,000 kg.")]
+    [slice(0, 18, None), slice(18, 38, None)]
+    """
+    cuts = [0, *(match.end() for match in _END_OF_PIECE.finditer(task)), len(task)]
+    return [(a, b) for a, b in pairwise(cuts) if task[a:b].strip()]
+
+
+def _pointed(
+    pieces: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
+    scores: Sequence[StepScores],
+) -> Array:
+    """Return how much of each step's pointer lies in each piece, (K, P)."""
+    middle_T = np.array([(a + b) / 2 for a, b in spans])
+    piece_T = np.searchsorted([end for _, end in pieces], middle_T, side="right")
+    share_KP = np.zeros((len(scores), len(pieces)), np.float32)
+    for k, step in enumerate(scores):
+        np.add.at(share_KP[k], np.minimum(piece_T, len(pieces) - 1), step.pointer)
+    return share_KP
+
+
+def _waits_for(step: StepScores) -> tuple[int, ...]:
+    return tuple(int(j) for j in np.flatnonzero(step.after > 0))
+
+
+def _actions(logits: Array, sure: float) -> tuple[str, ...]:
+    """Return the actions that are certain, or else the likeliest one."""
+    found = tuple(name for name, x in zip(ACTIONS, logits, strict=True) if x > sure)
+    return found or (ACTIONS[int(logits.argmax())],)
+
+
+def _place(logits: Array, certain: float) -> str:
+    likeliest = int(logits.argmax())
+    is_certain = _log_softmax(logits)[likeliest] > np.log(certain)
+    return ENVIRONMENTS[likeliest] if is_certain else "none"
+
+
+def _words(
+    task: str, pieces: Sequence[tuple[int, int]], share_P: Array, own_P: NDArray[np.bool_]
+) -> str:
+    """Return the words that a step stands in: its best piece, and its others beside that one."""
+    best = int(share_P.argmax())
+    enough = own_P & (share_P >= _SHARE_OF_BEST * share_P[best])
+    first = last = best
+    while first > 0 and enough[first - 1]:
+        first -= 1
+    while last + 1 < len(pieces) and enough[last + 1]:
+        last += 1
+    words = task[pieces[first][0] : pieces[last][1]].strip()
+    if len(words) > _LONGEST:
+        words = task[slice(*pieces[best])].strip()
+    words = (_JOINT.sub("", words).strip(" ,;:-–—") or words).removesuffix(".")
+    if len(words) > _LONGEST:
+        words = words[:_LONGEST].rsplit(" ", 1)[0] + " ..."
+    return words[:1].upper() + words[1:]
+
+
+def team_logits(subsets_S: Array, scores: Sequence[StepScores], weight: float) -> Array:
+    """Return logits over the 32 sets of default robots: what the whole request says of the team,
+    times `weight`, plus the logarithm of the chance that the steps, each drawn by itself, need just
+    these robots."""
+    chance_S = np.zeros(len(subsets_S), np.float32)
+    chance_S[0] = 1.0
+    for step in scores:
+        grown_S = np.zeros_like(chance_S)
+        for r, share in enumerate(np.exp(log_shares(step.robots))):
+            np.add.at(grown_S, np.arange(len(chance_S)) | 1 << r, share * chance_S)
+        chance_S = grown_S
+    logits: Array = weight * _log_softmax(subsets_S) + np.log(chance_S + np.float32(1e-9))
+    return logits
+
+
+def log_shares(robots_O: Array) -> Array:
+    """Return the logarithm of each default robot's chance to be the one for a step, (5,)."""
+    return _log_softmax(robots_O[:-1])
+
+
+def _log_softmax(logits: Array) -> Array:
+    below: Array = logits - logits.max()
+    shares: Array = below - np.log(np.exp(below).sum())
+    return shares

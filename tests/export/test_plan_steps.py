@@ -1,0 +1,63 @@
+"""The part that splits jobs is added to a file whose other bytes stay; unsound ones are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("gguf")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from embervlm.backends import load_backend  # noqa: E402
+from embervlm.checkpoint import load_checkpoint  # noqa: E402
+from embervlm.export.plan_steps import add_plan  # noqa: E402
+from embervlm.models.configuration import EmberConfig  # noqa: E402
+from embervlm.models.plan_steps import PlanSteps  # noqa: E402
+
+SIZES = '{"plan_width": 64, "plan_layers": 1}'
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    part = PlanSteps(EmberConfig(text_width=32, plan_width=64, plan_layers=1))
+    weights = {f"plan.{name}": value for name, value in part.state_dict().items()}
+    safetensors.save_file(weights, tmp_path / "plan.safetensors", {"config": SIZES})
+    return tmp_path / "plan.safetensors"
+
+
+def test_all_else_stays_and_the_part_is_the_new_one(
+    tiny_model: Path, plan: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "with.gguf"
+    add_plan(tiny_model, plan, out)
+    before, after = load_checkpoint(tiny_model), load_checkpoint(out)
+    assert after.config == {**before.config, "plan_width": 64, "plan_layers": 1}
+    assert after.calibration == before.calibration
+    others = {name for name in before.weights if not name.startswith("plan.")}
+    assert {name for name in after.weights if not name.startswith("plan.")} == others
+    assert all(np.array_equal(after.weights[name], before.weights[name]) for name in others)
+    assert "plan.layers.1.qkv.weight" not in after.weights
+    old, new = load_backend("native", tiny_model), load_backend("native", out)
+    task = "map it, then carry 8 kg"
+    one, other = old.propose(task, None), new.propose(task, None)
+    assert np.array_equal(one.subsets, other.subsets)
+    assert len(new.split(other)) >= 1
+    assert out.read_bytes() != tiny_model.read_bytes()
+
+
+def test_the_same_file_may_be_the_result(tiny_model: Path, plan: Path, tmp_path: Path) -> None:
+    once, twice = tmp_path / "once.gguf", tmp_path / "twice.gguf"
+    add_plan(tiny_model, plan, once)
+    twice.write_bytes(once.read_bytes())
+    add_plan(twice, plan, twice)
+    assert twice.read_bytes() == once.read_bytes()
+
+
+def test_something_else_is_refused_with_a_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    safetensors.save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name in ("other.safetensors", "missing.safetensors"):
+        with pytest.raises(ValueError, match="holds no part that splits a job"):
+            add_plan(tiny_model, tmp_path / name, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()

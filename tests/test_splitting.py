@@ -1,0 +1,143 @@
+"""From what the network says of steps to steps with words, needs and order."""
+
+import numpy as np
+import pytest
+from opinion import DRONE, LEGS, WHEELS, Opinion, logits, one
+
+from embervlm.backends.base import StepScores
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.prompts import token_spans
+from embervlm.quantities import find_quantities
+from embervlm.scenario import FLAGS, Scenario
+from embervlm.selector import Selector
+from embervlm.splitting import pieces_of, steps_of, team_logits
+from embervlm.tokenizer import Tokenizer
+
+TASK = (
+    "Map the flood from above, then take 12 kg through the mud. Wind is 60 km/h. Haul 300 kg too."
+)
+MARKED = ["Map the flood from above", "then take 12 kg through the mud", "Haul 300 kg too"]
+
+
+def score(
+    robot: str,
+    action: str,
+    after: tuple[bool, ...] = (),
+    pointer: np.ndarray | None = None,
+    flags: tuple[str, ...] = (),
+    place: str = "none",
+) -> StepScores:
+    return StepScores(
+        more=4.0,
+        robots=logits((*Fleet.default().names, NO_ROBOT), [robot]),
+        actions=logits(ACTIONS, [action]),
+        flags=logits(FLAGS, flags),
+        environment=logits(ENVIRONMENTS, [place]),
+        after=np.where(after, 3.0, -3.0).astype(np.float32) if after else np.zeros(0, np.float32),
+        pointer=np.ones(1, np.float32) if pointer is None else pointer,
+    )
+
+
+def words_of(text: str) -> list[tuple[int, int]]:
+    found, at = [], 0
+    for word in text.split():
+        begin = text.index(word, at)
+        found.append((begin, begin + len(word)))
+        at = begin + len(word)
+    return found
+
+
+def pointing(text: str, words: str) -> np.ndarray:
+    begin = text.index(words)
+    inside = [a >= begin and b <= begin + len(words) for a, b in words_of(text)]
+    return (np.array(inside) / sum(inside)).astype(np.float32)
+
+
+def three_steps() -> list[StepScores]:
+    return [
+        score(DRONE, "map", (), pointing(TASK, MARKED[0]), ("height",), "airborne"),
+        score(LEGS, "carry", (True,), pointing(TASK, MARKED[1]), ("mud",)),
+        score(WHEELS, "carry", (True, True), pointing(TASK, MARKED[2])),
+    ]
+
+
+def test_steps_get_their_words_numbers_and_order() -> None:
+    roles = {12: "load_kg", 60: "wind_kmh", 300: "load_kg"}
+    mentions = [(m, {roles[int(m.value)]: m.value}) for m in find_quantities(TASK)]
+    one, two, three = steps_of(TASK, words_of(TASK), three_steps(), mentions, 0.9)
+    assert [one.subtask, two.subtask, three.subtask] == [
+        "Map the flood from above",
+        "Take 12 kg through the mud",
+        "Haul 300 kg too",
+    ]
+    assert one.needs.quantities == {"wind_kmh": 60}
+    assert two.needs.quantities == {"load_kg": 12, "wind_kmh": 60}
+    assert three.needs.quantities == {"load_kg": 300, "wind_kmh": 60}
+    assert (one.needs.environment, one.needs.flags) == ("airborne", {"height"})
+    assert two.needs.actions == ("carry",)
+    # Step 3 waits for step 2, which waits for step 1.
+    assert [one.after, two.after, three.after] == [(), (0,), (1,)]
+
+
+def test_pieces_are_the_whole_request_without_gaps() -> None:
+    for text in (TASK, "look", "a, b; c. d - e and then f", "1,000 kg: 2.5 m."):
+        pieces = pieces_of(text)
+        assert "".join(text[a:b] for a, b in pieces) == text
+
+
+def test_long_words_are_cut_at_a_word() -> None:
+    text = "look at " + "the long wall " * 30
+    spans = words_of(text)
+    pointer = np.full(len(spans), 1 / len(spans), np.float32)
+    (step,) = steps_of(text, spans, [score(DRONE, "look", (), pointer)], [], 0.9)
+    assert len(step.subtask) <= 124
+    assert step.subtask.endswith(" ...")
+
+
+def test_the_team_is_drawn_from_steps_and_from_the_whole() -> None:
+    flat = np.zeros(32, np.float32)
+    steps = three_steps()[:2]
+    alone = team_logits(flat, steps, 0.0)
+    assert int(alone.argmax()) == 0b10001
+    assert np.exp(alone).sum() == pytest.approx(1, abs=1e-3)
+    whole = np.where(np.arange(32) == 0b01001, 40.0, 0.0).astype(np.float32)
+    assert int(team_logits(whole, steps, 1.0).argmax()) == 0b01001
+
+
+def test_a_decision_has_the_steps_and_their_robots(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, LEGS), team=True, roles=["load_kg"], steps=[])
+    task = "Map the flood, then take 12 kg through the mud"
+    opinion.tokenizer = tokenizer
+    spans = token_spans(task, tokenizer, 128)
+    first = np.array([b <= len("Map the flood,") for _, b in spans], np.float32)
+    opinion.steps = [
+        score(DRONE, "map", (), first),
+        score(LEGS, "carry", (True,), 1 - first, ("mud",)),
+    ]
+    decision = Selector(opinion).decide(Scenario(task))
+    assert decision.robots == (DRONE, LEGS)
+    assert [(step.robot, step.after) for step in decision.plan] == [(DRONE, ()), (LEGS, (0,))]
+    assert decision.plan[1].start_min == pytest.approx(decision.plan[0].duration_min)
+
+
+def test_a_step_that_a_chosen_robot_cannot_do_goes_to_another(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, LEGS), team=True)
+    opinion.tokenizer = tokenizer
+    # The Robot with Legs cannot handle anything, whoever wants it to.
+    opinion.steps = [score(DRONE, "map"), score(LEGS, "handle", (True,))]
+    decision = Selector(opinion).decide(Scenario("map it, then turn the valve"))
+    assert [step.robot for step in decision.plan][0] == DRONE
+    assert LEGS not in decision.robots
+    assert Fleet.default()[decision.plan[1].robot].can("handle")
+
+
+def test_what_nobody_can_do_says_why(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, WHEELS), team=True, roles=["load_kg"])
+    opinion.tokenizer = tokenizer
+    task = "map it, then haul 900 kg"
+    spans = np.zeros(1, np.float32)
+    opinion.steps = [score(DRONE, "map", (), spans), score(WHEELS, "carry", (False,))]
+    decision = Selector(opinion).decide(Scenario(task))
+    assert decision.robots == (DRONE,)
+    assert decision.plan[1].robot is None
+    assert "carries up to 500 kg, asked 900 kg" in decision.plan[1].why

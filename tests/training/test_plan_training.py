@@ -1,0 +1,124 @@
+"""A tiny part learns plans by heart; its targets are what the rows say."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("gguf")
+
+from embervlm.backends.native import NativeBackend  # noqa: E402
+from embervlm.models.heads import ROBOTS  # noqa: E402
+from embervlm.models.plan_steps import MAX_STEPS  # noqa: E402
+from embervlm.training.plan_steps import (  # noqa: E402
+    Settings,
+    batches,
+    collate,
+    continued_examples,
+    joined_examples,
+    measure,
+    train,
+    written_examples,
+)
+
+ROWS = [
+    {
+        "id": f"p-{i}",
+        "task": f"map the {place} from above, then carry the {load} kg pump there",
+        "split": split,
+        "suited": ["Drone", "Robot with Legs"],
+        "environment": "rough",
+        "plan": [
+            {"subtask": f"Map the {place}", "robot": "Drone", "after": [], "actions": ["map"],
+             "limits": {"height": True}},
+            {"subtask": "Carry the pump", "robot": "Robot with Legs", "after": [0],
+             "actions": ["carry"], "limits": {"load_kg": load}},
+        ],
+    }
+    for i, (place, load, split) in enumerate(
+        [("lake", 6, "train"), ("wood", 7, "train"), ("hill", 8, "validation")]
+    )
+]  # fmt: skip
+REQUEST = {
+    "id": "s-1", "task": "look at the roof", "split": "train", "suited": ["Drone"],
+    "primary": "Drone", "environment": "airborne", "actions": ["look"],
+    "limits": {"height": True}, "kind": "choice",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("own")
+    requests = [
+        {**REQUEST, "id": f"s-{i}", "task": f"look at the {thing}"}
+        for i, thing in enumerate(("roof", "mast", "dam", "bell", "barn", "gate"))
+    ]
+    for name, rows in (("plans", ROWS), ("scenarios", requests)):
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (place / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    return str(place)
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_model: Path) -> NativeBackend:
+    return NativeBackend.load(tiny_model)
+
+
+def test_targets_are_what_a_row_says(folder: str, backend: NativeBackend) -> None:
+    one, _ = written_examples("train", backend, folder)
+    assert one.count == 2
+    assert one.robots_KO[:2].argmax(-1).tolist() == [0, 4]
+    assert one.after_KK.nonzero().tolist() == [[1, 0]]
+    assert one.told_KL[:2, :ROBOTS].sum(-1).tolist() == [1, 1]
+    assert one.pointer_KT.shape == (MAX_STEPS + 1, len(one.states_TD))
+    assert one.pointer_KT.sum(-1)[:2].tolist() == pytest.approx([1, 1])
+    # The two steps stand in different words, the first one in front.
+    middle_K = (one.pointer_KT * torch.arange(len(one.states_TD))).sum(-1)
+    assert middle_K[0] < middle_K[1]
+
+
+def test_continued_plans_have_one_step_more(folder: str, backend: NativeBackend) -> None:
+    found = continued_examples(Settings(continued=2), backend, folder)
+    assert [example.count for example in found] == [3] * 4
+    assert all(example.pointer_KT[2].sum() == pytest.approx(1) for example in found)
+
+
+def test_batches_hold_every_example_once(folder: str, backend: NativeBackend) -> None:
+    examples = joined_examples(Settings(jobs=11), backend, folder)
+    found = batches(examples, 4, random.Random(1))
+    assert sorted(map(len, found)) == [3, 4, 4]
+    assert {id(e) for batch in found for e in batch} == {id(e) for e in examples}
+    batch = collate(found[0])
+    assert batch["states_TD"].shape[:2] == batch["mask_BT"].shape
+    assert batch["mask_BT"].sum() == sum(len(e.states_TD) for e in found[0])
+
+
+def test_it_learns_plans_by_heart(folder: str, backend: NativeBackend, tmp_path: Path) -> None:
+    written = written_examples("train", backend, folder)
+    settings = Settings(
+        plan_width=32, plan_layers=1, dropout=0, epochs=30, written=8, batch_size=8, forget=0,
+        learning_rate=3e-3,
+    )  # fmt: skip
+    network = train(settings, [], written, written, 32, tmp_path / "metrics.jsonl")
+    lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
+    curve = [json.loads(line) for line in lines]
+    assert len(curve) == 30
+    assert curve[-1]["loss_robots"] < 0.1 * curve[0]["loss_robots"]
+    assert measure(network, written) == {"team": 1, "jaccard": 1, "count": 1, "after_f1": 1}
+
+
+def test_the_command_writes_the_part(folder: str, tiny_model: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "embervlm.training.plan_steps", "--model", str(tiny_model),
+        "--out", str(tmp_path / "plan"), "--scenarios", folder, "--threads", "1",
+        "--plan-width", "32", "--plan-layers", "1", "--jobs", "4", "--continued", "1",
+        "--written", "1", "--epochs", "1", "--batch-size", "4",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plan" / "plan.safetensors").is_file()
+    assert json.loads((tmp_path / "plan" / "metrics.jsonl").read_text("utf-8"))["epoch"] == 1
