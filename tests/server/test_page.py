@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("fastapi", reason="the server's extra is not installed")
-import uvicorn
+from conftest import HERE, wait_until
 from playwright import sync_api
 
 from embervlm.engine import library_path
 from embervlm.fleet import Fleet
 from embervlm.selector import EmberVLM
 from embervlm.server.app import App, create_app
+from embervlm.server.run import server_for
 from embervlm.server.settings import ServerSettings
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -46,26 +45,23 @@ class Served:
     """A server in a thread, at a port that was free."""
 
     def __init__(self, app: App) -> None:
-        config = uvicorn.Config(app, port=0, log_config=None, ws="none", access_log=False)
-        self._server = uvicorn.Server(config)
+        self._server = server_for(app, "127.0.0.1", 0)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        until = time.monotonic() + 60
-        while not self._server.started:
-            assert time.monotonic() < until, "the server does not start"
-            time.sleep(0.02)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}/"
+        wait_until(lambda: self._server.started, limit_s=60)
+        self.address = f"{HERE}:{self._server.servers[0].sockets[0].getsockname()[1]}/"
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.handle_exit(15, None)
         self._thread.join(30)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     lessons = tmp_path_factory.mktemp("lessons") / "lessons.sqlite"
-    server = Served(create_app(EmberVLM.from_pretrained(memory=lessons)))
+    server = Served(
+        create_app(EmberVLM.from_pretrained(memory=lessons), ServerSettings(linger_s=0))
+    )
     yield server.address
     server.stop()
 
@@ -311,7 +307,7 @@ def test_a_photo_is_taken_with_the_camera(page: Page) -> None:
 
 def test_asks_for_the_key_where_the_server_wants_one(chromium: Any, tmp_path: Path) -> None:
     selector = EmberVLM.from_pretrained(memory=tmp_path / "lessons.sqlite")
-    server = Served(create_app(selector, ServerSettings(keys={"room": KEY})))
+    server = Served(create_app(selector, ServerSettings(keys={"room": KEY}, linger_s=0)))
     for page in open_page(chromium, server.address, viewport=DESKTOP):
         page.get_by_label("What is to be done?").fill(TASK)
         page.keyboard.press("Control+Enter")
