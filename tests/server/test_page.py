@@ -297,6 +297,16 @@ def test_a_refusal_is_shown_as_the_sentence_that_the_server_said(page: Page) -> 
     page.get_by_text("no photo that can be shown").wait_for()
 
 
+def test_a_photo_too_large_for_a_request_is_made_smaller(page: Page) -> None:
+    # What stands behind a JPEG's end is no part of the picture.
+    photo = PHOTO.read_bytes() + bytes(9_000_000)
+    page.locator("#file").set_input_files(
+        {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": photo}
+    )
+    page.get_by_text("made smaller to be sent").wait_for()
+    ask(page, TASK)
+
+
 def test_a_photo_is_taken_with_the_camera(page: Page) -> None:
     page.get_by_role("button", name="Camera").click()
     page.locator("#take:not([disabled])").click()

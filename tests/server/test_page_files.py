@@ -101,6 +101,9 @@ def test_checking_a_fleet_changes_nothing_and_using_it_does(visitor: TestClient)
         ("robots:\n- name: Crawler\n  limits: {payload_kg: five}\n", "payload_kg"),
         ("robots: &all\n- name: A\nmore: *all\n", "aliases"),
         ("", "robots"),
+        ("[" * 5_000, "not YAML"),
+        ("a," * 20_001, "more than 20,000 parts"),
+        ("#" * 200_001, "200000"),
     ],
 )
 def test_a_wrong_fleet_is_refused_in_a_sentence(visitor: TestClient, text: str, told: str) -> None:

@@ -10,17 +10,19 @@ which parts of a photo counted.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any
 
 import yaml
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from embervlm.fleet import Fleet
-from embervlm.server.bodies import read_record
-from embervlm.server.errors import from_mistake
+from embervlm.server.bodies import MAX_PARTS, read_record
+from embervlm.server.errors import RefusalError, from_mistake
 from embervlm.server.records import Ask, Record
 from embervlm.server.routes import JSON_OR_FORM, Shared, client_of, note_words, takes
 
@@ -34,7 +36,9 @@ _KINDS = {
     ".jpg": "image/jpeg",
 }
 _EXAMPLE_PHOTO = "seabed.jpg"
-_MAX_FLEET_CHARACTERS = 1_000_000
+# YAML is slow to read: a megabyte of it can take minutes, and what is allowed here some tenths of a
+# second.
+_MAX_FLEET_CHARACTERS = 200_000
 
 
 class OcclusionAsk(Ask):
@@ -121,8 +125,12 @@ async def replace_fleet_text(
 ) -> Response:
     """Replace the robots by those of a fleet file's text, until the server ends."""
     ask = await read_record(request, FleetTextAsk)
+    if sum(ask.text.count(mark) for mark in ",:-[{\n") > MAX_PARTS:
+        raise RefusalError(
+            422, "fleet", f"The fleet has more than {MAX_PARTS:,} parts; give --fleet its file."
+        )
     try:
-        fleet = Fleet.from_text(ask.text, source="The fleet")
+        fleet = await to_thread.run_sync(partial(Fleet.from_text, ask.text, source="The fleet"))
     except ValueError as error:
         raise from_mistake(error, "fleet") from error
     if not check:

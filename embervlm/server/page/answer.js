@@ -39,7 +39,8 @@ const isNobody = (decision) => decision.robots[0] === NO_ROBOT;
 const isTeam = (decision) => decision.plan.length > 1 && decision.robots.length > 1;
 
 function askAPerson(decision) {
-  const text = `The answer below is only ${percent(decision.confidence)} sure, too little to act on unseen.`;
+  const which = decision.lessons.length ? "Before the lesson the answer was" : "The answer below is";
+  const text = `${which} only ${percent(decision.confidence)} sure, too little to act on unseen.`;
   return make(
     "div",
     { class: "note person" },

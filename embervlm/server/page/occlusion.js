@@ -96,7 +96,7 @@ function sentence({ robots, chance, drops }, decision, timing) {
   parts.push(
     most < LEAST_DROP
       ? "No single part decides: covering any of them lowers that by less than 2 points."
-      : `What counted most lies at the ${where} (outlined): without it that falls by ${Math.round(100 * most)} points.`,
+      : `What counted most lies at the ${where} (outlined): covered with what lies around it, that falls by ${Math.round(100 * most)} points.`,
     "Only the square in the middle is read.",
   );
   if (timing.decide) parts.push(`Measured in ${duration(timing.decide)}.`);
