@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -77,23 +78,30 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def desktop(chromium: Any) -> Iterator[Any]:
+    context = chromium.new_context(reduced_motion="reduce", viewport=DESKTOP)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(chromium: Any, served: str) -> Iterator[Page]:
-    yield from open_page(chromium, served, viewport=DESKTOP)
+def page(desktop: Any, served: str) -> Iterator[Page]:
+    with opened(desktop, served) as page:
+        yield page
 
 
-def open_page(chromium: Any, address: str, **context: Any) -> Iterator[Page]:
+@contextmanager
+def opened(context: Any, address: str) -> Iterator[Page]:
     """Open the page; it may ask no other server, and may have no fault of its own."""
-    opened = chromium.new_context(reduced_motion="reduce", **context)
-    opened.set_default_timeout(30_000)
-    page, strangers, faults = opened.new_page(), [], []
+    page, strangers, faults = context.new_page(), [], []
     page.on("request", lambda r: strangers.append(r.url) if not is_own(r.url, address) else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("dialog", lambda dialog: faults.append(dialog.message))
     page.on("console", lambda m: faults.append(m.text) if "Policy" in m.text else None)
     page.goto(address)
     yield page
-    opened.close()
+    page.close()
     assert not strangers
     assert not faults
 
@@ -197,7 +205,8 @@ def test_no_accessibility_fault_that_axe_knows(page: Page) -> None:
 
 
 def test_fits_a_phone_and_can_be_read_in_the_dark(chromium: Any, served: str) -> None:
-    for page in open_page(chromium, served, viewport=PHONE, color_scheme="dark"):
+    context = chromium.new_context(viewport=PHONE, color_scheme="dark", has_touch=True)
+    with opened(context, served) as page:
         ask(page, TEAM_TASK)
         page.get_by_role("button", name="That’s wrong").click()
         assert faults_found(page) == []
@@ -299,7 +308,7 @@ def test_a_refusal_is_shown_as_the_sentence_that_the_server_said(page: Page) -> 
 
 def test_a_photo_too_large_for_a_request_is_made_smaller(page: Page) -> None:
     # What stands behind a JPEG's end is no part of the picture.
-    photo = PHOTO.read_bytes() + bytes(9_000_000)
+    photo = PHOTO.read_bytes() + bytes(8_000_000)
     page.locator("#file").set_input_files(
         {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": photo}
     )
@@ -318,7 +327,7 @@ def test_a_photo_is_taken_with_the_camera(page: Page) -> None:
 def test_asks_for_the_key_where_the_server_wants_one(chromium: Any, tmp_path: Path) -> None:
     selector = EmberVLM.from_pretrained(memory=tmp_path / "lessons.sqlite")
     server = Served(create_app(selector, ServerSettings(keys={"room": KEY}, linger_s=0)))
-    for page in open_page(chromium, server.address, viewport=DESKTOP):
+    with opened(chromium.new_context(), server.address) as page:
         page.get_by_label("What is to be done?").fill(TASK)
         page.keyboard.press("Control+Enter")
         page.get_by_label("Key", exact=True).fill("a-wrong-key-of-some-length")
