@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -91,7 +92,10 @@ class Service:
         """
 
         def work(selector: Selector) -> Decision:
-            return selector.decide(ask(), top_k=top_k, reasoning=reasoning)
+            with _users_mistakes():
+                scenario = ask()
+                proposal = selector.propose(scenario)
+            return selector.answer(proposal, scenario, top_k=top_k, reasoning=reasoning)
 
         return await self._run(client, work)
 
@@ -113,8 +117,9 @@ class Service:
         """
 
         def work(selector: Selector) -> MemoryEntry:
-            decision = selector.decide(ask(), reasoning=False)
-            return selector.learn(decision, feedback)
+            with _users_mistakes():
+                decision = selector.decide(ask(), reasoning=False)
+                return selector.learn(decision, feedback)
 
         entry, _ = await self._run(client, work)
         return entry
@@ -130,11 +135,10 @@ class Service:
 
         def safely() -> T:
             try:
-                return work(self._selector.open_memory())
+                with _users_mistakes():
+                    return work(self._selector.open_memory())
             except StoreFaultError as fault:
                 raise self._lessons_unusable(fault) from fault
-            except ValueError as error:
-                raise from_mistake(error) from error
 
         return await anyio.to_thread.run_sync(safely, limiter=self._memory_threads)
 
@@ -162,8 +166,6 @@ class Service:
             raise stopping() from closed
         except StoreFaultError as fault:
             raise self._lessons_unusable(fault) from fault
-        except ValueError as error:
-            raise from_mistake(error) from error
         self.metrics.engine_s.observe(timing.worked_s)
         return done, timing
 
@@ -172,6 +174,17 @@ class Service:
         return RefusalError(
             503, "lessons_unusable", "The lessons cannot be used now; the server's log says why."
         )
+
+
+@contextmanager
+def _users_mistakes() -> Iterator[None]:
+    """Turn the sentences of a ValueError into a refusal; elsewhere one is a fault of ours."""
+    try:
+        yield
+    except StoreFaultError:
+        raise
+    except ValueError as error:
+        raise from_mistake(error) from error
 
 
 def stopping() -> RefusalError:

@@ -28,14 +28,14 @@ HOSTILE = 'a\r\n{"event": "forged"}\x1b[2J\u202e\u2028 roof'
 def test_a_fault_of_ours_is_500_with_an_id_and_no_stack(
     client: TestClient, selector: Selector, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
-    decide = Selector.decide
+    answer_of = Selector.answer
 
-    def fail(self: Selector, scenario: object, **options: object) -> object:
+    def fail(self: Selector, proposal: object, scenario: object, **options: object) -> object:
         if getattr(scenario, "task", "") == "fail":
-            raise RuntimeError(f"of {scenario} in /secret/place")
-        return decide(self, scenario, **options)  # type: ignore[arg-type]
+            raise ValueError(f"of {scenario} in /secret/place")
+        return answer_of(self, proposal, scenario, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Selector, "decide", fail)
+    monkeypatch.setattr(Selector, "answer", fail)
     client = TestClient(client.app, base_url=HERE, raise_server_exceptions=False)
     before = client.post("/v1/select", json={"task": TASK})
     answer = client.post("/v1/select", json={"task": "fail"})
@@ -44,7 +44,7 @@ def test_a_fault_of_ours_is_500_with_an_id_and_no_stack(
     assert error["message"] == f"Something went wrong here; the log has it under {error['id']}."
     fault = events("fault")[0]
     assert fault["id"] == error["id"]
-    assert fault["kind"] == "RuntimeError"
+    assert fault["kind"] == "ValueError"
     assert "secret" not in json.dumps(fault["at"]) + json.dumps(fault.get("message", ""))
     assert client.post("/v1/select", json={"task": TASK}).content == before.content
 

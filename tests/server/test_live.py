@@ -12,11 +12,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import Listen, Listening, base64_of, wait_until, working
 
+import embervlm
 from embervlm.server.settings import ServerSettings
+
+DEMO = Path(embervlm.__file__).parent / "demo" / "seabed.jpg"
 
 HASTY = ServerSettings(header_s=0.4, body_s=0.4, idle_s=1, write_s=0.4, linger_s=0)
 
@@ -217,3 +221,32 @@ def test_strangers_are_not_let_in_without_a_key() -> None:
         told = process.stderr.read()
     assert told.startswith("embervlm: --host 0.0.0.0")
     assert told.count("\n") == 1
+
+
+def _can_cut_the_network() -> bool:
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or not _can_cut_the_network(),
+    reason="needs unshare of util-linux and the right to use it",
+)
+def test_it_decides_and_learns_without_a_network(tmp_path: Path) -> None:
+    script = f"""
+import embervlm, sys
+from embervlm.scenario import Feedback
+from starlette.testclient import TestClient
+from embervlm.server.app import create_app
+sys.addaudithook(lambda event, args: sys.exit(event) if event in
+    ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname") else None)
+model = embervlm.EmberVLM.from_pretrained(memory={str(tmp_path / "lessons.sqlite")!r})
+with TestClient(create_app(model), base_url="http://127.0.0.1") as client:
+    photo = open({str(DEMO)!r}, "rb").read()
+    for path in ("/v1/select", "/v1/plan"):
+        assert client.post(path, data={{"task": "look"}}, files={{"image": photo}}).is_success
+    assert client.post("/v1/feedback", json={{"task": "look", "robots": ["Drone"]}}).is_success
+"""
+    command = ["unshare", "--net", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
