@@ -3,7 +3,7 @@
     app = create_app(EmberVLM.from_pretrained())
     uvicorn.run(app)                                   # or embervlm serve, which also drains
 
-Routes that the page adds go to `app.fastapi`; paths that answer without a key to `open_paths`.
+Other routes go to `app.fastapi`; paths that answer without a key to `open_paths`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 import embervlm
 from embervlm.backends.base import Backend
 from embervlm.selector import Selector
-from embervlm.server import chat, routes
+from embervlm.server import chat, page, routes
 from embervlm.server.bodies import wrong_value
 from embervlm.server.errors import RefusalError, error_body, unknown_fault
 from embervlm.server.gate import Gate
@@ -60,7 +60,7 @@ def create_app(
         selector: its fleet is the first one, its lessons are kept and followed.
         settings: None are those of `ServerSettings`: no key, so for this machine alone.
         backends: more engines of the same model; each adds a worker.
-        open_paths: what answers without a key beside /healthz and /readyz.
+        open_paths: what answers without a key beside /healthz, /readyz and the page's files.
     """
     service = Service(selector, backends, settings or ServerSettings())
 
@@ -85,7 +85,8 @@ def create_app(
     fastapi.add_exception_handler(Exception, _fault)
     fastapi.include_router(routes.router)
     fastapi.include_router(chat.router)
-    return App(fastapi, service, open_paths)
+    fastapi.include_router(page.router)
+    return App(fastapi, service, page.PATHS.union(open_paths))
 
 
 def _answer(request: Request, refusal: RefusalError) -> JSONResponse:

@@ -15,6 +15,7 @@ from embervlm.backends.base import Backend
 from embervlm.fleet import Fleet
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.protocol import LessonMemory, StoreFaultError
+from embervlm.occlusion import Occlusion, cover_parts
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 from embervlm.server.errors import RefusalError, from_mistake
@@ -97,6 +98,14 @@ class Service:
             return selector.answer(proposal, scenario, top_k=top_k, reasoning=reasoning)
 
         return await self._run(client, work)
+
+    async def occlude(self, client: str, ask: Callable[[], Scenario]) -> tuple[Occlusion, Timing]:
+        """Measure which parts of the photo counted; see `embervlm.occlusion`.
+
+        Raises:
+            RefusalError: the request is wrong, or there is no place in the queue.
+        """
+        return await self._run(client, lambda selector: cover_parts(selector, ask()))
 
     async def learn(
         self, client: str, ask: Callable[[], Scenario], feedback: Feedback
