@@ -29,7 +29,7 @@ SIZES = {
     "50 steps, 20 robots": (50, 20),
     "1 step, 1,000 robots": (1, 1000),
 }
-INSTANCES = 10
+INSTANCES = 6
 
 
 def fleet_of(chance: random.Random, robots: int) -> Fleet:

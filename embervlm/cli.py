@@ -22,6 +22,7 @@ import typer
 from embervlm.intake import decide_line, numbered_lines, sort_words
 from embervlm.memory_commands import memory_app
 from embervlm.rmm_commands import rmm_app
+from embervlm.server.command import SERVE_EPILOG, mcp, serve
 from embervlm.terminal import (
     BackendOption,
     FleetOption,
@@ -59,6 +60,8 @@ app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(memory_app, name="memory")
 app.add_typer(rmm_app, name="rmm")
+app.command(name="serve", epilog=SERVE_EPILOG)(serve)
+app.command(name="mcp")(mcp)
 
 
 def _print_version(asked: bool) -> None:
@@ -956,7 +959,11 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
         steps = Table.grid(padding=(0, 2))
         for i, step in enumerate(decision.plan, start=1):
             after = ", ".join(str(j + 1) for j in step.after)
-            wait = f"after {after}" if after else ""
+            when = ""
+            if step.start_min is not None and step.duration_min is not None:
+                end = step.start_min + step.duration_min
+                when = f"minutes {step.start_min:.0f} to {end:.0f}"
+            wait = ", ".join(part for part in (when, f"after {after}" if after else "") if part)
             wait = f"{wait} {step.why}".strip()
             steps.add_row(
                 f"{i}.", text(step.robot or "nobody"), text(step.subtask), text(wait, "dim")

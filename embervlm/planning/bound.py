@@ -33,17 +33,18 @@ _EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class Prices:
-    """The best bound that was found, and what a minute of each step costs each kind there."""
+    """The best bound that was found, and what a minute and a step cost each kind there."""
 
     bound: float
     minute_SR: NDArray[np.float64]
+    cost_SR: NDArray[np.float64]
 
 
 def least_cost(problem: Problem) -> Prices:
     """Return a lower bound of the cost of every plan that does all steps, and its prices."""
     steps, kinds = problem.minutes_SR.shape
     if steps == 0:
-        return Prices(0.0, np.zeros((0, kinds)))
+        return Prices(0.0, np.zeros((0, kinds)), np.zeros((0, kinds)))
     can_SR = np.isfinite(problem.minutes_SR)
     way_SR = np.where(can_SR, _least_way(problem), 0.0)
     minutes_SR = np.where(can_SR, problem.minutes_SR, 0.0)
@@ -53,7 +54,7 @@ def least_cost(problem: Problem) -> Prices:
     there_SR = np.where(can_SR, _soonest_there(problem), 0.0)
     every_S = np.arange(steps)
     chain_S, begun_S, load_R = np.zeros(steps), np.zeros(steps), np.zeros(kinds)
-    best, least_found = Prices(-np.inf, np.zeros((steps, kinds))), np.inf
+    best, least_found = Prices(-np.inf, np.zeros((steps, kinds)), fixed_SR), np.inf
     for round_number in range(_ROUNDS):
         cost_SR = fixed_SR + chain_S[:, None] * minutes_SR + load_R * busy_SR
         cost_SR += begun_S[:, None] * there_SR
@@ -61,7 +62,7 @@ def least_cost(problem: Problem) -> Prices:
         bound = float(cost_SR[every_S, choice_S].sum())
         # Before the first move no weight is given to any chain: a bound too, without time.
         if bound > best.bound:
-            best = Prices(bound, chain_S[:, None] + load_R / counts_R)
+            best = Prices(bound, chain_S[:, None] + load_R / counts_R, cost_SR)
         path, longest = graph.critical_path(
             problem.after,
             minutes_SR[every_S, choice_S].tolist(),
