@@ -22,6 +22,7 @@ import typer
 from embervlm.intake import decide_line, numbered_lines, sort_words
 from embervlm.memory_commands import memory_app
 from embervlm.rmm_commands import rmm_app
+from embervlm.server.command import SERVE_EPILOG, mcp, serve
 from embervlm.terminal import (
     BackendOption,
     FleetOption,
@@ -59,6 +60,8 @@ app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(memory_app, name="memory")
 app.add_typer(rmm_app, name="rmm")
+app.command(name="serve", epilog=SERVE_EPILOG)(serve)
+app.command(name="mcp")(mcp)
 
 
 def _print_version(asked: bool) -> None:

@@ -30,6 +30,11 @@ _EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "psycopg": "postgres",
+    "fastapi": "server",
+    "uvicorn": "server",
+    "python-multipart": "server",
+    "prometheus-client": "server",
+    "mcp": "mcp",
 }
 # What the kernels use, or could, as /proc/cpuinfo calls it.
 _INSTRUCTIONS = {

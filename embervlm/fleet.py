@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -146,6 +146,29 @@ class Robot:
         """Say whether the robot states this action or condition among its capabilities."""
         return capability in self.capabilities
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the robot's row of a fleet file, as plain values; what is not stated is left
+        out."""
+        row: dict[str, Any] = {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "description": self.description,
+            "capabilities": [c for c in ACTIONS + CONDITIONS if c in self.capabilities],
+            "environments": [place for place in ENVIRONMENTS if place in self.environments],
+            "limits": {key: self.limits[key] for key in LIMIT_UNITS if key in self.limits},
+            "count": self.count,
+            "status": self.status,
+        }
+        if self.speed_kmh is not None:
+            row["speed_kmh"] = self.speed_kmh
+        if self.setup_min:
+            row["setup_min"] = self.setup_min
+        if self.energy_w is not None:
+            row["energy_w"] = self.energy_w
+        if self.location is not None:
+            row["location"] = {"x_m": self.location[0], "y_m": self.location[1]}
+        return row
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -185,7 +208,15 @@ class Fleet:
         Raises:
             ValueError: see `from_yaml`.
         """
-        content = load_yaml(text, source, "fleet file")
+        return cls.from_record(load_yaml(text, source, "fleet file"), source=source)
+
+    @classmethod
+    def from_record(cls, content: Any, *, source: str = "fleet") -> Fleet:
+        """Build from what a fleet file holds, as plain values; `source` names it in errors.
+
+        Raises:
+            ValueError: see `from_yaml`.
+        """
         if not isinstance(content, dict) or "robots" not in content:
             raise ValueError(f"{source}: expected a key `robots` that holds a list of robots.")
         for key in content:
@@ -208,6 +239,13 @@ class Fleet:
                     )
                 seen[word] = robot.name
         return cls(robots, _parse_objective(content.get("objective", {}), source))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what a file of this fleet holds, as plain values."""
+        record: dict[str, Any] = {"robots": [robot.to_record() for robot in self.robots]}
+        if self.objective != Objective():
+            record["objective"] = asdict(self.objective)
+        return record
 
     @cached_property
     def names(self) -> tuple[str, ...]:

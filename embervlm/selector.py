@@ -132,6 +132,25 @@ class Selector:
             self._memory = _open_store(self._memory)
         return self._memory
 
+    def open_memory(self) -> LessonMemory:
+        """Return the lessons, opened if they were not; there may be none in them yet."""
+        found = self.memory
+        if found is None:
+            found = self._memory = _open_store(self._memory)
+        return found
+
+    def with_backend(self, backend: Backend) -> Selector:
+        """Return a selector with another backend of the same model, and these lessons."""
+        other = copy(self)
+        other.backend = backend
+        return other
+
+    def with_fleet(self, fleet: Fleet) -> Selector:
+        """Return a selector for another fleet, with these lessons."""
+        other = copy(self)
+        other.fleet, other._abilities, other._described = fleet, Abilities(fleet), {}
+        return other
+
     def decide(
         self,
         scenario: Scenario,
@@ -281,14 +300,15 @@ class Selector:
             else:
                 lesson, allowed = None, []
         steps = self.backend.split(proposal) if team else ()
-        sets = self._distribution(proposal, certain, team, steps)
+        able = {} if team else self._able(proposal, certain)
+        sets = self._distribution(proposal, certain, team, steps, able)
         if require:
             sets = self._with_required(sets, require, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
         }
-        chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
+        chance |= {**able, NO_ROBOT: sets.get(frozenset(), 0.0)}
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
         # Whoever is required is not cut off.
@@ -364,10 +384,7 @@ class Selector:
         elif not team:
             reason = lessons.contradiction(read.robots, lambda name: self._limits(name, certain))
             entry = lessons.quarantined(entry, reason) if reason else entry
-        if self.memory is None:
-            self._memory = _open_store(self._memory)
-        assert self.memory is not None
-        return self.memory.add(entry, proposal.embedding, author=feedback.author)
+        return self.open_memory().add(entry, proposal.embedding, author=feedback.author)
 
     def _lesson(self, proposal: Proposal, scenario: Scenario, needs: Needs) -> MemoryEntry | None:
         memory = self.memory
@@ -447,7 +464,12 @@ class Selector:
         }
 
     def _distribution(
-        self, proposal: Proposal, certain: Needs, team: bool, steps: Sequence[StepScores] = ()
+        self,
+        proposal: Proposal,
+        certain: Needs,
+        team: bool,
+        steps: Sequence[StepScores],
+        able: Mapping[str, float],
     ) -> dict[frozenset[str], float]:
         """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
 
@@ -458,7 +480,8 @@ class Selector:
         the needs, as they were read, or it is not.
         """
         allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
-        able, sureness = self._able(proposal, allowed, team)
+        in_all = frozenset(name for name, p in able.items() if p > 0.5)
+        sureness = min((max(p, 1 - p) for p in able.values()), default=1.0)
         slot_of = {
             name: self._abilities.slot_of[name]
             for name in allowed
@@ -474,21 +497,18 @@ class Selector:
         chance = _softmax(logits / self.calibration.temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
-            names = able.union(name for name, slot in slot_of.items() if number >> slot & 1)
+            names = in_all.union(name for name, slot in slot_of.items() if number >> slot & 1)
             sets[names] = sets.get(names, 0.0) + sureness * float(p)
         return sets
 
-    def _able(
-        self, proposal: Proposal, allowed: Sequence[str], team: bool
-    ) -> tuple[frozenset[str], float]:
-        """Return the robots unlike all default ones that can do the whole job, none for a team, and
-        how sure that is of the least sure of them."""
-        unlike = [name for name in allowed if not self._abilities.is_alike[name]]
-        if team or not unlike:
-            return frozenset(), 1.0
+    def _able(self, proposal: Proposal, certain: Needs) -> dict[str, float]:
+        """Return the chance of each robot unlike all default ones to be able to do the job; none
+        of those that break a limit or are not at hand."""
+        unlike = [name for name, is_alike in self._abilities.is_alike.items() if not is_alike]
+        if not unlike:
+            return {}
         chances = self._abilities.chances(proposal)
-        able = frozenset(name for name in unlike if chances[name] > 0.5)
-        return able, min(max(chances[name], 1 - chances[name]) for name in unlike)
+        return {name: chances[name] for name in unlike if self._allows(name, certain, team=False)}
 
     def _with_required(
         self,
@@ -505,7 +525,8 @@ class Selector:
                 raise ValueError(
                     f"The {name} is required, but cannot be sent: it {' and '.join(why)}."
                 )
-        return {names: p for names, p in sets.items() if names.issuperset(require)}
+        found = {names: p for names, p in sets.items() if names.issuperset(require)}
+        return found or {frozenset(require): 0.0}
 
     def _ordered(
         self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ _JOINT = re.compile(
 )
 # A step also has the pieces that it points at this much as at its best one.
 _SHARE_OF_BEST = 0.35
+_TRIED = 4
 _LONGEST = 120
 _OF_ALL_STEPS = ("wind_kmh",)
 
@@ -63,6 +64,7 @@ def steps_of(
     pieces = pieces_of(task)
     share_KP = _pointed(pieces, spans, scores)
     owner_P = share_KP.argmax(0)
+    own = _own_pieces(share_KP)
     sure = float(np.log(certain / (1 - certain)))
     quantities: list[dict[str, float]] = [{} for _ in scores]
     for mention, stated in mentions:
@@ -74,7 +76,7 @@ def steps_of(
     after = graph.reduced([_waits_for(step) for step in scores])
     return [
         Step(
-            _words(task, pieces, share_KP[k], owner_P == k),
+            _words(task, pieces, share_KP[k], own[k], owner_P == k),
             Needs(
                 _actions(step.actions, sure),
                 _place(step.environment, certain),
@@ -111,6 +113,22 @@ def _pointed(
     return share_KP
 
 
+def _own_pieces(share_KP: Array) -> tuple[int, ...]:
+    """Return each step's best piece, no piece for two steps as long as there are enough of them.
+
+    A piece is good for a step that points much at it, and more than other steps do; of the
+    `_TRIED` best ones of each step the combination with the largest sum of logarithms is taken.
+    """
+    whole_P = share_KP.sum(0) + 1e-9
+    worth_KP = np.log(share_KP + 1e-6) + np.log(share_KP / whole_P + 1e-6)
+    best = [np.argsort(-worth_P, kind="stable")[:_TRIED].tolist() for worth_P in worth_KP]
+    combinations = [pick for pick in product(*best) if len(set(pick)) == len(pick)]
+    return max(
+        combinations or [tuple(tried[0] for tried in best)],
+        key=lambda pick: sum(worth_KP[k, p] for k, p in enumerate(pick)),
+    )
+
+
 def _waits_for(step: StepScores) -> tuple[int, ...]:
     return tuple(int(j) for j in np.flatnonzero(step.after > 0))
 
@@ -128,10 +146,13 @@ def _place(logits: Array, certain: float) -> str:
 
 
 def _words(
-    task: str, pieces: Sequence[tuple[int, int]], share_P: Array, own_P: NDArray[np.bool_]
+    task: str,
+    pieces: Sequence[tuple[int, int]],
+    share_P: Array,
+    best: int,
+    own_P: NDArray[np.bool_],
 ) -> str:
     """Return the words that a step stands in: its best piece, and its others beside that one."""
-    best = int(share_P.argmax())
     enough = own_P & (share_P >= _SHARE_OF_BEST * share_P[best])
     first = last = best
     while first > 0 and enough[first - 1]:

@@ -36,6 +36,11 @@ _EXTRA_OF = {
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
     "websockets": "ros",
+    **dict.fromkeys(
+        ("anyio", "fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+        "server",
+    ),
+    "mcp": "mcp",
 }
 
 FleetOption = Annotated[

@@ -7,7 +7,7 @@
 Matrices of the reader and the decoder take the wanted type; `stored` says what becomes of the rest.
 A ternary matrix is TQ2_0 whatever the type, in rows of 256 of it, as many as it has; the text
 `embervlm.shapes` says what shape it has. Its values come back to the bit (`models/bitnet.py`); its
-bias is F16.
+bias is F16. The space of `models/matching.py`, which no decision reads, stays out.
 Everything else that a reader of the file must know lies in it as text or number (`embervlm.*`): the
 sizes, the calibration, how a photo becomes pixels, what each output stands for. The digest is the
 SHA-256 of the whole file with its own 64 digits as zeros. A network that comes from training has a
@@ -202,14 +202,19 @@ def _ternary(name: str, tensor: Array) -> Mapping[str, tuple[NDArray[np.generic]
 def checkpoint_of(
     network: EmberNetwork, tokenizer: Tokenizer, calibration: Mapping[str, float]
 ) -> Checkpoint:
-    """Return a trained network as what is written; ternary layers become their ternary values."""
+    """Return a trained network as what is written; ternary layers become their ternary values, and
+    what no decision reads is left out."""
     from embervlm.models.bitnet import keep_ternary, ternary_layers
 
     keep_ternary(network)
-    config = network.config.to_dict()
+    config = {**network.config.to_dict(), "match_width": 0}
     if switched_on(config):
         config = {"family": network.config.family, **config}
-    weights = {name: tensor.float().numpy() for name, tensor in network.state_dict().items()}
+    weights = {
+        name: tensor.float().numpy()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("match.")
+    }
     ternary = frozenset(f"{name}.weight" for name in ternary_layers(network))
     return Checkpoint(config, dict(calibration), tokenizer, weights, ternary)
 

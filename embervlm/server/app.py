@@ -1,0 +1,116 @@
+"""The app: `create_app(selector)` gives an ASGI app with every route, behind the gate.
+
+    app = create_app(EmberVLM.from_pretrained())
+    uvicorn.run(app)                                   # or embervlm serve, which also drains
+
+Other routes go to `app.fastapi`; paths that answer without a key to `open_paths`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+import embervlm
+from embervlm.backends.base import Backend
+from embervlm.selector import Selector
+from embervlm.server import chat, page, routes
+from embervlm.server.bodies import wrong_value
+from embervlm.server.errors import RefusalError, error_body, unknown_fault
+from embervlm.server.gate import Gate
+from embervlm.server.records import ErrorRecord
+from embervlm.server.service import Service
+from embervlm.server.settings import ServerSettings
+
+_SENTENCES = {
+    404: ("not_found", "There is no such path here; GET /openapi.json lists them."),
+    405: ("method", "This path does not take that method; GET /openapi.json lists them."),
+}
+
+
+class App:
+    """The ASGI app: the gate, then FastAPI. `service` is what the routes share."""
+
+    def __init__(self, fastapi: FastAPI, service: Service, open_paths: Iterable[str]) -> None:
+        self.fastapi = fastapi
+        self.service = service
+        self.gate = Gate(fastapi, service, open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event; see the ASGI specification."""
+        await self.gate(scope, receive, send)
+
+
+def create_app(
+    selector: Selector,
+    settings: ServerSettings | None = None,
+    *,
+    backends: Sequence[Backend] = (),
+    open_paths: Iterable[str] = (),
+) -> App:
+    """Return the server for a selector.
+
+    Args:
+        selector: its fleet is the first one, its lessons are kept and followed.
+        settings: None are those of `ServerSettings`: no key, so for this machine alone.
+        backends: more engines of the same model; each adds a worker.
+        open_paths: what answers without a key beside /healthz, /readyz and the page's files.
+    """
+    service = Service(selector, backends, settings or ServerSettings())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    fastapi = FastAPI(
+        title="embervlm",
+        version=embervlm.__version__,
+        description="Decides which robots to send, from a photo and a request.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={"default": {"model": ErrorRecord, "description": "Why there is no answer."}},
+    )
+    fastapi.state.service = service
+    fastapi.add_exception_handler(RefusalError, _refusal)
+    fastapi.add_exception_handler(RequestValidationError, _wrong_value)
+    fastapi.add_exception_handler(HTTPException, _http_error)
+    fastapi.add_exception_handler(Exception, _fault)
+    fastapi.include_router(routes.router)
+    fastapi.include_router(chat.router)
+    fastapi.include_router(page.router)
+    return App(fastapi, service, page.PATHS.union(open_paths))
+
+
+def _answer(request: Request, refusal: RefusalError) -> JSONResponse:
+    body = error_body(refusal, request.state.id)
+    return JSONResponse(body, status_code=refusal.status, headers=refusal.headers)
+
+
+async def _refusal(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusalError)
+    return _answer(request, error)
+
+
+async def _wrong_value(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _answer(request, wrong_value(tuple(first["loc"]), first["type"], first["msg"]))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code, sentence = _SENTENCES.get(error.status_code, ("http", "This request cannot be served."))
+    headers = dict(error.headers or {})
+    return _answer(request, RefusalError(error.status_code, code, sentence, headers=headers))
+
+
+async def _fault(request: Request, _: Exception) -> JSONResponse:
+    return _answer(request, unknown_fault(request.state.id))

@@ -1,0 +1,192 @@
+"""Bodies of requests, read strictly: JSON or a form, never both, never more than was asked for.
+
+JSON is refused with duplicate keys, NaN, numbers of thousands of digits, nesting deeper than
+`MAX_DEPTH`, or so many parts that they would fill the memory (`[[],[],...` takes twenty times its
+own size). Forms stay in memory; the photo is a file in them.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from embervlm.server.errors import RefusalError
+
+MAX_DEPTH = 32
+MAX_PARTS = 20_000
+_MAX_FIELDS = 20
+_MAX_FIELD_BYTES = 200_000
+_DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _FormParser(MultiPartParser):
+    # A body has its limit already; nothing is written to a disk that may be read-only.
+    spool_max_size = 1 << 30
+
+
+async def read_json(request: Request) -> Any:
+    """Return the JSON value of a body.
+
+    Raises:
+        RefusalError: it is another kind of body, or no JSON that is accepted.
+    """
+    if _media_type(request) != "application/json":
+        raise RefusalError(
+            415, "media_type", "The body must be JSON, with Content-Type: application/json."
+        )
+    return parse_json(await request.body())
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON from a stranger.
+
+    Raises:
+        RefusalError: it is no JSON that is accepted.
+    """
+    if sum(body.count(mark) for mark in (b",", b"[", b"{", b":")) > MAX_PARTS:
+        _no_json(f"it has more than {MAX_PARTS:,} parts")
+    try:
+        # As text: given bytes, json would take UTF-16 and UTF-32 too.
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant
+        )
+    except RecursionError:
+        _no_json(f"it is nested deeper than {MAX_DEPTH} levels")
+    except UnicodeDecodeError:
+        _no_json("it is not UTF-8")
+    except json.JSONDecodeError as error:
+        _no_json(f"{error.msg.lower()} at character {error.pos:,}")
+    except ValueError:
+        _no_json("a number in it has too many digits")
+    if _depth(value) > MAX_DEPTH:
+        _no_json(f"it is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+async def read_form(request: Request) -> dict[str, str | bytes]:
+    """Return the fields of a multipart form; a file is its bytes.
+
+    Raises:
+        RefusalError: it is another kind of body, or a broken or overlong form.
+    """
+    if _media_type(request) != "multipart/form-data":
+        raise RefusalError(
+            415, "media_type", "The body must be a form, with Content-Type: multipart/form-data."
+        )
+    parser = _FormParser(
+        request.headers,
+        request.stream(),
+        max_files=1,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RefusalError(422, "form_broken", "The form cannot be read; send it again.") from error
+    # What a header of a part may hold, and its charset, is the client's word: all of it may be
+    # wrong.
+    except (KeyError, ValueError, LookupError) as error:
+        raise RefusalError(422, "form_broken", "The form cannot be read; send it again.") from error
+    fields: dict[str, str | bytes] = {}
+    for name, value in form.multi_items():
+        if name in fields:
+            raise RefusalError(422, "duplicate", "A field is in the form twice; leave one out.")
+        fields[name] = await value.read() if isinstance(value, UploadFile) else value
+    await form.close()
+    return fields
+
+
+async def read_record(request: Request, model: type[Model]) -> Model:
+    """Return a record from a JSON body or a form.
+
+    Raises:
+        RefusalError: the body or a value in it is not as expected.
+    """
+    is_form = _media_type(request) == "multipart/form-data"
+    values = await read_form(request) if is_form else await read_json(request)
+    return validated(model, values, strict=not is_form)
+
+
+def validated(model: type[Model], values: Any, *, strict: bool = True) -> Model:
+    """Return a record of these values.
+
+    Raises:
+        RefusalError: names the first value that is wrong, and what was expected.
+    """
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise wrong_value(first["loc"], first["type"], first["msg"]) from error
+
+
+def wrong_value(place: tuple[int | str, ...], kind: str, why: str) -> RefusalError:
+    """Return the refusal of a value; a name in it that the client made up is shortened."""
+    param = ".".join(str(part)[:40] for part in place)
+    param = "".join(char if char.isprintable() else "?" for char in param)[:120]
+    why = why.removeprefix("Value error, ").rstrip(".")
+    if kind == "extra_forbidden":
+        why = "there is no such key; leave it out"
+    if kind == "model_type":
+        why = "expected an object with named values"
+    where = f"`{param}`: " if param else "The body: "
+    return RefusalError(422, "invalid_request", f"{where}{why}.", param=param or None)
+
+
+def decode_photo(text: str) -> bytes:
+    """Return the bytes of a photo given as base64 or as a data URI.
+
+    Raises:
+        ValueError: it is an address, or no base64.
+    """
+    if found := _DATA_URI.match(text):
+        text = text[found.end() :]
+    elif ":" in text[:200]:
+        raise ValueError(
+            "The photo must be base64, or a data URI of a JPEG, PNG or WebP file; addresses are "
+            "never fetched."
+        )
+    try:
+        if len(text) % 4:
+            raise binascii.Error("not whole groups of four")
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("The photo is not base64; encode the file's bytes again.") from error
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _no_json(why: str) -> NoReturn:
+    raise RefusalError(422, "json_broken", f"The body is not JSON that is accepted: {why}.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        _no_json("a key is in it twice")
+    return found
+
+
+def _constant(_: str) -> NoReturn:
+    _no_json("NaN and Infinity are no numbers here")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH + 1:
+        inner = (list(v.values()) if isinstance(v, dict) else v for v in level)
+        level = [item for v in inner if isinstance(v, list) for item in v]
+        depth += 1
+    return depth

@@ -1,0 +1,119 @@
+"""The commands that start a server: `embervlm serve` (or `python -m embervlm.server`) for clients
+over HTTP, `embervlm mcp` for an assistant over stdin and stdout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embervlm.terminal import (
+    BackendOption,
+    FleetOption,
+    MemoryOption,
+    ModelOption,
+    SiteOption,
+    load_selector,
+    open_memory,
+    printable,
+    user_errors,
+)
+
+SERVE_EPILOG = """[bold]Examples[/bold]
+
+embervlm serve
+
+embervlm serve --host 0.0.0.0 --api-key-file keys --allow-host ember.lan --workers 4
+
+curl -F image=@flood.jpg -F task="reach the people on the roof" localhost:8000/v1/select
+
+[bold]Notes[/bold]
+
+Other machines are let in only with --api-key-file: one key a line, a client's name in front of it.
+SIGTERM ends it once all accepted requests are answered; exit code 0.
+docs/server.md has the routes, and what it withstands."""
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0: everywhere.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", help="0: any that is free.", min=0, max=65535)
+    ] = 8000,
+    model: ModelOption = None,
+    backend: BackendOption = "native",
+    fleet: FleetOption = None,
+    memory: MemoryOption = None,
+    site: SiteOption = "default",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="F", help="Keys of clients, one a line."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Engines, a thread each.", min=1, max=64)
+    ] = 1,
+    queue: Annotated[
+        int, typer.Option("--queue", metavar="N", help="How many requests may wait.", min=1)
+    ] = 64,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="A name that clients call it by."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", metavar="URL", help="A server whose pages may call it."),
+    ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Let the words of requests into the log.")
+    ] = False,
+) -> None:
+    """Serve decisions over HTTP, to many clients at once."""
+    with user_errors():
+        from embervlm.server.settings import ServerSettings, check_reach, read_keys
+
+        settings = ServerSettings(
+            keys=read_keys(api_key_file) if api_key_file else {},
+            queue=queue,
+            hosts=tuple(allow_host or ()),
+            origins=tuple(allow_origin or ()),
+            log_requests=log_requests,
+        )
+        check_reach(host, settings)
+
+        from embervlm.backends import load_backend
+        from embervlm.server.app import create_app
+        from embervlm.server.logs import log_to_stderr
+        from embervlm.server.run import serve as listen
+
+        lessons = open_memory(memory, site)
+        selector = load_selector(backend, model, fleet, memory=lessons)
+        if fault := lessons.fault:
+            sys.stderr.write(f"embervlm: {printable(fault)} It decides without lessons.\n")
+        more = [load_backend(backend, model) for _ in range(workers - 1)]
+        log_to_stderr()
+        listen(create_app(selector, settings, backends=more), host, port)
+
+
+def mcp(
+    photos: Annotated[
+        Path, typer.Option("--photos", metavar="DIR", help="Photos lie here; nothing else is read.")
+    ] = Path(),
+    model: ModelOption = None,
+    backend: BackendOption = "native",
+    fleet: FleetOption = None,
+    memory: MemoryOption = None,
+    site: SiteOption = "default",
+) -> None:
+    """Offer select, plan and feedback to an assistant as MCP tools, over stdin and stdout."""
+    with user_errors():
+        if not photos.is_dir():
+            raise ValueError(f"--photos {photos} is no folder; give one that is there.")
+        from embervlm.server.logs import log_to_stderr
+        from embervlm.server.mcp_tools import create_mcp
+
+        selector = load_selector(backend, model, fleet, memory=open_memory(memory, site))
+        log_to_stderr()
+        create_mcp(selector, photos).run("stdio")

@@ -1,0 +1,201 @@
+"""What clients send and get, as pydantic records; the OpenAPI schema is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from embervlm.scenario import MAX_TASK_CHARACTERS, Scenario
+from embervlm.server.bodies import decode_photo
+
+_MAX_NOTE_CHARACTERS = 1000
+_MAX_PHOTO_CHARACTERS = 12_000_000
+
+Name = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+class Record(BaseModel):
+    """A record from a client; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Ask(Record):
+    """A request, a photo, or both."""
+
+    task: str | None = Field(
+        None, max_length=MAX_TASK_CHARACTERS, description="The request, in words."
+    )
+    image: Annotated[str, Field(max_length=_MAX_PHOTO_CHARACTERS)] | bytes | None = Field(
+        None,
+        description="The photo, JPEG, PNG or WebP: base64 or a data URI in JSON, a file in a form.",
+    )
+
+    def scenario(self) -> Scenario:
+        """Return the request as the selector takes it.
+
+        Raises:
+            ValueError: nothing was asked, or the photo is no base64.
+        """
+        image = decode_photo(self.image) if isinstance(self.image, str) else self.image
+        return Scenario(task=self.task, image=image or None)
+
+
+class SelectAsk(Ask):
+    """What /v1/select takes."""
+
+    top_k: int | None = Field(None, ge=1, le=1000, description="At most so many robots.")
+    reasoning: bool = Field(True, description="False leaves the four lines of reasons out.")
+
+
+class PlanAsk(Ask):
+    """What /v1/plan takes."""
+
+
+class FeedbackAsk(Ask):
+    """What /v1/feedback takes: the request again, and who should have been sent."""
+
+    robots: list[Name] = Field(
+        default_factory=list, max_length=100, description="Who is right; empty, the note says it."
+    )
+    note: str = Field("", max_length=_MAX_NOTE_CHARACTERS, description="Why, in a few words.")
+    author: Name = Field("operator", description="Who says so.")
+    misread: list[Name] = Field(
+        default_factory=list,
+        max_length=30,
+        description="What was read in the request though it does not say so: load_kg, snow ...",
+    )
+
+
+class RollbackAsk(Record):
+    """What /v1/memory/rollback takes."""
+
+    to: str = Field(max_length=40, description="A time such as 2026-05-03T17:30+02:00.")
+    author: Name = "operator"
+
+
+class FleetAsk(Record):
+    """What PUT /v1/fleet takes: the robots, as in a fleet file."""
+
+    robots: list[dict[str, Any]] = Field(min_length=1, max_length=1000)
+    objective: dict[str, float] = Field(default_factory=dict, max_length=20)
+
+
+class NeedsRecord(BaseModel):
+    """What the job takes, as it was read."""
+
+    actions: list[str]
+    environment: str
+    limits: dict[str, float | bool]
+
+
+class PlaceRecord(BaseModel):
+    """Metres east and north of the operator's point."""
+
+    x_m: float
+    y_m: float
+
+
+class StepRecord(BaseModel):
+    """A step of a plan; `after` holds the numbers, from 0, of the steps that come before it.
+
+    Where nobody can do it `robot` is null and `why` says so. What is not known is left out.
+    """
+
+    subtask: str
+    robot: str | None
+    after: list[int]
+    needs: NeedsRecord | None = None
+    start_min: float | None = None
+    duration_min: float | None = None
+    unit: int | None = None
+    place: PlaceRecord | None = None
+    why: str | None = None
+    done: bool | None = None
+
+
+class DecisionRecord(BaseModel):
+    """A decision; see embervlm.scenario.Decision."""
+
+    robots: list[str]
+    primary: str
+    environment: str
+    confidence: float
+    probabilities: dict[str, float]
+    ask: bool
+    needs: NeedsRecord
+    reasoning: list[str]
+    plan: list[StepRecord]
+    rejected: dict[str, str]
+    memory: list[str]
+    lessons: list[int]
+
+
+class PlanRecord(BaseModel):
+    """Who does what, after what; `robots` is the team."""
+
+    robots: list[str]
+    confidence: float
+    ask: bool
+    plan: list[StepRecord]
+
+
+class AnalysisRecord(BaseModel):
+    """What /analyze answers, as EmberVLM documents it; the plan is a step a line."""
+
+    selected_robot: str
+    confidence: float
+    reasoning: list[str]
+    robot_probabilities: dict[str, float]
+    action_plan: str
+
+
+class LessonRecord(BaseModel):
+    """A lesson; see embervlm.memory.entries.MemoryEntry."""
+
+    id: int
+    entry_type: str
+    content: str
+    confidence: float
+    related_to: list[int]
+    metadata: dict[str, Any]
+    status: Literal["in force", "quarantined", "retired"]
+
+
+class LessonsRecord(BaseModel):
+    """Some lessons, the newest last, and how many there are in all."""
+
+    lessons: list[LessonRecord]
+    total: int
+
+
+class RollbackRecord(BaseModel):
+    """How many lessons came back into force, and how many went."""
+
+    came_back: int
+    went: int
+
+
+class FleetRecord(BaseModel):
+    """The robots at hand, and the words that their file may use."""
+
+    robots: list[dict[str, Any]]
+    objective: dict[str, float] | None = None
+    vocabulary: dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    """Why there is no answer: one sentence, and a code for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    id: str
+
+
+class ErrorRecord(BaseModel):
+    """The form of every refusal and fault."""
+
+    error: ErrorDetail

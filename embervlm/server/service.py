@@ -1,0 +1,194 @@
+"""What the routes share: the queue, the engines, the fleet of now, the lessons, the figures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio.to_thread
+
+from embervlm.backends.base import Backend
+from embervlm.fleet import Fleet
+from embervlm.memory.entries import MemoryEntry
+from embervlm.memory.protocol import LessonMemory, StoreFaultError
+from embervlm.occlusion import Occlusion, cover_parts
+from embervlm.scenario import Decision, Feedback, Scenario
+from embervlm.selector import Selector
+from embervlm.server.errors import RefusalError, from_mistake
+from embervlm.server.jobs import ClosedError, QueueFullError, WorkerPool
+from embervlm.server.logs import log
+from embervlm.server.metrics import Metrics
+from embervlm.server.settings import ServerSettings
+
+T = TypeVar("T")
+
+# Threads for lessons, which are one database with one writer.
+_MEMORY_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that a request waited for a worker, and that the worker took."""
+
+    waited_s: float
+    worked_s: float
+
+    def header(self) -> str:
+        """Return the value of a Server-Timing header, which browsers show."""
+        return f"queue;dur={self.waited_s * 1e3:.2f}, decide;dur={self.worked_s * 1e3:.2f}"
+
+
+class Service:
+    """Decides and learns for the routes; every call is one job of one worker.
+
+    A worker's selector is the given one with the worker's own engine. The fleet may be replaced
+    while it runs: a job sees the one that was there when the job began.
+    """
+
+    def __init__(
+        self, selector: Selector, backends: Sequence[Backend], settings: ServerSettings
+    ) -> None:
+        self.settings = settings
+        self.is_draining = False
+        self.in_flight = 0
+        selector.open_memory()  # one for all workers, not one for each
+        self._selector = selector
+        self.pool: WorkerPool[Backend] = WorkerPool(
+            [selector.backend, *backends], queue=settings.queue
+        )
+        self.metrics = Metrics(lambda: self.pool.waiting, lambda: self.pool.busy)
+        self._memory_threads: anyio.CapacityLimiter | None = None
+
+    @property
+    def fleet(self) -> Fleet:
+        """The robots at hand."""
+        return self._selector.fleet
+
+    @fleet.setter
+    def fleet(self, fleet: Fleet) -> None:
+        self._selector = self._selector.with_fleet(fleet)
+
+    @property
+    def backend(self) -> Backend:
+        """The engine of the first worker; only its constants may be read from other threads."""
+        return self._selector.backend
+
+    async def decide(
+        self,
+        client: str,
+        ask: Callable[[], Scenario],
+        *,
+        top_k: int | None = None,
+        reasoning: bool = True,
+    ) -> tuple[Decision, Timing]:
+        """Decide what `ask` returns; decoding the photo is the worker's too.
+
+        Raises:
+            RefusalError: the request is wrong, or there is no place in the queue.
+        """
+
+        def work(selector: Selector) -> Decision:
+            with _users_mistakes():
+                scenario = ask()
+                proposal = selector.propose(scenario)
+            return selector.answer(proposal, scenario, top_k=top_k, reasoning=reasoning)
+
+        return await self._run(client, work)
+
+    async def occlude(self, client: str, ask: Callable[[], Scenario]) -> tuple[Occlusion, Timing]:
+        """Measure which parts of the photo counted; see `embervlm.occlusion`.
+
+        Raises:
+            RefusalError: the request is wrong, or there is no place in the queue.
+        """
+        return await self._run(client, lambda selector: cover_parts(selector, ask()))
+
+    async def learn(
+        self, client: str, ask: Callable[[], Scenario], feedback: Feedback
+    ) -> MemoryEntry:
+        """Keep a correction of the decision on a request.
+
+        Raises:
+            RefusalError: the correction is wrong, or cannot be kept now.
+        """
+
+        def work(selector: Selector) -> MemoryEntry:
+            with _users_mistakes():
+                decision = selector.decide(ask(), reasoning=False)
+                return selector.learn(decision, feedback)
+
+        entry, _ = await self._run(client, work)
+        return entry
+
+    async def with_lessons(self, work: Callable[[LessonMemory], T]) -> T:
+        """Do something with the lessons, off the event loop.
+
+        Raises:
+            RefusalError: there is no such lesson, or the lessons cannot be used now.
+        """
+        if self._memory_threads is None:
+            self._memory_threads = anyio.CapacityLimiter(_MEMORY_THREADS)
+
+        def safely() -> T:
+            try:
+                with _users_mistakes():
+                    return work(self._selector.open_memory())
+            except StoreFaultError as fault:
+                raise self._lessons_unusable(fault) from fault
+
+        return await anyio.to_thread.run_sync(safely, limiter=self._memory_threads)
+
+    def close(self) -> None:
+        """Finish what was accepted, and let go of the lessons."""
+        self.pool.close()
+        self._selector.open_memory().close()
+
+    async def _run(self, client: str, work: Callable[[Selector], T]) -> tuple[T, Timing]:
+        submitted = time.perf_counter()
+
+        def job(backend: Backend) -> tuple[T, Timing]:
+            began = time.perf_counter()
+            done = work(self._selector.with_backend(backend))
+            return done, Timing(began - submitted, time.perf_counter() - began)
+
+        try:
+            done, timing = await asyncio.wrap_future(self.pool.submit(client, job))
+        except QueueFullError as full:
+            self.metrics.refused.inc()
+            raise RefusalError(
+                429, "queue_full", str(full), headers={"Retry-After": str(full.retry_after_s)}
+            ) from full
+        except ClosedError as closed:
+            raise stopping() from closed
+        except StoreFaultError as fault:
+            raise self._lessons_unusable(fault) from fault
+        self.metrics.engine_s.observe(timing.worked_s)
+        return done, timing
+
+    def _lessons_unusable(self, fault: StoreFaultError) -> RefusalError:
+        log("lessons_unusable", level=40, why=str(fault))
+        return RefusalError(
+            503, "lessons_unusable", "The lessons cannot be used now; the server's log says why."
+        )
+
+
+@contextmanager
+def _users_mistakes() -> Iterator[None]:
+    """Turn the sentences of a ValueError into a refusal; elsewhere one is a fault of ours."""
+    try:
+        yield
+    except StoreFaultError:
+        raise
+    except ValueError as error:
+        raise from_mistake(error) from error
+
+
+def stopping() -> RefusalError:
+    """Return the refusal of a server that is about to stop."""
+    return RefusalError(
+        503, "stopping", "The server is stopping; ask again.", headers={"Retry-After": "5"}
+    )

@@ -1,0 +1,116 @@
+"""Our own client says what the selector says, waits where it is told to, and keeps its key."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import Listen
+
+from embervlm.client import Client, ServerError, UnreachableError
+from embervlm.fleet import Fleet
+from embervlm.scenario import Decision, Feedback, Scenario
+from embervlm.selector import Selector
+from embervlm.server.settings import ServerSettings
+
+TASK = "carry the 8 kg pump up the stairs"
+KEY = "a-key-of-the-control-room"
+
+
+def test_decides_learns_and_forgets_as_the_selector_does(
+    listen: Listen, selector: Selector, photo: Path
+) -> None:
+    with listen(ServerSettings(keys={"a": KEY}, linger_s=0)) as server:
+        with Client(server.url, key=KEY) as client:
+            assert client.is_ready()
+            decision = client.select(TASK, photo)
+            expected = selector.decide(Scenario(task=TASK, image=photo.read_bytes()))
+            assert decision.to_dict() == expected.to_dict()
+            assert decision.needs == expected.needs
+            assert client.plan(TASK, photo) == expected.plan
+            lesson = client.learn(decision, Feedback(["Humanoid"], note="the lift is out"))
+            assert client.select(TASK, photo).robots == ("Humanoid",)
+            assert [row["id"] for row in client.lessons()] == [lesson["id"]]
+            client.forget(lesson["id"])
+            assert client.lessons() == []
+            assert client.fleet() == Fleet.default()
+            small = Fleet(Fleet.default().robots[:2])
+            client.replace_fleet(small, check=True)
+            assert len(client.fleet()) == 5
+            client.replace_fleet(small)
+            assert client.fleet() == small
+        with pytest.raises(ServerError) as refused:
+            Client(server.url, key=KEY + "x").select(TASK)
+        assert (refused.value.status, refused.value.code) == (401, "key")
+
+
+def test_asks_again_over_a_connection_that_rested_too_long(listen: Listen) -> None:
+    with listen(ServerSettings(idle_s=1, linger_s=0)) as server, Client(server.url) as client:
+        client.select(TASK)
+        time.sleep(1.3)
+        assert client.select(TASK, top_k=1, reasoning=False).reasoning == ()
+
+
+def test_says_what_is_wrong_before_it_sends(tmp_path: Path) -> None:
+    client = Client()
+    for wrong in (lambda: client.select(), lambda: client.select(image=tmp_path / "none.jpg")):
+        with pytest.raises(ValueError, match=r"\.$"):
+            wrong()
+    bare = Decision(("Drone",), "Drone", "none", 1.0, {}, False, needs=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scenario"):
+        client.learn(bare, Feedback(["Drone"]))
+    for url in ("127.0.0.1:8000", "ftp://a", "http://", "http://a/?q"):
+        with pytest.raises(ValueError, match="address"):
+            Client(url)
+    with pytest.raises(ValueError, match="https"):
+        Client("http://example.org", key=KEY)
+    with pytest.raises(UnreachableError):
+        Client("http://127.0.0.1:1").select(TASK)
+    assert not Client("http://127.0.0.1:1").is_ready()
+
+
+@pytest.fixture
+def odd() -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Serve the given answers one after the other."""
+    answers: list[tuple[int, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", answers
+        server.shutdown()
+
+
+def test_waits_for_a_busy_server_and_gives_up_in_the_end(
+    odd: tuple[str, list[tuple[int, str]]],
+) -> None:
+    url, answers = odd
+    busy = json.dumps({"error": {"message": "Full.", "code": "queue_full"}})
+    answers += [(429, busy), (503, busy), (200, '{"lessons": []}')]
+    assert Client(url).lessons() == []
+    answers += [(429, busy)] * 3
+    with pytest.raises(ServerError, match="Full"):
+        Client(url, retries=2).lessons()
+    assert answers == []
+
+
+@pytest.mark.parametrize("body", ["", "no JSON", "[]", "[1]", '{"a": 1}', '"x"'])
+def test_what_is_no_answer_is_told_so(odd: tuple[str, list[tuple[int, str]]], body: str) -> None:
+    url, answers = odd
+    answers.append((500, body))
+    with pytest.raises(ServerError, match="none of its answers"):
+        Client(url).lessons()
