@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from embervlm.data.scenarios import load  # noqa: E402
-from embervlm.training.waiting import f1, fit, pairs_of  # noqa: E402
-from embervlm.waiting import FEATURES, WEIGHTS  # noqa: E402
+from embervlm.data.scenarios import load
+from embervlm.training.waiting import f1, fit, pairs_of
+from embervlm.waiting import FEATURES, WEIGHTS
 
 
 def test_the_weights_are_what_the_training_split_gives() -> None:
