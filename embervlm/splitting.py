@@ -25,6 +25,7 @@ from embervlm.planning import graph
 from embervlm.planning.costs import Step
 from embervlm.quantities import Mention
 from embervlm.scenario import FLAGS, Needs
+from embervlm.waiting import Stand, waiting_logit
 
 # A piece ends at a mark that is not inside a number, and in front of a word that begins another.
 _END_OF_PIECE = re.compile(
@@ -41,6 +42,8 @@ _JOINT = re.compile(
 # A step also has the pieces that it points at this much as at its best one.
 _SHARE_OF_BEST = 0.35
 _TRIED = 4
+# What the network's own opinion of which step waits for which counts beside `waiting`.
+_NETWORK_SAYS = 0.2
 _LONGEST = 120
 _OF_ALL_STEPS = ("wind_kmh",)
 
@@ -73,7 +76,14 @@ def steps_of(
             for k in range(len(scores)) if key in _OF_ALL_STEPS else (int(owner_P[piece]),):
                 known = quantities[k].get(key, value)
                 quantities[k][key] = (min if key == "width_m" else max)(known, value)
-    after = graph.reduced([_waits_for(step) for step in scores])
+    stand = Stand(
+        [task[a:b] for a, b in pieces],
+        own,
+        [frozenset(np.flatnonzero(owner_P == k).tolist()) for k in range(len(scores))],
+        [frozenset(_actions(step.actions, 0.0)) for step in scores],
+        [int(step.robots[:-1].argmax()) for step in scores],
+    )
+    after = graph.reduced([_waits_for(stand, k, step) for k, step in enumerate(scores)])
     return [
         Step(
             _words(task, pieces, share_KP[k], own[k], owner_P == k),
@@ -129,8 +139,11 @@ def _own_pieces(share_KP: Array) -> tuple[int, ...]:
     )
 
 
-def _waits_for(step: StepScores) -> tuple[int, ...]:
-    return tuple(int(j) for j in np.flatnonzero(step.after > 0))
+def _waits_for(stand: Stand, k: int, step: StepScores) -> tuple[int, ...]:
+    """Return the steps that step k waits for, by the words and by the network."""
+    return tuple(
+        j for j in range(k) if waiting_logit(stand, k, j) + _NETWORK_SAYS * step.after[j] > 0
+    )
 
 
 def _actions(logits: Array, sure: float) -> tuple[str, ...]:

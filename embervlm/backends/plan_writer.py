@@ -63,7 +63,8 @@ class PlanWriter:
         if not self._is_there:
             return ()
         words_TW = self._linear("plan.narrow", words_TD)
-        words_TW = words_TW + self._linear("plan.words", self._table_VE[tokens_T])
+        rows_TE = self._table_VE[tokens_T].astype(np.float32)
+        words_TW = words_TW + self._linear("plan.words", rows_TE)
         words_TW = self._read(self._norm("plan.norm", words_TW))
         key_TW = self._linear("plan.pointer_key", words_TW)
         keys_values = [
@@ -125,7 +126,7 @@ class PlanWriter:
         return layer_norm(x, weight_W, bias_W, epsilon)
 
     def _take(self, name: str, *shape: int) -> Array:
-        found = np.asarray(self._tensor(name), np.float32)
+        found = np.asarray(self._tensor(name))
         if found.size != math.prod(shape):
             raise ValueError(
                 f"The model's {name} has {found.size} values, expected {math.prod(shape)}; export "

@@ -16,10 +16,10 @@ photos of a kind apart:
         + contrast * InfoNCE
 
 Each step takes one caption of each of its photos and leaves out a share of what either side reads;
-without that it knows the training photos by heart. Cosines of this size are reached by what kind of
-scene it is, so the order among photos is coarser than with the contrast alone
-(`benchmarks/bitmar_matching.json`). `matching.json` has the figures of validation,
-those of the space of the reader beside them.
+without that it knows the training photos by heart. Cosines of this size cost some of the order:
+the contrast alone has smaller ones and finds the right photo more often
+(`benchmarks/bitmar_matching.json`). `matching.json` has the figures of validation, those of the
+space of the reader beside them.
 
 Axes: N photos, C captions, D width of what is read, M width of the space, B photos of a step.
 """
