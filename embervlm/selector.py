@@ -62,7 +62,7 @@ _SIZES = np.array([number.bit_count() for number in range(32)])
 # So many descriptions are read for one request, each up to so many characters.
 _DESCRIBED, _READ = 32, 500
 # A robot whose chance at a step of a job is below this does not do it, whoever else is left.
-_NO_CHANCE = float(np.log(0.01))
+_NO_CHANCE = float(np.log(0.03))
 # Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
 # of 0.12): of the bounds tried on validation the one with the most right lists of actions.
 _LIKELY_ACTION = -2.0
