@@ -1,41 +1,37 @@
 """BitMar's documented aims, each with a definition, and what the trained network has of them.
 
-    python benchmarks/bitmar_targets.py --pretrained build/bitmar/pretrain/network.safetensors
-    --network build/bitmar/reason/network.safetensors --file build/bitmar/bitmar.gguf
-    --vision build/nano/vision --tokenizer build/nano/tokenizer.json
-    --json benchmarks/bitmar-targets.json
+python benchmarks/bitmar_targets.py --pretrained build/bitmar/pretrain/network.safetensors
+--network build/bitmar/match/network.safetensors --file build/bitmar/bitmar.gguf
+--vision build/nano/vision --tokenizer build/nano/tokenizer.json
+--json benchmarks/bitmar-targets.json
 
-    cosine_matched      mean cosine of a test photo (`image.summary`) with each of its captions (the
-                        pooled state); behind `pretrain`, which learns them, and at the end
-    cosine_mismatched   the same with all captions of other test photos
-    top1_in_set         the first robot is a right one: test requests and plans, the exported file
-    reasoning_quality   the mean of `get_reasoning_analysis` over those decisions
-    slots_in_use        share of the memory's slots written in the last 100 writes a slot
-    file_bytes          of the exported file
-
-Axes: N photos, C captions.
+cosine_matched      mean cosine of a test photo with each of its captions: behind `pretrain` of
+                    the photo's token with the mean of the words' states, and at the end in the
+                    space that `training/matching.py` learns last
+cosine_mismatched   the same with all captions of other test photos
+centred_matched     cosine_matched without what all photos, and all captions, share
+recall_1, recall_5  how many captions have their photo among the so many nearest, and what
+                    guessing would have (chance_1, chance_5)
+top1_in_set         the first robot is a right one: test requests and plans, the exported file
+reasoning_quality   the mean of `get_reasoning_analysis` over those decisions
+slots_in_use        share of the memory's slots written in the last 100 writes a slot
+file_bytes          of the exported file
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch.nn import functional as F
-
 import embervlm
-from embervlm.data.photos import TABLE, load_captions, load_photos
 from embervlm.data.sample import robots_of
 from embervlm.models.modeling import EmberNetwork, load_network
-from embervlm.prompts import read_task
 from embervlm.tokenizer import Tokenizer
-from embervlm.training.decisions import BLANK, Item, Photos, base_samples, collate, encode
+from embervlm.training.decisions import base_samples
+from embervlm.training.matching import figures, read_split
 
 AIMS = {
     "cosine_matched": "> 0.75",
@@ -47,33 +43,12 @@ AIMS = {
 }
 
 
-@torch.no_grad()
 def cosines(
     network: EmberNetwork, options: argparse.Namespace, tokenizer: Tokenizer
 ) -> dict[str, float]:
-    """Return the mean cosine of photos with their own captions and with others'."""
-    network.eval()
-    photos = Photos.load(options.vision, options.shared, network.config.image_grid)
-    texts = load_captions(options.shared / "photos")
-    with np.load(options.vision / "features.npz", allow_pickle=False) as content:
-        row_of = {str(name): i for i, name in enumerate(content["files"])}
-    files = [p.file for p in load_photos(TABLE) if p.split == "test" and p.file in texts]
-    seen_ND = network.image.summary(photos.features_PC[[row_of[f] for f in files]].float())
-    pairs = [(n, text) for n, file in enumerate(files) for text in texts[file]]
-    read = []
-    for at in range(0, len(pairs), 64):
-        items = [Item(BLANK, read_task(text, tokenizer, 96)) for _, text in pairs[at : at + 64]]
-        batch = collate(items, None, network.config, random.Random(0))
-        read.append(encode(network, batch).pooled_BD)
-    cosine_NC = F.normalize(seen_ND, dim=-1) @ F.normalize(torch.cat(read), dim=-1).T
-    own_NC = torch.zeros_like(cosine_NC, dtype=torch.bool)
-    own_NC[[n for n, _ in pairs], list(range(len(pairs)))] = True
-    return {
-        "cosine_matched": round(float(cosine_NC[own_NC].mean()), 4),
-        "cosine_mismatched": round(float(cosine_NC[~own_NC].mean()), 4),
-        "photos": len(files),
-        "captions": len(pairs),
-    }
+    """Return how near test photos are to their own captions and to others'."""
+    found = read_split(network, tokenizer, options.vision, options.shared, "test")
+    return figures(found.seen_NM, found.read_CM, found.photo_C)
 
 
 def decided(file: Path) -> dict[str, float]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ from embervlm.terminal import (
     MemoryOption,
     ModelOption,
     SiteOption,
+    StateOption,
     ThreadsOption,
     console,
     load_selector,
@@ -38,6 +40,7 @@ from embervlm.terminal import (
 )
 
 if TYPE_CHECKING:
+    from embervlm.live import FleetState
     from embervlm.memory.store import LessonStore
     from embervlm.scenario import Decision
     from embervlm.selector import Selector
@@ -92,6 +95,10 @@ embervlm decide --image site.jpg --json
 
 embervlm decide "look at the roof" --tags
 
+embervlm decide "map the site, then shut the valve" --picture plan.svg --alternatives
+
+embervlm decide "look at the roof" --state state.yaml --exclude Drone
+
 embervlm decide --batch requests.jsonl --out decisions.jsonl
 
 [bold]Batch[/bold]
@@ -121,10 +128,37 @@ def decide(
         str | None, typer.Option("--task", metavar="TEXT", help="The request, whatever its words.")
     ] = None,
     fleet: FleetOption = None,
+    state: StateOption = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="ROBOT", help="Do not send it; may be repeated."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="ROBOT", help="Send it in any case; may be repeated."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
     as_tags: Annotated[
         bool,
         typer.Option("--tags", help="Print robots and reasons in tags, <thinking> and others."),
+    ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="text, json, or rmf: the plan as task requests for Open-RMF.",
+        ),
+    ] = None,
+    rmf_fleet: Annotated[
+        str, typer.Option("--rmf-fleet", metavar="NAME", help="What Open-RMF calls the fleet.")
+    ] = "embervlm",
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="F.svg|F.png", help="Draw the plan into this file."),
+    ] = None,
+    alternatives: Annotated[
+        bool, typer.Option("--alternatives", help="Say what would be decided without each robot.")
     ] = False,
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="N", help="At most N robots, the best first.")
@@ -158,18 +192,33 @@ def decide(
             raise ValueError("--batch and --out belong together: give both files.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"--top-k is {top_k}; ask for 1 robot or more.")
-        if as_tags and (as_json or batch is not None or not reasoning):
+        if form not in (None, "text", "json", "rmf"):
+            raise ValueError(f"--format is {form!r}; it is text, json or rmf.")
+        if as_json and form not in (None, "json"):
+            raise ValueError(f"--json and --format {form} exclude each other: leave one out.")
+        as_json = as_json or form == "json"
+        if as_tags and (as_json or form or batch is not None or not reasoning):
             raise ValueError(
-                "--tags prints one reasoning: leave out --json, --batch and --no-reasoning."
+                "--tags prints one reasoning: leave out --json, --format, --batch and "
+                "--no-reasoning."
             )
+        if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
+            raise ValueError(f"--picture {picture} must end in .svg or .png.")
+        if alternatives and (as_tags or form == "rmf"):
+            raise ValueError("--alternatives goes with text and json: leave out --tags and rmf.")
         if batch is not None and out is not None:
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
+            if require or alternatives or picture or form in ("text", "rmf"):
+                raise ValueError(
+                    "--require, --alternatives, --picture and --format are for one request: leave "
+                    "them out with --batch."
+                )
             check_batch_files(batch, out)
             lessons = lessons_to_use(memory, site, no_memory=no_memory)
             selector = load_selector(
                 backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
-            )
+            ).at(read_state(state), exclude or [])
             count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
             tell_missed(lessons)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
@@ -186,16 +235,108 @@ def decide(
         selector = load_selector(
             backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
         )
-        decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
+        live = read_state(state)
+        decision = selector.decide(
+            scenario,
+            top_k=top_k,
+            reasoning=reasoning,
+            state=live,
+            exclude=exclude or [],
+            require=require or [],
+        )
         tell_missed(lessons)
+        others = (
+            selector.alternatives(decision, state=live, exclude=exclude or [])
+            if alternatives
+            else {}
+        )
+        if picture is not None and not decision.plan:
+            sys.stderr.write("No robot is sent, so there is no plan to draw.\n")
+        elif picture is not None:
+            from embervlm.planning.pictures import draw
+
+            draw(decision.plan, picture, title=task or "")
         if as_json:
-            typer.echo(json.dumps(decision.to_dict(), indent=2))
+            record = decision.to_dict()
+            if alternatives:
+                record["alternatives"] = {
+                    name: {"robots": list(other.robots), "confidence": round(other.confidence, 4)}
+                    for name, other in others.items()
+                }
+            typer.echo(json.dumps(record, indent=2))
+        elif form == "rmf":
+            from embervlm.planning.rmf import task_requests
+
+            requests = task_requests(
+                decision.plan, fleet_name=rmf_fleet, now_ms=round(time.time() * 1000)
+            )
+            typer.echo(json.dumps(requests, indent=2))
         elif as_tags:
             from embervlm.prompts import Thinking, write_thinking
 
             typer.echo(printable(write_thinking(Thinking.of(decision))))
         else:
             show_decision(decision, photo=image)
+            for name, other in others.items():
+                order = " then ".join(other.robots)
+                typer.echo(printable(f"without the {name}: {order} ({other.confidence:.0%})"))
+
+
+@app.command(
+    epilog="""[bold]Examples[/bold]
+
+embervlm ros ws://robot:9090 --fleet my-fleet.yaml
+
+ros2 topic pub --once /embervlm/request std_msgs/String "data: 'look at the roof'"
+
+docs/plans.md has the form of requests and answers."""
+)
+def ros(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Where rosbridge listens.")
+    ] = "ws://localhost:9090",
+    fleet: FleetOption = None,
+    state: StateOption = None,
+    request_topic: Annotated[
+        str, typer.Option("--request-topic", metavar="TOPIC", help="Requests come from there.")
+    ] = "/embervlm/request",
+    decision_topic: Annotated[
+        str, typer.Option("--decision-topic", metavar="TOPIC", help="Decisions go there.")
+    ] = "/embervlm/decision",
+    notify: Annotated[
+        str,
+        typer.Option(
+            "--notify", metavar="SERVICE", help="A std_srvs/Trigger, called after each decision."
+        ),
+    ] = "",
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            "--retries", metavar="N", help="Give up after N failures in a row; else never.", min=0
+        ),
+    ] = None,
+    backend: BackendOption = "native",
+    model: ModelOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Answer requests from a ROS topic, through rosbridge. Needs the ros extra."""
+    with user_errors():
+        import websockets  # noqa: F401  # says at once what is missing
+
+        from embervlm.ros import RosSettings, serve
+
+        settings = RosSettings(url, request_topic, decision_topic, notify, retries)
+        live = read_state(state)
+        selector = load_selector(backend, model, fleet, threads=threads)
+        selector.at(live)  # a state that does not fit the fleet is told before the first request
+
+        def tell(line: str) -> None:
+            sys.stderr.write(printable(line) + "\n")
+
+        try:
+            serve(selector, settings, tell, state=live)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
 
 
 @app.command(name="eval")
@@ -685,6 +826,19 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def read_state(path: Path | None) -> FleetState | None:
+    """Return what a state file says, or None without one.
+
+    Raises:
+        ValueError: the file is missing or wrong.
+    """
+    if path is None:
+        return None
+    from embervlm.live import FleetState
+
+    return FleetState.from_file(path)
+
+
 def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonStore | None:
     """Return the lessons to decide with, or None; say on stderr if they cannot be used.
 
@@ -805,7 +959,12 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
         steps = Table.grid(padding=(0, 2))
         for i, step in enumerate(decision.plan, start=1):
             after = ", ".join(str(j + 1) for j in step.after)
-            wait = f"after {after}" if after else ""
+            when = ""
+            if step.start_min is not None and step.duration_min is not None:
+                end = step.start_min + step.duration_min
+                when = f"minutes {step.start_min:.0f} to {end:.0f}"
+            wait = ", ".join(part for part in (when, f"after {after}" if after else "") if part)
+            wait = f"{wait} {step.why}".strip()
             steps.add_row(
                 f"{i}.", text(step.robot or "nobody"), text(step.subtask), text(wait, "dim")
             )

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
+from embervlm.fleet import ACTIONS, LEFT_OUT, NO_ROBOT, Fleet, Robot
 from embervlm.prompts import parse_thinking
 from embervlm.quantities import find_quantities
 from embervlm.scenario import Decision, Needs
@@ -87,6 +87,9 @@ _JUDGEMENT = "suits the request as a whole"
 _SUITS_LESS = re.compile(r"breaks no stated limit, but suits less well \((\d+)%\)")
 _NOBODY = "no robot of the fleet can do the core of this"
 _NOT_READY = re.compile(r"is not ready \((\w+)\)")
+_LEFT_OUT = "is left out by the operator"
+_EMPTY = "has an empty battery"
+_ON_BATTERY = re.compile(rf"runs for {_NUMBER} min on (\d+)% of its battery, asked {_NUMBER} min")
 
 
 def check_line(
@@ -226,6 +229,12 @@ def _fault_for(clause: str, robot: Robot, needs: Needs) -> str | None:
 def _fault_against(clause: str, robot: Robot, needs: Needs, chance: float | None) -> str | None:
     if clause == "has none at hand":
         return None if robot.count == 0 else f"there are {robot.count}"
+    if clause == _LEFT_OUT:
+        return None if robot.status == LEFT_OUT else f"its status is {robot.status}"
+    if clause == _EMPTY:
+        return None if robot.battery == 0 else f"its battery holds {robot.battery:.0%}"
+    if match := _ON_BATTERY.fullmatch(clause):
+        return _fault_of_battery(robot, needs, *map(float, match.groups()))
     if match := _NOT_READY.fullmatch(clause):
         return None if robot.status == match[1] != "ready" else f"its status is {robot.status}"
     if match := _SUITS_LESS.fullmatch(clause):
@@ -268,6 +277,17 @@ def _fault_of_bound(clause: str, robot: Robot, needs: Needs, *, must_break: bool
                 return f"{there:g} {'keeps' if must_break else 'breaks'} the limit of {stated:g}"
             return None
     return "unknown clause"
+
+
+def _fault_of_battery(
+    robot: Robot, needs: Needs, stated: float, percent: float, asked: float
+) -> str | None:
+    full, hours = robot.limits.get("endurance_min"), needs.quantities.get("hours")
+    if full is None or hours is None or abs(100 * robot.battery - percent) > 0.51:
+        return f"its battery holds {robot.battery:.0%}, or nothing is asked of it"
+    if not (_same(stated, full * robot.battery) and _same(asked, 60 * hours) and asked > stated):
+        return f"it runs for {full * robot.battery:g} min, asked {60 * hours:g} min"
+    return None
 
 
 def _breaks(bound: _Bound, limit: float, asked: float) -> bool:

@@ -208,19 +208,7 @@ class Fleet:
         Raises:
             ValueError: see `from_yaml`.
         """
-        if len(text) > 1_000_000:
-            raise ValueError(f"{source}: a fleet file has at most 1 MB; this one has {len(text)}.")
-        try:
-            tokens = yaml.scan(text, Loader=_LOADER)
-            has_alias = any(isinstance(token, yaml.AliasToken) for token in tokens)
-            content = None if has_alias else yaml.load(text, Loader=_LOADER)
-        # ValueError: a date such as 2026-13-45, or a whole number of thousands of digits.
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise ValueError(f"{source}: this is not YAML ({reason}).") from error
-        if has_alias:
-            raise ValueError(f"{source}: YAML aliases (*name) are not allowed; write it out.")
-        return cls.from_record(content, source=source)
+        return cls.from_record(load_yaml(text, source, "fleet file"), source=source)
 
     @classmethod
     def from_record(cls, content: Any, *, source: str = "fleet") -> Fleet:
@@ -306,6 +294,27 @@ class Fleet:
         return len(self.robots)
 
 
+def load_yaml(text: str, source: str, what: str) -> Any:
+    """Parse YAML that a stranger may have written; `source` and `what` name it in errors.
+
+    Raises:
+        ValueError: it is larger than 1 MB, no YAML, or has aliases.
+    """
+    if len(text) > 1_000_000:
+        raise ValueError(f"{source}: a {what} has at most 1 MB; this one has {len(text)}.")
+    try:
+        tokens = yaml.scan(text, Loader=_LOADER)
+        has_alias = any(isinstance(token, yaml.AliasToken) for token in tokens)
+        content = None if has_alias else yaml.load(text, Loader=_LOADER)
+    # ValueError: a date such as 2026-13-45, or a whole number of thousands of digits.
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"{source}: this is not YAML ({reason}).") from error
+    if has_alias:
+        raise ValueError(f"{source}: YAML aliases (*name) are not allowed; write it out.")
+    return content
+
+
 def _parse_robot(row: Any, index: int, source: str) -> Robot:
     if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not row["name"].strip():
         raise ValueError(f"{source}: robot number {index + 1}, key `name`: expected a text.")
@@ -338,12 +347,12 @@ def _parse_robot(row: Any, index: int, source: str) -> Robot:
     for key, value in limits.items():
         if key not in LIMIT_UNITS:
             raise wrong(f"limits.{key}", f"one of {', '.join(LIMIT_UNITS)}")
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise wrong(
                 f"limits.{key}", f"a number of {LIMIT_UNITS[key]}, 0 or more, not {value!r}"
             )
     speed = row.get("speed_kmh")
-    if speed is not None and (not _is_number(speed) or speed <= 0):
+    if speed is not None and (not is_number(speed) or speed <= 0):
         raise wrong("speed_kmh", f"a number of km/h above 0, not {speed!r}")
     count = row.get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
@@ -352,10 +361,10 @@ def _parse_robot(row: Any, index: int, source: str) -> Robot:
     if status not in STATUSES:
         raise wrong("status", f"one of {', '.join(STATUSES)}, not {status!r}")
     setup = row.get("setup_min", 0)
-    if not _is_number(setup) or setup < 0:
+    if not is_number(setup) or setup < 0:
         raise wrong("setup_min", f"a number of min, 0 or more, not {setup!r}")
     energy = row.get("energy_w")
-    if energy is not None and (not _is_number(energy) or energy < 0):
+    if energy is not None and (not is_number(energy) or energy < 0):
         raise wrong("energy_w", f"a number of W, 0 or more, not {energy!r}")
     location = None
     if "location" in row:
@@ -388,7 +397,7 @@ def parse_place(value: Any) -> Place | None:
     if not isinstance(value, dict) or set(value) != {"x_m", "y_m"}:
         return None
     x, y = value["x_m"], value["y_m"]
-    return (float(x), float(y)) if _is_number(x) and _is_number(y) else None
+    return (float(x), float(y)) if is_number(x) and is_number(y) else None
 
 
 def _parse_objective(row: Any, source: str) -> Objective:
@@ -402,12 +411,13 @@ def _parse_objective(row: Any, source: str) -> Objective:
             raise ValueError(
                 f"{source}: key `objective.{key}`: expected one of {', '.join(known)}."
             )
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise ValueError(
                 f"{source}: key `objective.{key}`: expected a number, 0 or more, not {value!r}."
             )
     return Objective(**{key: float(value) for key, value in row.items()})
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Say whether a value of a file is a finite number of a usable size."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12

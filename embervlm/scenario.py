@@ -126,8 +126,9 @@ class Subtask:
 
     `robot` is None where nobody can do it; `why` then says so with the numbers. `unit` counts the
     robots of one kind from 1. `start_min` and `duration_min` count in minutes from the start of the
-    plan, way and setup included; None means not timed. `place` is where it is done, if that is
-    known. A step that is `done` takes no more time.
+    plan, way and setup included; None means not timed. `minutes` is how long the work itself was
+    said to take, `place` is where it is done, if that is known. `barred` are robots that failed at
+    it. A step that is `done` takes no more time.
     """
 
     subtask: str
@@ -140,6 +141,8 @@ class Subtask:
     why: str = ""
     done: bool = False
     place: Place | None = None
+    minutes: float | None = None
+    barred: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as plain JSON values; what is not known of it is left out."""
@@ -157,6 +160,10 @@ class Subtask:
             record["unit"] = self.unit
         if self.place is not None:
             record["place"] = {"x_m": self.place[0], "y_m": self.place[1]}
+        if self.minutes is not None:
+            record["minutes"] = self.minutes
+        if self.barred:
+            record["barred"] = list(self.barred)
         if self.why:
             record["why"] = self.why
         if self.done:

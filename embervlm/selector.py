@@ -10,11 +10,11 @@ is in.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, St
 from embervlm.faithfulness import checks_of
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
+from embervlm.live import FleetState, without
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
@@ -151,7 +152,14 @@ class Selector:
         return other
 
     def decide(
-        self, scenario: Scenario, *, top_k: int | None = None, reasoning: bool = True
+        self,
+        scenario: Scenario,
+        *,
+        top_k: int | None = None,
+        reasoning: bool = True,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
     ) -> Decision:
         """Decide which robots to send.
 
@@ -159,13 +167,97 @@ class Selector:
             scenario: the request, the photo, or both.
             top_k: at most this many robots, the best first; None returns all that suit.
             reasoning: False leaves the written lines out, which is faster.
+            state: what is known of the robots now; None is as the fleet says.
+            exclude: robots that are not to be sent.
+            require: robots that are to be sent, alone or with others.
 
         Raises:
-            ValueError: the photo cannot be read, or `top_k` is below 1.
+            ValueError: the photo cannot be read, `top_k` is below 1, a robot is not in the fleet,
+                or one that is required cannot be sent; says why.
         """
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; ask for 1 robot or more.")
-        return self.answer(self.propose(scenario), scenario, top_k=top_k, reasoning=reasoning)
+        if top_k is not None and top_k < max(1, len(require)):
+            raise ValueError(f"top_k is {top_k}; ask for {max(1, len(require))} robots or more.")
+        now = self.at(state, exclude)
+        required = [now.fleet.find(name).name for name in require]
+        proposal = self.propose(scenario)
+        return now.answer(
+            proposal, scenario, top_k=top_k, reasoning=reasoning, require=dict.fromkeys(required)
+        )
+
+    def at(self, state: FleetState | None = None, exclude: Sequence[str] = ()) -> Self:
+        """Return this selector for the fleet as it is now, less the robots that are left out.
+
+        Raises:
+            ValueError: a robot is not in the fleet, or the state does not fit it.
+        """
+        if state is None and not exclude:
+            return self
+        _ = self.memory  # opened here, so that it is opened once
+        now = copy(self)
+        now.fleet = without(self.fleet if state is None else state.applied(self.fleet), exclude)
+        return now
+
+    def alternatives(
+        self,
+        decision: Decision,
+        *,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> dict[str, Decision]:
+        """Return, for each robot of a decision, what would be decided without it.
+
+        Raises:
+            ValueError: the decision carries no scenario, or see `decide`.
+        """
+        if decision.scenario is None:
+            raise ValueError(
+                "This decision carries no scenario; give the one that decide() returned."
+            )
+        proposal = self.propose(decision.scenario)
+        return {
+            name: self.at(state, [*exclude, name]).answer(
+                proposal, decision.scenario, reasoning=False
+            )
+            for name in decision.robots
+            if name in self.fleet
+        }
+
+    def replan(
+        self,
+        decision: Decision,
+        failed: Sequence[int],
+        *,
+        done: Sequence[int] = (),
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> Decision:
+        """Return the decision with a plan for the rest, after steps of its plan have failed.
+
+        What is done stays as it was; see `planning.replan`. `robots` are those that still have
+        something to do.
+
+        Args:
+            decision: what `decide` or `replan` returned.
+            failed: the steps, from 0, at which their robots failed.
+            done: the steps that are finished.
+            state: what is known of the robots now; None is as the fleet says.
+            exclude: robots that are not to be sent.
+
+        Raises:
+            ValueError: a step is not in the plan, or a robot is not in the fleet.
+        """
+        now = self.at(state, exclude)
+        plan = planning.replan(now.fleet, decision.plan, failed, done=done)
+        robots = plan.robots or (NO_ROBOT,)
+        chance = decision.probabilities
+        return replace(
+            decision,
+            robots=robots,
+            primary=robots[0],
+            plan=plan.steps,
+            rejected=planning.reasons_against(now.fleet, decision.needs, robots, chance),
+            reasoning=(),
+        )
 
     def propose(self, scenario: Scenario) -> Proposal:
         """Return what the network says of a scenario, before any rule or lesson.
@@ -187,8 +279,13 @@ class Selector:
         *,
         top_k: int | None = None,
         reasoning: bool = True,
+        require: Collection[str] = (),
     ) -> Decision:
-        """Decide from what the network said of this scenario; `decide` is `propose`, then this."""
+        """Decide from what the network said of this scenario; `decide` is `propose`, then this.
+
+        Raises:
+            ValueError: a required robot cannot be sent.
+        """
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
         allowed: list[str] = []
@@ -197,22 +294,34 @@ class Selector:
             as_told = certain.without(misread), team != ("team" in misread)
             allowed = [n for n in lessons.robots_of(lesson) if self._allows(n, *as_told)]
             # A lesson that cannot be followed changes nothing, not even what was read.
-            if allowed:
+            if allowed and set(require) <= set(allowed):
                 needs = replace(needs.without(misread), environment=needs.environment)
                 certain, team = as_told
             else:
-                lesson = None
+                lesson, allowed = None, []
         steps = self.backend.split(proposal) if team else ()
-        sets = self._distribution(proposal, certain, team, steps)
+        able = {} if team else self._able(proposal, certain)
+        sets = self._distribution(proposal, certain, team, steps, able)
+        if require:
+            sets = self._with_required(sets, require, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
         }
-        chance[NO_ROBOT] = sets.get(frozenset(), 0.0)
+        chance |= {**able, NO_ROBOT: sets.get(frozenset(), 0.0)}
         robots = self._ordered(chosen, proposal, chance)
         confidence = self._confidence(sets[chosen])
-        robots = (allowed or robots)[:top_k]
-        plan, robots = self._plan(scenario, proposal, needs, robots, team, steps)
+        # Whoever is required is not cut off.
+        robots = sorted(
+            allowed or robots, key=lambda name: top_k is not None and name not in require
+        )
+        robots = robots[:top_k]
+        plan = self._plan(scenario, proposal, needs, robots, team, steps, may_grow=top_k is None)
+        if steps and plan:
+            in_time = sorted(plan, key=lambda step: step.start_min or 0.0)
+            at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
+            robots = [*at_work, *(name for name in require if name not in at_work)]
+            robots = robots or [NO_ROBOT]
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -313,17 +422,19 @@ class Selector:
         robots: list[str],
         team: bool,
         scores: Sequence[StepScores],
-    ) -> tuple[tuple[Subtask, ...], list[str]]:
-        """Return the steps with who does them, and the robots that have one, in their order.
+        *,
+        may_grow: bool,
+    ) -> tuple[Subtask, ...]:
+        """Return the steps with who does them.
 
-        A team's steps go to the robots that were chosen. What none of them can do goes to another
-        of the fleet that can, who then joins the team; one without a step leaves it.
+        A team's steps go to the robots that were chosen. If it `may_grow`, what none of them can do
+        goes to another of the fleet that can.
         """
         if NO_ROBOT in robots:
-            return (), robots
+            return ()
         if len(scores) < 2:
             words = scenario.task or "look at the place"
-            return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team)), robots
+            return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
         task, tokenizer = one_line(scenario.task), self.backend.tokenizer
         assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
         spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
@@ -338,9 +449,9 @@ class Selector:
         made = planning.allocate(
             chosen if all_alike else self.fleet, steps, preferences=preferences
         )
-        if made.unassigned and all_alike:
+        if made.unassigned and all_alike and may_grow:
             made = planning.allocate(self.fleet, steps, preferences=preferences)
-        return made.steps, list(made.robots) or [NO_ROBOT]
+        return made.steps
 
     def _preferences(self, step: StepScores) -> dict[str, float]:
         """Return the logarithm of each robot's chance to suit a step: of one that is alike the
@@ -353,7 +464,12 @@ class Selector:
         }
 
     def _distribution(
-        self, proposal: Proposal, certain: Needs, team: bool, steps: Sequence[StepScores] = ()
+        self,
+        proposal: Proposal,
+        certain: Needs,
+        team: bool,
+        steps: Sequence[StepScores],
+        able: Mapping[str, float],
     ) -> dict[frozenset[str], float]:
         """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
 
@@ -364,7 +480,8 @@ class Selector:
         the needs, as they were read, or it is not.
         """
         allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
-        able, sureness = self._able(proposal, allowed, team)
+        in_all = frozenset(name for name, p in able.items() if p > 0.5)
+        sureness = min((max(p, 1 - p) for p in able.values()), default=1.0)
         slot_of = {
             name: self._abilities.slot_of[name]
             for name in allowed
@@ -380,21 +497,36 @@ class Selector:
         chance = _softmax(logits / self.calibration.temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
-            names = able.union(name for name, slot in slot_of.items() if number >> slot & 1)
+            names = in_all.union(name for name, slot in slot_of.items() if number >> slot & 1)
             sets[names] = sets.get(names, 0.0) + sureness * float(p)
         return sets
 
-    def _able(
-        self, proposal: Proposal, allowed: Sequence[str], team: bool
-    ) -> tuple[frozenset[str], float]:
-        """Return the robots unlike all default ones that can do the whole job, none for a team, and
-        how sure that is of the least sure of them."""
-        unlike = [name for name in allowed if not self._abilities.is_alike[name]]
-        if team or not unlike:
-            return frozenset(), 1.0
+    def _able(self, proposal: Proposal, certain: Needs) -> dict[str, float]:
+        """Return the chance of each robot unlike all default ones to be able to do the job; none
+        of those that break a limit or are not at hand."""
+        unlike = [name for name, is_alike in self._abilities.is_alike.items() if not is_alike]
+        if not unlike:
+            return {}
         chances = self._abilities.chances(proposal)
-        able = frozenset(name for name in unlike if chances[name] > 0.5)
-        return able, min(max(chances[name], 1 - chances[name]) for name in unlike)
+        return {name: chances[name] for name in unlike if self._allows(name, certain, team=False)}
+
+    def _with_required(
+        self,
+        sets: dict[frozenset[str], float],
+        require: Collection[str],
+        certain: Needs,
+        team: bool,
+    ) -> dict[frozenset[str], float]:
+        """Return the sets that hold all the required robots."""
+        for name in require:
+            if not self._allows(name, certain, team):
+                robot = self.fleet[name]
+                why = planning.unavailable(robot) or planning.broken_limits(robot, certain)
+                raise ValueError(
+                    f"The {name} is required, but cannot be sent: it {' and '.join(why)}."
+                )
+        found = {names: p for names, p in sets.items() if names.issuperset(require)}
+        return found or {frozenset(require): 0.0}
 
     def _ordered(
         self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from embervlm.planning import graph
 from embervlm.planning.costs import Step
 from embervlm.quantities import Mention
 from embervlm.scenario import FLAGS, Needs
+from embervlm.waiting import Stand, waiting_logit
 
 # A piece ends at a mark that is not inside a number, and in front of a word that begins another.
 _END_OF_PIECE = re.compile(
@@ -40,6 +41,9 @@ _JOINT = re.compile(
 )
 # A step also has the pieces that it points at this much as at its best one.
 _SHARE_OF_BEST = 0.35
+_TRIED = 4
+# What the network's own opinion of which step waits for which counts beside `waiting`.
+_NETWORK_SAYS = 0.2
 _LONGEST = 120
 _OF_ALL_STEPS = ("wind_kmh",)
 
@@ -63,6 +67,7 @@ def steps_of(
     pieces = pieces_of(task)
     share_KP = _pointed(pieces, spans, scores)
     owner_P = share_KP.argmax(0)
+    own = _own_pieces(share_KP)
     sure = float(np.log(certain / (1 - certain)))
     quantities: list[dict[str, float]] = [{} for _ in scores]
     for mention, stated in mentions:
@@ -71,10 +76,17 @@ def steps_of(
             for k in range(len(scores)) if key in _OF_ALL_STEPS else (int(owner_P[piece]),):
                 known = quantities[k].get(key, value)
                 quantities[k][key] = (min if key == "width_m" else max)(known, value)
-    after = graph.reduced([_waits_for(step) for step in scores])
+    stand = Stand(
+        [task[a:b] for a, b in pieces],
+        own,
+        [frozenset(np.flatnonzero(owner_P == k).tolist()) for k in range(len(scores))],
+        [frozenset(_actions(step.actions, 0.0)) for step in scores],
+        [int(step.robots[:-1].argmax()) for step in scores],
+    )
+    after = graph.reduced([_waits_for(stand, k, step) for k, step in enumerate(scores)])
     return [
         Step(
-            _words(task, pieces, share_KP[k], owner_P == k),
+            _words(task, pieces, share_KP[k], own[k], owner_P == k),
             Needs(
                 _actions(step.actions, sure),
                 _place(step.environment, certain),
@@ -111,8 +123,27 @@ def _pointed(
     return share_KP
 
 
-def _waits_for(step: StepScores) -> tuple[int, ...]:
-    return tuple(int(j) for j in np.flatnonzero(step.after > 0))
+def _own_pieces(share_KP: Array) -> tuple[int, ...]:
+    """Return each step's best piece, no piece for two steps as long as there are enough of them.
+
+    A piece is good for a step that points much at it, and more than other steps do; of the
+    `_TRIED` best ones of each step the combination with the largest sum of logarithms is taken.
+    """
+    whole_P = share_KP.sum(0) + 1e-9
+    worth_KP = np.log(share_KP + 1e-6) + np.log(share_KP / whole_P + 1e-6)
+    best = [np.argsort(-worth_P, kind="stable")[:_TRIED].tolist() for worth_P in worth_KP]
+    combinations = [pick for pick in product(*best) if len(set(pick)) == len(pick)]
+    return max(
+        combinations or [tuple(tried[0] for tried in best)],
+        key=lambda pick: sum(worth_KP[k, p] for k, p in enumerate(pick)),
+    )
+
+
+def _waits_for(stand: Stand, k: int, step: StepScores) -> tuple[int, ...]:
+    """Return the steps that step k waits for, by the words and by the network."""
+    return tuple(
+        j for j in range(k) if waiting_logit(stand, k, j) + _NETWORK_SAYS * step.after[j] > 0
+    )
 
 
 def _actions(logits: Array, sure: float) -> tuple[str, ...]:
@@ -128,10 +159,13 @@ def _place(logits: Array, certain: float) -> str:
 
 
 def _words(
-    task: str, pieces: Sequence[tuple[int, int]], share_P: Array, own_P: NDArray[np.bool_]
+    task: str,
+    pieces: Sequence[tuple[int, int]],
+    share_P: Array,
+    best: int,
+    own_P: NDArray[np.bool_],
 ) -> str:
     """Return the words that a step stands in: its best piece, and its others beside that one."""
-    best = int(share_P.argmax())
     enough = own_P & (share_P >= _SHARE_OF_BEST * share_P[best])
     first = last = best
     while first > 0 and enough[first - 1]:

@@ -35,6 +35,7 @@ _EXTRA_OF = {
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
+    "websockets": "ros",
     **dict.fromkeys(
         ("anyio", "fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"),
         "server",
@@ -45,6 +46,12 @@ _EXTRA_OF = {
 FleetOption = Annotated[
     Path | None,
     typer.Option("--fleet", metavar="F.yaml", help="Your robots; without it, the default five."),
+]
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", metavar="S.yaml", help="The robots as they are now: batteries, faults, places."
+    ),
 ]
 ModelOption = Annotated[
     Path | None,

@@ -45,7 +45,11 @@ step "$out/words/network.safetensors" "6 words: the decoder repeats what was rea
 step "$out/reason/network.safetensors" "7 reason: decisions put into words" &&
   train --recipe recipes/bitmar/reason.yaml --model "$out/words/network.safetensors" --output-dir "$out/reason"
 
-log "8 export and calibrate"
+step "$out/match/network.safetensors" "8 match: photos near what is said of them, for nothing but that" &&
+  "$bin/python" -m embervlm.training.matching --model "$out/reason/network.safetensors" --vision "$nano/vision" \
+    --tokenizer "$nano/tokenizer.json" --shared "$shared" --out "$out/match" --threads "$threads"
+
+log "9 export and calibrate"
 "$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
   --tokenizer "$nano/tokenizer.json" --type q4_0 --out "$out/bitmar.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/bitmar.gguf" --shared "$shared"

@@ -97,3 +97,13 @@ def test_the_oracle_follows_the_fleet_file() -> None:
     drawn = random_fleet(random.Random(1))
     assert drawn == random_fleet(random.Random(1))
     assert 3 <= len(drawn) <= 12
+
+
+def test_a_robot_that_must_go_goes_though_it_is_hardly_able() -> None:
+    opinion = asked("measure", place="rubble")
+    decision = Selector(opinion, Fleet((GRIPPER, SNIFFER))).decide(
+        Scenario("measure"), require=["Gecko"]
+    )
+    assert "Gecko" in decision.robots
+    assert decision.ask
+    assert decision.probabilities["Gecko"] < 0.01 < decision.probabilities["Newt"]

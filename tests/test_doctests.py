@@ -7,7 +7,8 @@ import pytest
 
 MODULES = (
     "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "memory.chain",
-    "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning", "prompts",
+    "live", "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning",
+    "planning.costs", "planning.graph", "planning.limits", "prompts",
     "quantities", "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts",
     "scoring", "training.teacher_prompts",
 )  # fmt: skip

@@ -1,10 +1,11 @@
 """A fleet is data: the default one is the guide's, and a bad file is told what is wrong with it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, NO_ROBOT, Fleet, Objective
 
 GOOD = """
 robots:
@@ -179,3 +180,28 @@ def test_uses_words_of_the_shared_lists_only() -> None:
     for robot in Fleet.default():
         assert robot.capabilities <= {*ACTIONS, *CONDITIONS}
         assert robot.environments <= {*ENVIRONMENTS}
+
+
+def test_reads_the_keys_of_plans_and_says_what_is_wrong_with_them() -> None:
+    text = "objective: {time: 2, step_min: 5}\nrobots: [{name: A, setup_min: 3, energy_w: 40, "
+    fleet = Fleet.from_text(text + "location: {x_m: 1, y_m: -2}}]")
+    assert (fleet["A"].setup_min, fleet["A"].energy_w) == (3.0, 40.0)
+    assert fleet["A"].location == (1.0, -2.0)
+    assert fleet.objective == Objective(time=2.0, step_min=5.0)
+    plain = Fleet.from_text("robots: [{name: A}]")
+    assert plain.objective == Objective()
+    assert (plain["A"].setup_min, plain["A"].energy_w, plain["A"].location) == (0.0, None, None)
+    for wrong, part in [
+        ("robots: [{name: A, setup_min: -1}]", "key `setup_min`: expected a number of min"),
+        ("robots: [{name: A, energy_w: much}]", "key `energy_w`: expected a number of W"),
+        ("robots: [{name: A, location: [1, 2]}]", "key `location`: expected a place such as"),
+        ("robots: [{name: A, location: {x_m: 1}}]", "key `location`: expected a place such as"),
+        ("robots: [{name: A, battery: 1}]", "key `battery`: expected one of the known keys"),
+        ("objective: 5\nrobots: [{name: A}]", "key `objective`: expected a mapping"),
+        ("objective: {speed: 1}\nrobots: [{name: A}]", "`objective.speed`: expected one of time"),
+        ("objective: {time: -1}\nrobots: [{name: A}]", "`objective.time`: expected a number, 0"),
+        ("objective: {time: .nan}\nrobots: [{name: A}]", "`objective.time`: expected a number, 0"),
+        ("state: {}\nrobots: [{name: A}]", "'state' is not a key of a fleet file"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(part)):
+            Fleet.from_text(wrong)

@@ -10,7 +10,7 @@ import numpy as np
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores, labels
 from embervlm.backends.decoding import Grammar, subset_features
-from embervlm.backends.plan_writer import PlanWriter
+from embervlm.backends.plan_writer import HALF_TABLES, PlanWriter
 from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import SHIPPED
 from embervlm.engine import Engine
@@ -47,9 +47,7 @@ class NativeBackend:
         self._thoughts = Thoughts(
             self._config, engine.linear, lambda name: engine.tensor(name, np.float32)
         )
-        self._plans = PlanWriter(
-            self._config, engine.linear, lambda name: engine.tensor(name, np.float32)
-        )
+        self._plans = PlanWriter(self._config, engine.linear, self._small_tensor)
         if len(self.tokenizer) != engine.size("text.embed")[0]:
             raise ValueError(
                 f"The model file's tokenizer has {len(self.tokenizer)} tokens and its embeddings "
@@ -119,7 +117,14 @@ class NativeBackend:
     def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
         """Return what is said of each step of a job; see `Backend.split`."""
         states_SD, tokens_S = proposal.states
-        return self._plans.write(states_SD[tokens_S >= 0])
+        is_word = tokens_S >= 0
+        return self._plans.write(states_SD[is_word], tokens_S[is_word])
+
+    def _small_tensor(self, name: str) -> Array:
+        """Return the numbers of a tensor of floats; tables of single rows have 16 bits in it, or
+        32 in a file of floats."""
+        halves = name in HALF_TABLES and self.engine.text("embervlm.type") != "f32"
+        return self.engine.tensor(name, np.float16 if halves else np.float32)
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, written in the engine under the grammar; see

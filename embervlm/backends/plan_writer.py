@@ -5,7 +5,7 @@ their grammar: a job has 1 to 6 steps, each has one robot in mind and one action
 only for steps in front of it, so that no circle can come out.
 
     writer = PlanWriter(config, engine.linear, lambda name: engine.tensor(name, np.float32))
-    steps = writer.write(words_TD)
+    steps = writer.write(words_TD, tokens_T)
     steps[1].after       # (1,): the logit that step 1 waits for step 0
 
 Axes: T words, D width of the reader, W width here, K steps, L labels of a step.
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embervlm.backends.arithmetic import attend, gelu, layer_norm, softmax
 from embervlm.backends.base import Array, StepScores
@@ -27,7 +28,9 @@ from embervlm.scenario import FLAGS
 MAX_STEPS = 6
 _ROBOTS = len(Fleet.default())
 _ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS), len(ENVIRONMENTS)])
-_HEADS, _LABELS = 4, 32
+_HEADS, _LABELS, _TABLE_WIDTH = 4, 32, 64
+# Stored in half precision, unless the whole file is floats.
+HALF_TABLES = ("plan.table.weight",)
 _NORM_EPSILON, _READER_EPSILON = 1e-5, 1e-12
 
 
@@ -51,14 +54,18 @@ class PlanWriter:
         self._is_there = width > 0
         if self._is_there:
             self._step_KW = self._take("plan.step.weight", MAX_STEPS + 1, width)
+            vocabulary = int(config.get("vocabulary_size", 0))
+            self._table_VE = self._take("plan.table.weight", vocabulary, _TABLE_WIDTH)
 
-    def write(self, words_TD: Array) -> tuple[StepScores, ...]:
+    def write(self, words_TD: Array, tokens_T: NDArray[np.int64]) -> tuple[StepScores, ...]:
         """Return what is said of each step, in the order in which they can be done; none where the
         file has no part for it."""
         if not self._is_there:
             return ()
-        words_TW = self._norm("plan.norm", self._linear("plan.narrow", words_TD))
-        words_TW = self._read(words_TW)
+        words_TW = self._linear("plan.narrow", words_TD)
+        rows_TE = self._table_VE[tokens_T].astype(np.float32)
+        words_TW = words_TW + self._linear("plan.words", rows_TE)
+        words_TW = self._read(self._norm("plan.norm", words_TW))
         key_TW = self._linear("plan.pointer_key", words_TW)
         keys_values = [
             np.split(self._linear(f"plan.layers.{i}.key_value", words_TW), 2, -1)
@@ -119,7 +126,7 @@ class PlanWriter:
         return layer_norm(x, weight_W, bias_W, epsilon)
 
     def _take(self, name: str, *shape: int) -> Array:
-        found = np.asarray(self._tensor(name), np.float32)
+        found = np.asarray(self._tensor(name))
         if found.size != math.prod(shape):
             raise ValueError(
                 f"The model's {name} has {found.size} values, expected {math.prod(shape)}; export "

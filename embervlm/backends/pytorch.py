@@ -125,7 +125,9 @@ class PyTorchBackend:
             return ()
         states_SD, tokens_S = proposal.states
         words_BTD = torch.from_numpy(states_SD[tokens_S >= 0])[None]
-        out, count_B = self.network.plan.write(words_BTD, torch.ones(words_BTD.shape[:2]).bool())
+        tokens_BT = torch.from_numpy(tokens_S[tokens_S >= 0])[None]
+        mask_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
+        out, count_B = self.network.plan.write(words_BTD, tokens_BT, mask_BT)
         said = {name: value[0].numpy() for name, value in out.items()}
         pointer_KT = out["pointer"][0].softmax(-1).numpy()
         return tuple(

@@ -114,7 +114,8 @@ class ReferenceBackend:
     def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
         """Return what is said of each step of a job; see `Backend.split`."""
         states_SD, tokens_S = proposal.states
-        return self._plans.write(states_SD[tokens_S >= 0])
+        is_word = tokens_S >= 0
+        return self._plans.write(states_SD[is_word], tokens_S[is_word])
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""

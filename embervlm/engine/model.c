@@ -283,7 +283,7 @@ static int load_plan(ember *m) {
     const struct {
         const char *name;
         int outputs, inputs;
-    } once[] = {{"narrow", W, m->width},  {"reader.qkv", 3 * W, W},  {"reader.out", W, W},
+    } once[] = {{"narrow", W, m->width}, {"words", W, 0},  {"reader.qkv", 3 * W, W},  {"reader.out", W, W},
                 {"reader.up", 2 * W, W},  {"reader.down", W, 2 * W}, {"told", W, 0},
                 {"pointer_query", W, W},  {"pointer_key", W, W},     {"found", W, 2 * W},
                 {"answers", 0, W},        {"order", 2 * W, W}},

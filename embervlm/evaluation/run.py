@@ -166,7 +166,10 @@ def evaluate(
         tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
         tables["numbers swapped"] = swap_rows(selector, load("scenarios", split))
     if "plans" in parts:
-        tables["steps of plans"] = {MODEL: _plan_figures(selector, load("plans", split))}
+        if plans := load("plans", split):
+            tables["steps of plans"] = {MODEL: _plan_figures(selector, plans)}
+        else:
+            missing["plans"] = "there are none in this split"
     if "fleets" in parts:
         requests = load("scenarios", split)
         tables["unseen fleets"] = fleet_rows(selector.backend, requests, SEED)

@@ -7,7 +7,7 @@
 Matrices of the reader and the decoder take the wanted type; `stored` says what becomes of the rest.
 A ternary matrix is TQ2_0 whatever the type, in rows of 256 of it, as many as it has; the text
 `embervlm.shapes` says what shape it has. Its values come back to the bit (`models/bitnet.py`); its
-bias is F16.
+bias is F16. The space of `models/matching.py`, which no decision reads, stays out.
 Everything else that a reader of the file must know lies in it as text or number (`embervlm.*`): the
 sizes, the calibration, how a photo becomes pixels, what each output stands for. The digest is the
 SHA-256 of the whole file with its own 64 digits as zeros. A network that comes from training has a
@@ -28,6 +28,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from embervlm.backends.base import labels
+from embervlm.backends.plan_writer import HALF_TABLES
 from embervlm.checkpoint import (
     NO_DIGEST,
     SMALLEST_QUANTISED,
@@ -148,7 +149,7 @@ def stored(
     | 1x1 convolutions, odd rows          | int8, a scale a row (NAME.scale)                 |
     | 3x3 filters                         | NAME.taps (9, C): int8, a scale a column         |
     | n-gram table                        | ngrams.columns (columns, rows): Q4_0, Q8_0       |
-    | n-gram importance                   | F16                                              |
+    | n-gram importance, plan.table       | F16                                              |
     | the rest: norms, biases, the small  | F32                                              |
 
     With F32 wanted all are F32, in the same shapes.
@@ -165,7 +166,7 @@ def stored(
         return _as(name, tensor, kind if _fits(tensor, kind) else Type.F16)
     if exact or name in _FLOAT_TABLES:
         return _as(name, tensor, Type.F32)
-    if name == "ngrams.importance":
+    if name in ("ngrams.importance", *HALF_TABLES):
         return _as(name, tensor, Type.F16)
     if name.endswith("positions.weight"):
         return _as(name, tensor, Type.Q8_0 if _fits(tensor, Type.Q8_0) else Type.F16)
@@ -201,14 +202,19 @@ def _ternary(name: str, tensor: Array) -> Mapping[str, tuple[NDArray[np.generic]
 def checkpoint_of(
     network: EmberNetwork, tokenizer: Tokenizer, calibration: Mapping[str, float]
 ) -> Checkpoint:
-    """Return a trained network as what is written; ternary layers become their ternary values."""
+    """Return a trained network as what is written; ternary layers become their ternary values, and
+    what no decision reads is left out."""
     from embervlm.models.bitnet import keep_ternary, ternary_layers
 
     keep_ternary(network)
-    config = network.config.to_dict()
+    config = {**network.config.to_dict(), "match_width": 0}
     if switched_on(config):
         config = {"family": network.config.family, **config}
-    weights = {name: tensor.float().numpy() for name, tensor in network.state_dict().items()}
+    weights = {
+        name: tensor.float().numpy()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("match.")
+    }
     ternary = frozenset(f"{name}.weight" for name in ternary_layers(network))
     return Checkpoint(config, dict(calibration), tokenizer, weights, ternary)
 

@@ -35,6 +35,8 @@ class EmberConfig:
     one for the place and G x G of `image_grid`; with "both" those are read so, and two tokens of
     the whole photo stand in front as with "prefix". `memory_slots`: 0: no `episodic_memory.py`.
     `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`.
+    `match_width`: how wide the space is in which a photo lies near what is said of it
+    (`matching.py`); 0: there is none.
     """
 
     family: ClassVar[str] = "ember-nano"
@@ -65,6 +67,7 @@ class EmberConfig:
     memory_slots: int = 0
     memory_width: int = 128
     reasoning_width: int = 0
+    match_width: int = 0
     plan_width: int = 0
     plan_layers: int = 2
     vision: str = "mobilenet-v2"

@@ -7,10 +7,11 @@
 
 `bitmar` is the same class with its switches on (`configuration.BitMarConfig`): behind the reader,
 words and the photo's places read each other (`fusion.py`), past requests are looked up
-(`episodic_memory.py`), and the heads read five steps of thought (`reasoning_steps.py`).
+(`episodic_memory.py`), and the heads read five steps of thought (`reasoning_steps.py`). How near a
+photo is to what is said of it is another output, which no head reads (`matching.py`).
 
 Axes: B batch, T tokens, N image tokens, P places of a photo, D width, C image channels, E
-environments, M mentions, K steps.
+environments, M mentions (of a space: its width), K steps.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from embervlm.models.episodic_memory import EpisodicMemory
 from embervlm.models.fusion import Fusion
 from embervlm.models.heads import SUBSETS, DecisionHeads, NgramScores
 from embervlm.models.language import ReasoningDecoder
+from embervlm.models.matching import Matching
 from embervlm.models.plan_steps import PlanSteps
 from embervlm.models.reasoning_steps import ReasoningSteps
 from embervlm.models.text import TextEncoder
@@ -104,6 +106,7 @@ class EmberNetwork(nn.Module):
         self.heads = DecisionHeads(config.text_width, has_value=config.reasoning_width > 0)
         self.ngrams = NgramScores(config.ngram_rows)
         self.decoder = ReasoningDecoder(config)
+        self.match = Matching(config) if config.match_width else None
         self.plan = PlanSteps(config) if config.plan_width else None
 
     def encode(
@@ -181,6 +184,33 @@ class EmberNetwork(nn.Module):
             logits["subsets"] = logits["subsets"] + added_BX[:, :SUBSETS]
             logits["environment"] = logits["environment"] + added_BX[:, SUBSETS:]
         return logits
+
+    def place_photo(self, features_BC: Tensor) -> Tensor:
+        """Return vectors of length 1, (B, M), of photos' features or of their grid's, to be held
+        against those of words; without `match_width` they are the photo's token, (B, D)."""
+        if self.match is None:
+            return F.normalize(self.image.summary(features_BC), dim=-1)
+        return self.match.place_photo(
+            features_BC.mean(1) if features_BC.dim() == 3 else features_BC
+        )
+
+    def place_words(self, pooled_BD: Tensor, table_BD: Tensor) -> Tensor:
+        """Return vectors of length 1, (B, M), of words as `read_alone` gives them; without
+        `match_width` they are the mean of their states, (B, D)."""
+        if self.match is None:
+            return F.normalize(pooled_BD, dim=-1)
+        return self.match.place_words(pooled_BD, table_BD)
+
+    def read_alone(self, tokens_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return of words without a photo the mean of their states, and that of their vectors in
+        the table, both (B, D)."""
+        B, none_B = len(mask_BT), mask_BT.new_zeros(len(mask_BT))
+        table_BTD = self.text.vectors(tokens_BT)
+        features = table_BTD.new_zeros(B, *self.config.features_shape)
+        scene_BE = table_BTD.new_zeros(B, len(ENVIRONMENTS))
+        pooled_BD = self.encode(tokens_BT, mask_BT, features, scene_BE, none_B, none_B).pooled_BD
+        weight_BT1 = mask_BT.unsqueeze(-1).to(table_BTD.dtype)
+        return pooled_BD, (table_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
 
     def roles(self, encoded: Encoded, marks_BM: Tensor) -> Tensor:
         """Return the logits (B, M, roles) of each quantity mark; `marks_BM` counts from the first

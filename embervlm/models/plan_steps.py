@@ -1,6 +1,6 @@
 """A request as the steps of a plan: written one after the other behind the reader.
 
-    states of the words -> narrow -> one layer of its own
+    states of the words, and the words as such -> narrow -> one layer of its own
     step k: what was written so far -> reads the words -> points at the words it stands in
             -> is there such a step? who suits it, actions, flags, place, which steps it waits for
 
@@ -37,6 +37,9 @@ ANSWERS = {
     "environment": len(ENVIRONMENTS),
     "gaps": MAX_STEPS,
 }
+# Width of its own table of tokens: what joins two steps ("then", "meanwhile") shows in the word;
+# the states say little of it.
+TABLE_WIDTH = 64
 _HEADS = 4
 
 
@@ -80,6 +83,8 @@ class PlanSteps(nn.Module):
         super().__init__()
         W = config.plan_width
         self.narrow = nn.Linear(config.text_width, W)
+        self.table = nn.Embedding(config.vocabulary_size, TABLE_WIDTH)
+        self.words = nn.Linear(TABLE_WIDTH, W)
         self.norm = nn.LayerNorm(W)
         self.reader = EncoderLayer(W, _HEADS, 2 * W, config.dropout)
         self.step = nn.Embedding(MAX_STEPS + 1, W)
@@ -92,11 +97,14 @@ class PlanSteps(nn.Module):
         self.answers = nn.Linear(W, sum(ANSWERS.values()))
         self.order = nn.Linear(W, 2 * W)
 
-    def forward(self, words_BTD: Tensor, mask_BT: Tensor, told_BKL: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, words_BTD: Tensor, tokens_BT: Tensor, mask_BT: Tensor, told_BKL: Tensor
+    ) -> dict[str, Tensor]:
         """Return the logits of each step.
 
         Args:
             words_BTD: the reader's states of the words.
+            tokens_BT: the words' tokens, int64.
             mask_BT: True where there is a word.
             told_BKL: the labels of the steps (robots, then actions, 0 or 1) for K = `MAX_STEPS`
                 + 1 places; a step reads those in front of it.
@@ -106,7 +114,8 @@ class PlanSteps(nn.Module):
             K): row k, column j: step k waits for step j < k; `pointer` (B, K, T): the words that
             the step stands in.
         """
-        words_BTW = self.reader(self.norm(self.narrow(words_BTD)), mask_BT[:, None, None])
+        words_BTW = self.narrow(words_BTD) + self.words(self.table(tokens_BT))
+        words_BTW = self.reader(self.norm(words_BTW), mask_BT[:, None, None])
         told_BKW = F.pad(self.told(told_BKL)[:, :-1], (0, 0, 1, 0))
         x_BKW = self.step.weight + told_BKW
         for layer in self.layers:
@@ -126,7 +135,9 @@ class PlanSteps(nn.Module):
         return {**answers, "after": after_BKK + own_BKK, "pointer": pointer_BKT}
 
     @torch.no_grad()
-    def write(self, words_BTD: Tensor, mask_BT: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def write(
+        self, words_BTD: Tensor, tokens_BT: Tensor, mask_BT: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Return what `forward` does of steps that are told what was written before them, and how
         many steps each request has (B,), 1 to `MAX_STEPS`.
 
@@ -135,7 +146,7 @@ class PlanSteps(nn.Module):
         """
         told_BKL = words_BTD.new_zeros(len(words_BTD), MAX_STEPS + 1, LABELS)
         for k in range(MAX_STEPS):
-            out = self(words_BTD, mask_BT, told_BKL)
+            out = self(words_BTD, tokens_BT, mask_BT, told_BKL)
             robot_B = out["robots"][:, k, :ROBOTS].argmax(-1)
             told_BKL[:, k, :ROBOTS] = F.one_hot(robot_B, ROBOTS).to(told_BKL)
             actions_BA = out["actions"][:, k]

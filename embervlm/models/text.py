@@ -83,10 +83,7 @@ class TextEncoder(nn.Module):
         photo" one where it has none).
         """
         T = tokens_BT.shape[1]
-        x_BTD = self.embed(tokens_BT)
-        if hasattr(self, "widen"):
-            x_BTD = self.widen(x_BTD)
-        x_BTD = x_BTD + self.positions.weight[:T]
+        x_BTD = self.vectors(tokens_BT) + self.positions.weight[:T]
         x_BTD = self.embed_norm(x_BTD)
         if image_BND is not None:
             x_BTD = torch.cat([image_BND, x_BTD], dim=1)
@@ -101,6 +98,11 @@ class TextEncoder(nn.Module):
             else:
                 x_BTD = layer(x_BTD, mask_B11T)
         return x_BTD
+
+    def vectors(self, tokens_BT: Tensor) -> Tensor:
+        """Return the tokens' vectors in the table, as wide as the reader, (B, T, D)."""
+        found_BTD: Tensor = self.embed(tokens_BT)
+        return self.widen(found_BTD) if hasattr(self, "widen") else found_BTD
 
 
 def from_minilm(weights: dict[str, Tensor], config: EmberConfig) -> dict[str, Tensor]:

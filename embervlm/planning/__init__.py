@@ -4,7 +4,10 @@
     graph       which steps wait for which: cycles, order, the longest chain
     costs       minutes, energy and risk of a step for a robot
     allocation  who does which step when, for the least cost
+    repair      a plan of which a step has failed
     team        steps of a team whose request was not split
+    pictures    a plan as a Gantt chart and as a graph, SVG or PNG
+    rmf         a plan as task requests for Open-RMF
 
 >>> from embervlm.fleet import Fleet
 >>> from embervlm.scenario import Needs
@@ -27,6 +30,7 @@ from embervlm.planning.limits import (
     reasons_for,
     unavailable,
 )
+from embervlm.planning.repair import replan
 from embervlm.planning.team import assign
 
 __all__ = [
@@ -38,5 +42,6 @@ __all__ = [
     "missing_actions",
     "reasons_against",
     "reasons_for",
+    "replan",
     "unavailable",
 ]

@@ -60,7 +60,14 @@ def allocate(
     planned, energy_wh = [], 0.0
     for i, step in enumerate(steps):
         subtask = Subtask(
-            step.subtask, step.robot, step.after, step.needs, done=step.done, place=step.place
+            step.subtask,
+            step.robot,
+            step.after,
+            step.needs,
+            done=step.done,
+            place=step.place,
+            minutes=step.minutes,
+            barred=step.barred,
         )
         if i in placed:
             placement = placed[i]

@@ -33,27 +33,32 @@ _EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class Prices:
-    """The best bound that was found, and what a minute of each step costs each kind there."""
+    """The best bound that was found, and what a minute and a step cost each kind there."""
 
     bound: float
     minute_SR: NDArray[np.float64]
+    cost_SR: NDArray[np.float64]
 
 
 def least_cost(problem: Problem) -> Prices:
     """Return a lower bound of the cost of every plan that does all steps, and its prices."""
     steps, kinds = problem.minutes_SR.shape
     if steps == 0:
-        return Prices(0.0, np.zeros((0, kinds)))
+        return Prices(0.0, np.zeros((0, kinds)), np.zeros((0, kinds)))
     can_SR = np.isfinite(problem.minutes_SR)
-    way_SR = np.where(can_SR, _least_way(problem), 0.0)
+    first_SR = _first_ways(problem)
+    # The shortest way begins where the robot stands, or at a step that may come before.
+    way_SR = np.where(can_SR, np.minimum(first_SR, other_ways(problem)), 0.0)
     minutes_SR = np.where(can_SR, problem.minutes_SR, 0.0)
     fixed_SR = problem.fixed_SR + way_SR * np.array(problem.way_cost_R)
     counts_R = np.array([robot.count for robot in problem.robots], float)
     busy_SR = (minutes_SR + way_SR) / counts_R
-    there_SR = np.where(can_SR, _soonest_there(problem), 0.0)
+    # No way round is shorter than the direct one.
+    free_R = np.array([robot.free_in_min for robot in problem.robots])
+    there_SR = np.where(can_SR, first_SR + free_R, 0.0)
     every_S = np.arange(steps)
     chain_S, begun_S, load_R = np.zeros(steps), np.zeros(steps), np.zeros(kinds)
-    best, least_found = Prices(-np.inf, np.zeros((steps, kinds))), np.inf
+    best, least_found = Prices(-np.inf, np.zeros((steps, kinds)), fixed_SR), np.inf
     for round_number in range(_ROUNDS):
         cost_SR = fixed_SR + chain_S[:, None] * minutes_SR + load_R * busy_SR
         cost_SR += begun_S[:, None] * there_SR
@@ -61,7 +66,7 @@ def least_cost(problem: Problem) -> Prices:
         bound = float(cost_SR[every_S, choice_S].sum())
         # Before the first move no weight is given to any chain: a bound too, without time.
         if bound > best.bound:
-            best = Prices(bound, chain_S[:, None] + load_R / counts_R)
+            best = Prices(bound, chain_S[:, None] + load_R / counts_R, cost_SR)
         path, longest = graph.critical_path(
             problem.after,
             minutes_SR[every_S, choice_S].tolist(),
@@ -108,25 +113,13 @@ def other_ways(problem: Problem) -> list[list[float]]:
     return ways
 
 
-def _least_way(problem: Problem) -> NDArray[np.float64]:
-    """Return the minutes of the shortest way that may lead each kind to each step.
-
-    It begins where the robot stands, or at the place of a step that may come before.
-    """
-    way_SR: NDArray[np.float64] = np.minimum(_first_ways(problem), other_ways(problem))
-    return way_SR
-
-
-def _soonest_there(problem: Problem) -> NDArray[np.float64]:
-    """Return when each kind can be at each step's place: no way round is shorter than the direct
-    one."""
-    free_R = np.array([robot.free_in_min for robot in problem.robots])
-    there_SR: NDArray[np.float64] = np.array(_first_ways(problem)) + free_R
-    return there_SR
-
-
-def _first_ways(problem: Problem) -> list[list[float]]:
-    return [
-        [problem.way(r, start, i) for r, start in enumerate(problem.starts_R)]
-        for i in range(len(problem.after))
-    ]
+def _first_ways(problem: Problem) -> NDArray[np.float64]:
+    """Return the minutes from where each kind stands to each step."""
+    if not any(problem.places):
+        return np.zeros(problem.minutes_SR.shape)
+    return np.array(
+        [
+            [problem.way(r, start, i) for r, start in enumerate(problem.starts_R)]
+            for i in range(len(problem.after))
+        ]
+    )

@@ -43,7 +43,8 @@ class Step:
 
     `after` holds the indices of the steps that must be finished first. `robot` is who must do it,
     or has done it (None: whoever suits). `minutes` is how long the work itself takes (None: not
-    stated). `place` is where, in the metres of the fleet file's `location`.
+    stated). `place` is where, in the metres of the fleet file's `location`. `barred` are robots
+    that failed at it.
     """
 
     subtask: str
@@ -53,6 +54,7 @@ class Step:
     robot: str | None = None
     minutes: float | None = None
     place: Place | None = None
+    barred: tuple[str, ...] = ()
 
 
 def way_min(robot: Robot, start: Place | None, end: Place | None) -> float:
@@ -107,12 +109,16 @@ def obstacles(robot: Robot, step: Step, objective: Objective) -> list[str]:
     clauses = broken_limits(robot, step.needs)
     if missing := missing_actions(robot, step.needs):
         clauses.append(f"cannot {' or '.join(missing)}")
+    if robot.name in step.barred:
+        clauses.append("has failed at it")
     return clauses or _out_of_reach(robot, step, minutes_there(robot, step, objective))
 
 
 def minutes_if_able(robot: Robot, step: Step, demand: Demand, objective: Objective) -> float | None:
     """Return `minutes_there` of a robot that can do the step, None of one with `obstacles`."""
-    if step.robot not in (None, robot.name) or not demand.met_by(robot):
+    if step.robot not in (None, robot.name) or robot.name in step.barred:
+        return None
+    if not demand.met_by(robot):
         return None
     minutes = minutes_there(robot, step, objective)
     return None if _out_of_reach(robot, step, minutes) else minutes

@@ -23,6 +23,7 @@ _SMALL = 6
 # Then so many of its moves are looked at; beyond so many steps they prove nothing.
 _MOST_MOVES = 10_000
 _MOST_STEPS_IN_TREE = 12
+_UNITS_TO_TRY = 40
 _KINDS_TO_TRY = 8
 _MOST_NEIGHBOURS = 2_000
 _EQUAL = 1e-9
@@ -31,10 +32,16 @@ _EQUAL = 1e-9
 def solve(problem: Problem) -> tuple[Schedule, float, bool]:
     """Return a schedule, a cost that none can be below, and whether no schedule is better."""
     prices = least_cost(problem)
-    best = _first(problem, prices)
+    promising = [
+        [kind for kind in row if kind in able]
+        for row, able in zip(
+            prices.cost_SR.argsort(1, kind="stable").tolist(), map(set, problem.able), strict=True
+        )
+    ]
+    best = _first(problem, prices, promising)
     if _is_proven(best, prices):
         return best, best.cost, True
-    best = _improved(problem, best, prices)
+    best = _improved(problem, best, promising)
     if _is_proven(best, prices):
         return best, best.cost, True
     if len(problem.after) <= _MOST_STEPS_IN_TREE:
@@ -72,7 +79,7 @@ def _order(problem: Problem) -> list[int]:
     return ready
 
 
-def _first(problem: Problem, prices: Prices) -> Schedule:
+def _first(problem: Problem, prices: Prices, promising: list[list[int]]) -> Schedule:
     """Place step behind step where it costs least, a minute of delay at several prices."""
     order = _order(problem)
     dear_SR = np.full_like(prices.minute_SR, problem.time_weight)
@@ -91,7 +98,11 @@ def _first(problem: Problem, prices: Prices) -> Schedule:
                 delay = minute[p.step][p.kind] * (p.end - ready)
                 return problem.fixed[p.step][p.kind] + problem.way_cost_R[p.kind] * p.way + delay
 
-            trials = [t for kind in problem.able[step] for t in schedule.trials(step, kind)]
+            trials: list[Placement] = []
+            for kind in promising[step]:
+                trials += schedule.trials(step, kind)
+                if len(trials) >= _UNITS_TO_TRY:
+                    break
             if trials:
                 schedule.place(min(trials, key=price))
         found.append(schedule)
@@ -100,11 +111,8 @@ def _first(problem: Problem, prices: Prices) -> Schedule:
     return min(found, key=lambda schedule: schedule.key)
 
 
-def _improved(problem: Problem, best: Schedule, prices: Prices) -> Schedule:
+def _improved(problem: Problem, best: Schedule, promising: list[list[int]]) -> Schedule:
     """Give single steps to other robots and swap neighbours as long as that costs less."""
-    minutes_SR = np.where(np.isfinite(problem.minutes_SR), problem.minutes_SR, 0.0)
-    score_SR = problem.fixed_SR + prices.minute_SR * minutes_SR
-    promising = score_SR.argsort(1, kind="stable").tolist()
     order = [p.step for p in best.placed]
     order += [i for i in _order(problem) if i not in best.end]
     kinds = {p.step: p.kind for p in best.placed}
@@ -113,8 +121,7 @@ def _improved(problem: Problem, best: Schedule, prices: Prices) -> Schedule:
         better = False
         for i in range(len(order)):
             step = order[i]
-            able = set(problem.able[step])
-            for kind in [k for k in promising[step] if k in able][:_KINDS_TO_TRY]:
+            for kind in promising[step][:_KINDS_TO_TRY]:
                 if kind == kinds.get(step):
                     continue
                 budget -= 1
@@ -153,9 +160,8 @@ def _decoded(
         kind = kinds.get(step)
         trials = [] if kind is None else schedule.trials(step, kind)
         if not trials:
-            able = set(problem.able[step])
             for other in promising[step]:
-                if other in able and (trials := schedule.trials(step, other)):
+                if trials := schedule.trials(step, other):
                     break
         if trials:
             schedule.place(min(trials, key=lambda p: (p.end, p.way)))

@@ -22,7 +22,7 @@ def assign(
     if not robots or NO_ROBOT in robots:
         return []
     if not team or len(robots) == 1:
-        return [Subtask(subtask=task, robot=robots[0])]
+        return [Subtask(subtask=task, robot=robots[0], needs=needs)]
     load = needs.quantities.get("load_kg", 0.0)
     share: dict[str, list[str]] = {name: [] for name in robots}
     for action in sorted(needs.actions, key=_WORK_ORDER.index):
@@ -41,5 +41,7 @@ def assign(
     steps = []
     for i, name in enumerate(order):
         words = " and ".join(share[name]) or "support"
-        steps.append(Subtask(subtask=words, robot=name, after=(i - 1,) if i else ()))
+        lifted = {"load_kg": load} if load and "carry" in share[name] else {}
+        alone = Needs(tuple(share[name]), quantities=lifted)
+        steps.append(Subtask(words, name, after=(i - 1,) if i else (), needs=alone))
     return steps

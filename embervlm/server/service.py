@@ -105,7 +105,12 @@ class Service:
         Raises:
             RefusalError: the request is wrong, or there is no place in the queue.
         """
-        return await self._run(client, lambda selector: cover_parts(selector, ask()))
+
+        def work(selector: Selector) -> Occlusion:
+            with _users_mistakes():
+                return cover_parts(selector, ask())
+
+        return await self._run(client, work)
 
     async def learn(
         self, client: str, ask: Callable[[], Scenario], feedback: Feedback

@@ -2,7 +2,8 @@
 
     align   nothing is low-rank, for a ternary matrix takes no addition; two losses more, which say
             how near a photo and its caption are to be (MATCHED), and other captions (MISMATCHED),
-            and the cosines themselves, `cosine_matched`, `cosine_mismatched`, which weigh nothing
+            and the cosines themselves, `cosine_matched`, `cosine_mismatched`, which weigh nothing;
+            `matching.py` learns them once more when nothing else moves
     select, reason   one loss more: the value, which learns whether the set is right
     grpo    what is drawn has one part more: whom to send first, by the policy; the value learns
             what answers earn where it is the recipe's baseline

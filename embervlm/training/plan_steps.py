@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,7 +40,7 @@ from embervlm.backends.native import NativeBackend
 from embervlm.data.generate import JoinedStep, compose, continued, parts_of
 from embervlm.data.sample import outcome_index
 from embervlm.data.scenarios import load_own
-from embervlm.fleet import ACTIONS, ENVIRONMENTS
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.heads import ROBOTS
 from embervlm.models.plan_steps import LABELS, MAX_STEPS, PlanSteps
@@ -50,6 +51,9 @@ from embervlm.splitting import pieces_of
 from embervlm.training.rounding import keep_rounded, round_weights
 
 _IGNORED = -100
+_OUTCOMES = Fleet.default().outcomes
+# How often a confirmed request comes in an epoch.
+CONFIRMED_AGAIN = 2
 _UNUSED = LABELS - ROBOTS - len(ACTIONS)
 _WORD = re.compile(r"[a-z0-9.]+")
 _ENDING = re.compile(r"(?:ings?|ed|es|s|er|e)$")
@@ -71,10 +75,10 @@ class Settings:
     seed: int = 1
     plan_width: int = 192
     plan_layers: int = 2
-    dropout: float = 0.15
-    jobs: int = 4000
-    written: int = 6
-    continued: int = 4
+    dropout: float = 0.2
+    jobs: int = 5000
+    written: int = 4
+    continued: int = 2
     epochs: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -86,11 +90,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Example:
-    """A request as the reader has it (T, D), half precision, and its steps as targets for K =
-    `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and `pointer`
-    are to be."""
+    """A request as the reader has it (T, D), half precision, its tokens, and its steps as targets
+    for K = `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and
+    `pointer` are to be."""
 
     states_TD: Tensor
+    tokens_T: Tensor
     count: int
     told_KL: Tensor
     robots_KO: Tensor
@@ -129,6 +134,61 @@ def continued_examples(
         steps.append(_joined_step(last))
         examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), backend))
     return examples
+
+
+@torch.no_grad()
+def confirmed_examples(part: Path, backend: NativeBackend, folder: str = "") -> list[Example]:
+    """Return the requests for a team that people wrote without its steps, with the steps that an
+    earlier part writes, where these need just the robots that are right."""
+    earlier = read_part(part)
+    rows = [row for row in load_own("scenarios", "train", folder) if row["kind"] == "team"]
+    kept = []
+    for row in track(rows, "requests for teams", console=Console(stderr=True)):
+        bare = _example(row["task"], [], np.zeros((0, 0), np.float32), backend)
+        batch = collate([bare])
+        out, count_B = earlier.write(batch["states_TD"], batch["tokens_T"], batch["mask_BT"])
+        n = int(count_B[0])
+        robot_K = out["robots"][0, :n, :ROBOTS].argmax(-1).tolist()
+        names = [_OUTCOMES[robot] for robot in robot_K]
+        if set(names) != set(row["suited"]):
+            continue
+        actions_KA, flags_KF = out["actions"][0], out["flags"][0]
+        steps = [
+            {
+                "robots": [names[k]],
+                "actions": [a for i, a in enumerate(ACTIONS) if actions_KA[k, i] > 0],
+                "limits": {flag: True for i, flag in enumerate(FLAGS) if flags_KF[k, i] > 0},
+                "environment": None,
+                "after": [j for j in range(k) if out["after"][0, k, j] > 0],
+            }
+            for k in range(n)
+        ]
+        pointer_KT = out["pointer"][0, :n].softmax(-1).numpy()
+        kept.append(_example(row["task"], steps, pointer_KT, backend))
+    return kept
+
+
+def read_part(path: Path) -> PlanSteps:
+    """Read what `main` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = json.loads((file.metadata() or {})["config"])
+            weights = {name.removeprefix("plan."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network = PlanSteps(
+            EmberConfig(
+                vocabulary_size=len(weights["table.weight"]),
+                text_width=weights["narrow.weight"].shape[1],
+                **sizes,
+            )
+        )
+        network.load_state_dict(weights)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} holds no part that splits a job ({error}).") from error
+    return network.eval()
 
 
 def _as_steps(row: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
@@ -195,10 +255,21 @@ def _example(
     told_KL = F.pad(torch.cat([(robots_KO[:, :ROBOTS] > 0).float(), actions_KA], -1), (0, _UNUSED))
     states_TD = torch.from_numpy(states_SD[tokens_S >= 0]).half()
     wanted_KT = torch.zeros(K, len(states_TD))
-    wanted_KT[:n] = torch.from_numpy(pointer_KT)
+    if n:
+        wanted_KT[:n] = torch.from_numpy(pointer_KT)
     wanted_KT /= wanted_KT.sum(-1, keepdim=True).clamp(min=1e-6)
+    tokens_T = torch.from_numpy(tokens_S[tokens_S >= 0])
     return Example(
-        states_TD, n, told_KL, robots_KO, actions_KA, flags_KF, environment_K, after_KK, wanted_KT
+        states_TD,
+        tokens_T,
+        n,
+        told_KL,
+        robots_KO,
+        actions_KA,
+        flags_KF,
+        environment_K,
+        after_KK,
+        wanted_KT,
     )
 
 
@@ -240,17 +311,17 @@ def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
     """Return a batch as tensors by the names of `Example`'s fields, and `mask_BT`."""
     T = max(len(example.states_TD) for example in batch)
 
-    def padded(name: str, width_first: bool) -> Tensor:
-        pads = (0, 0, 0, 1) if width_first else (0, 1)
+    def padded(name: str, *pads: int) -> Tensor:
         return torch.stack(
-            [F.pad(getattr(e, name), [p * (T - len(e.states_TD)) for p in pads]) for e in batch]
-        ).float()
+            [F.pad(getattr(e, name), [p * (T - len(e.tokens_T)) for p in pads]) for e in batch]
+        )
 
     fixed = ("told_KL", "robots_KO", "actions_KA", "flags_KF", "environment_K", "after_KK")
     return {
         **{name: torch.stack([getattr(e, name) for e in batch]) for name in fixed},
-        "states_TD": padded("states_TD", True),
-        "pointer_KT": padded("pointer_KT", False),
+        "states_TD": padded("states_TD", 0, 0, 0, 1).float(),
+        "tokens_T": padded("tokens_T", 0, 1),
+        "pointer_KT": padded("pointer_KT", 0, 1),
         "mask_BT": torch.arange(T) < torch.tensor([[len(e.states_TD)] for e in batch]),
         "count_B": torch.tensor([e.count for e in batch]),
     }
@@ -277,7 +348,9 @@ def losses(
         "robots": (robots_BK * live_BK).sum() / steps,
         "actions": 3 * (binary("actions", batch["actions_KA"]).mean(-1) * live_BK).sum() / steps,
         "flags": 3 * (binary("flags", batch["flags_KF"]).mean(-1) * live_BK).sum() / steps,
-        "after": (binary("after", batch["after_KK"]) * pairs_BKK).sum() / pairs_BKK.sum().clamp(1),
+        "after": 2
+        * (binary("after", batch["after_KK"]) * pairs_BKK).sum()
+        / pairs_BKK.sum().clamp(1),
     }
     environment_N = batch["environment_K"].flatten()
     if (environment_N != _IGNORED).any():
@@ -299,7 +372,7 @@ def measure(network: PlanSteps, examples: Sequence[Example]) -> dict[str, float]
     for at in range(0, len(examples), 32):
         some = examples[at : at + 32]
         batch = collate(some)
-        out, count_B = network.write(batch["states_TD"], batch["mask_BT"])
+        out, count_B = network.write(batch["states_TD"], batch["tokens_T"], batch["mask_BT"])
         robot_BK = out["robots"][..., :ROBOTS].argmax(-1)
         for b, (example, count) in enumerate(zip(some, count_B.tolist(), strict=True)):
             team = {str(robot) for robot in robot_BK[b, :count].tolist()}
@@ -328,12 +401,14 @@ def train(
     written: Sequence[Example],
     held_out: Sequence[Example],
     width: int,
+    vocabulary: int,
     log: Path,
 ) -> PlanSteps:
     """Return the trained part; each epoch adds a line to `log`."""
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     config = EmberConfig(
+        vocabulary_size=vocabulary,
         text_width=width,
         dropout=settings.dropout,
         plan_width=settings.plan_width,
@@ -357,7 +432,9 @@ def train(
             batch = collate(examples)
             told_BKL = batch["told_KL"]
             kept_BK1 = (torch.rand(*told_BKL.shape[:2], 1) >= settings.forget).float()
-            out = network(batch["states_TD"], batch["mask_BT"], told_BKL * kept_BK1)
+            out = network(
+                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1
+            )
             parts = losses(out, batch, settings.point)
             optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
@@ -384,6 +461,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, help="a model file; without it, the one that ships")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--confirm", type=Path, help="an earlier part; see confirmed_examples")
     parser.add_argument("--scenarios", default="", help="folder of one's own requests and plans")
     parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(Settings()).items():
@@ -396,11 +474,17 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     joined = joined_examples(settings, backend, options["scenarios"])
     joined += continued_examples(settings, backend, options["scenarios"])
+    if options["confirm"] is not None:
+        confirmed = confirmed_examples(options["confirm"], backend, options["scenarios"])
+        sys.stdout.write(f"{len(confirmed)} requests for teams confirmed\n")
+        joined += confirmed * CONFIRMED_AGAIN
     written, held_out = (
         written_examples(split, backend, options["scenarios"]) for split in ("train", "validation")
     )
     width = written[0].states_TD.shape[-1]
-    network = train(settings, joined, written, held_out, width, out / "metrics.jsonl")
+    vocabulary = len(backend.tokenizer)
+    log = out / "metrics.jsonl"
+    network = train(settings, joined, written, held_out, width, vocabulary, log)
     weights = {f"plan.{name}": value for name, value in network.state_dict().items()}
     sizes = {"plan_width": settings.plan_width, "plan_layers": settings.plan_layers}
     save_file(weights, out / "plan.safetensors", {"config": json.dumps(sizes)})

@@ -55,7 +55,7 @@ def test_the_steps_keep_their_grammar(tiny_model: Path) -> None:
 
 def test_a_model_without_the_part_writes_no_steps() -> None:
     writer = PlanWriter({}, lambda name, x: x, lambda name: np.zeros(1, np.float32))
-    assert writer.write(np.zeros((3, 8), np.float32)) == ()
+    assert writer.write(np.zeros((3, 8), np.float32), np.zeros(3, np.int64)) == ()
 
 
 def test_a_damaged_part_is_refused_with_a_sentence() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from embervlm.backends.base import Array, Proposal
+from embervlm.backends.base import Array, Proposal, StepScores
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.prompts import Reasoning, write_reasoning
 from embervlm.quantities import find_quantities
@@ -53,6 +53,10 @@ class FakeBackend:
         if pixels_CHW is not None:
             proposal = replace(proposal, scene=np.zeros(len(ENVIRONMENTS), np.float32))
         return self._say(proposal, task, pixels_CHW)
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Split nothing."""
+        return ()
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return a fixed reasoning that names the robots."""

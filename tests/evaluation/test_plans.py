@@ -81,3 +81,17 @@ def test_nothing_said_is_nothing_right() -> None:
     found = figures([])
     assert (found["assignment"], found["precedence_f1"]) == (0, 0)
     assert math.isnan(found["order"])
+
+
+def test_a_split_with_plans_has_their_figures(reference: object) -> None:
+    from embervlm.evaluation.run import _plan_figures
+    from embervlm.selector import Selector
+
+    row = {
+        "id": "p-1", "task": "map the flood, then open the gate", "suited": ["Drone", "Humanoid"],
+        "environment": "rough", "plan": [TRUTH[0], {**TRUTH[2], "after": [0]}],
+    }  # fmt: skip
+    figures = _plan_figures(Selector(reference), [row, {**row, "id": "p-2"}])
+    assert figures["exact_set"].n == figures["assignment"].n == 2
+    assert 0 <= figures["precedence_f1"].value <= 1
+    assert figures["broken_own"].value == 0

@@ -57,12 +57,16 @@ def test_report_says_what_was_measured_and_what_was_not(
         "requests and plans",
         "embervlm by kind of request",
         "numbers swapped",
+        "unseen fleets",
         "requests that the photo settles",
         "place from the photo alone",
         "EmberVLM's 244 tasks",
         "reasoning",
     }
-    assert report["not measured"] == {"baselines": "not asked for"}
+    assert report["not measured"] == {
+        "baselines": "not asked for",
+        "plans": "there are none in this split",
+    }
     about = report["about"]
     assert {"command", "commit", "seed", "split", "split hash", "model", "machine"} <= set(about)
     assert report["tables"]["requests and plans"]["embervlm"]["exact_set"]["n"] == 16
@@ -81,7 +85,12 @@ def test_without_the_folder_the_photos_are_not_measured(
 ) -> None:
     file = tmp_path / "report.json"
     run("validation", tiny_model, "reference", None, file, False, None)
-    assert set(report_of(file)["not measured"]) == {"photos", "embervlm", "baselines"}
+    assert set(report_of(file)["not measured"]) == {
+        "photos",
+        "embervlm",
+        "baselines",
+        "plans",
+    }
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_switched_off_it_is_ember_nano() -> None:
 
 @pytest.mark.parametrize(
     "switches",
-    [{}, {"linear": "full"}, {"memory_slots": 0}, {"reasoning_width": 0},
+    [{}, {"linear": "full"}, {"memory_slots": 0}, {"reasoning_width": 0}, {"match_width": 8},
      {"fusion": "prefix", "image_grid": 0, "image_tokens": 2}],
 )  # fmt: skip
 def test_each_switch_is_saved_and_loaded(tmp_path, switches: dict[str, object]) -> None:

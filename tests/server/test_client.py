@@ -31,8 +31,8 @@ def test_decides_learns_and_forgets_as_the_selector_does(
             assert decision.to_dict() == expected.to_dict()
             assert decision.needs == expected.needs
             assert client.plan(TASK, photo) == expected.plan
-            lesson = client.learn(decision, Feedback(["Humanoid"], note="the lift is out"))
-            assert client.select(TASK, photo).robots == ("Humanoid",)
+            lesson = client.learn(decision, Feedback(["No Robot"], note="the lift is out"))
+            assert client.select(TASK, photo).robots == ("No Robot",)
             assert [row["id"] for row in client.lessons()] == [lesson["id"]]
             client.forget(lesson["id"])
             assert client.lessons() == []

@@ -36,11 +36,11 @@ def test_select_plan_and_feedback_are_the_selectors(selector: Selector, photo: P
             assert await call(client, "select", task=TASK, image=photo.name) == (False, decision)
             _, plan = await call(client, "plan", task=TASK, image=photo.name)
             assert plan["plan"] == decision["plan"]
-            failed, lesson = await call(client, "feedback", robots=["Humanoid"], task=TASK)
+            failed, lesson = await call(client, "feedback", robots=["No Robot"], task=TASK)
             assert not failed
-            assert lesson["metadata"]["robots"] == ["Humanoid"]
+            assert lesson["metadata"]["robots"] == ["No Robot"]
             _, followed = await call(client, "select", task=TASK)
-            assert followed["robots"] == ["Humanoid"]
+            assert followed["robots"] == ["No Robot"]
             for wrong in ({}, {"task": "x" * 5000}, {"image": "/etc/passwd"}, {"image": "data:x"}):
                 failed, told = await call(client, "select", **wrong)
                 assert failed

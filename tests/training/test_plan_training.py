@@ -103,7 +103,8 @@ def test_it_learns_plans_by_heart(folder: str, backend: NativeBackend, tmp_path:
         plan_width=32, plan_layers=1, dropout=0, epochs=30, written=8, batch_size=8, forget=0,
         learning_rate=3e-3,
     )  # fmt: skip
-    network = train(settings, [], written, written, 32, tmp_path / "metrics.jsonl")
+    log, vocabulary = tmp_path / "metrics.jsonl", len(backend.tokenizer)
+    network = train(settings, [], written, written, 32, vocabulary, log)
     lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
     curve = [json.loads(line) for line in lines]
     assert len(curve) == 30
