@@ -48,6 +48,7 @@ from embervlm.prompts import one_line, token_spans
 from embervlm.scenario import FLAGS
 from embervlm.scoring import exact, jaccard
 from embervlm.splitting import pieces_of
+from embervlm.training.moving_average import MovingAverage
 from embervlm.training.rounding import keep_rounded, round_weights
 
 _IGNORED = -100
@@ -68,8 +69,9 @@ class Settings:
     """How it is trained; `jobs` are drawn once, each written plan comes `written` times an epoch,
     and once for each of `continued` requests that are put behind it.
 
-    `forget` is how often a step is not told what the one before it was. `point` weighs the loss of
-    the pointer.
+    `forget` is how often a step is not told what the one before it was, `blank` how often a word is
+    not seen at all. `average` is the decay of the moving average that the result is. `point` weighs
+    the loss of the pointer.
     """
 
     seed: int = 1
@@ -85,6 +87,8 @@ class Settings:
     weight_decay: float = 0.05
     warmup: float = 0.1
     forget: float = 0.15
+    blank: float = 0.1
+    average: float = 0.998
     point: float = 0.3
 
 
@@ -416,6 +420,7 @@ def train(
     )
     network = PlanSteps(config)
     round_weights(network)
+    mean = MovingAverage(network, settings.average)
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -424,6 +429,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, steps, pct_start=settings.warmup
     )
+    step = 0
     for number in range(1, settings.epochs + 1):
         network.train()
         sums = Counter[str]()
@@ -440,9 +446,12 @@ def train(
             torch.stack(list(parts.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
+            step += 1
+            mean.follow(step)
             schedule.step()
             for name, part in parts.items():
                 sums[name] += part.item() / len(drawn)  # type: ignore[assignment]
+        held = mean.exchange()
         line = {
             "epoch": number,
             **{f"loss_{name}": round(value, 4) for name, value in sums.items()},
@@ -452,6 +461,8 @@ def train(
             file.write(json.dumps(line) + "\n")
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
+        mean.put(held)
+    mean.exchange()
     keep_rounded(network)
     return network.eval()
 

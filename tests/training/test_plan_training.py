@@ -101,6 +101,7 @@ def test_it_learns_plans_by_heart(folder: str, backend: NativeBackend, tmp_path:
     written = written_examples("train", backend, folder)
     settings = Settings(
         plan_width=32, plan_layers=1, dropout=0, epochs=30, written=8, batch_size=8, forget=0,
+        blank=0, average=0.5,
         learning_rate=3e-3,
     )  # fmt: skip
     log, vocabulary = tmp_path / "metrics.jsonl", len(backend.tokenizer)
