@@ -36,6 +36,7 @@ pytestmark = [
 PHOTO = resources.files("embervlm").joinpath("demo/seabed.jpg")
 TASK = "Our sensor came off its mooring somewhere here. Find it and cut the line."
 TEAM_TASK = "Map the collapsed block from above, then search the rubble for survivors."
+PATIENCE_MS = 90_000  # of a machine that does much else
 KEY = "a-key-of-enough-letters"
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
@@ -95,6 +96,7 @@ def page(desktop: Any, served: str) -> Iterator[Page]:
 def opened(context: Any, address: str) -> Iterator[Page]:
     """Open the page; it may ask no other server, and may have no fault of its own."""
     page, strangers, faults = context.new_page(), [], []
+    page.set_default_timeout(PATIENCE_MS)
     page.on("request", lambda r: strangers.append(r.url) if not is_own(r.url, address) else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("dialog", lambda dialog: faults.append(dialog.message))
