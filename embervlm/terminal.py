@@ -35,6 +35,7 @@ _EXTRA_OF = {
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
+    "ray": "scale",
     "websockets": "ros",
     **dict.fromkeys(
         ("anyio", "fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"),
