@@ -35,6 +35,7 @@ from embervlm.terminal import (
     console,
     load_selector,
     open_memory,
+    place_of,
     printable,
     user_errors,
 )
@@ -906,11 +907,8 @@ def lessons_place(memory: str | None, site: str, *, no_memory: bool) -> str | No
     store = lessons_to_use(memory, site, no_memory=no_memory)
     if store is None:
         return None
-    from embervlm.memory.home import is_address, lessons_path
-
     store.close()
-    place = memory or lessons_path()
-    return str(place) if is_address(place) else str(Path(place).absolute())
+    return place_of(memory)
 
 
 def tell_missed(lessons: LessonStore | None) -> None:

@@ -146,6 +146,14 @@ def open_memory(place: str | None, site: str) -> LessonStore:
     return LessonStore(place or lessons_path(), site=site)
 
 
+def place_of(memory: str | None) -> str:
+    """Return where lessons lie, for other processes: an address, or a whole path."""
+    from embervlm.memory.home import is_address, lessons_path
+
+    place = memory or lessons_path()
+    return str(place) if is_address(place) else str(Path(place).absolute())
+
+
 def console() -> Any:
     """Return the terminal for tables; it guesses no colours."""
     from rich.console import Console
