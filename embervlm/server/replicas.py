@@ -15,6 +15,7 @@ request, fewer after minutes with less. It checks each one's health, and replace
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -276,6 +277,7 @@ def replicas(
             handle = serve.run(deployment.bind(options), name=name, route_prefix=None)
         except RuntimeError as error:
             raise ValueError(f"The replicas cannot be started ({_first_line(error)}).") from error
+        _log_as_we_do()
         own, lock = LocalWorker(selector.backend), threading.Lock()
         try:
             yield [RemoteWorker(handle, own, lock) for _ in range(_ONGOING * most)]
@@ -286,6 +288,15 @@ def replicas(
 def app_name(port: int) -> str:
     """Return what Serve calls the replicas of the server at a port of this machine."""
     return f"embervlm-{socket.gethostname()}-{port}"
+
+
+def _log_as_we_do() -> None:
+    """Let the warnings of Ray's Python part go where all others go; see `logs.log_to_stderr`."""
+    for name in ("ray", "ray.serve"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
 
 
 def _first_line(error: Exception) -> str:
