@@ -44,7 +44,7 @@ _JOINT = re.compile(
 _SHARE_OF_BEST = 0.35
 _TRIED = 4
 # What the network's own opinion of which step waits for which counts beside `waiting`.
-_NETWORK_SAYS = 0.5
+_NETWORK_SAYS = 0.2
 _LONGEST = 120
 _OF_ALL_STEPS = ("wind_kmh",)
 # The share of a step's pointer in a piece from which on it may concern what the piece says.
