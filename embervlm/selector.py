@@ -61,6 +61,8 @@ _DEFAULT_FLEET = Fleet.default()
 _SIZES = np.array([number.bit_count() for number in range(32)])
 # So many descriptions are read for one request, each up to so many characters.
 _DESCRIBED, _READ = 32, 500
+# A robot whose chance at a step of a job is below this does not do it, whoever else is left.
+_NO_CHANCE = float(np.log(0.03))
 # Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
 # of 0.12): of the bounds tried on validation the one with the most right lists of actions.
 _LIKELY_ACTION = -2.0
@@ -322,6 +324,7 @@ class Selector:
             at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
             robots = [*at_work, *(name for name in require if name not in at_work)]
             robots = robots or [NO_ROBOT]
+            needs = _with_steps(needs, plan)
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -444,6 +447,10 @@ class Selector:
         ]
         steps = steps_of(task, spans, scores, stated, self.calibration.certain_flag)
         preferences = [self._preferences(step) for step in scores]
+        steps = [
+            replace(step, unsuited=tuple(n for n, x in liked.items() if x < _NO_CHANCE))
+            for step, liked in zip(steps, preferences, strict=True)
+        ]
         all_alike = all(self._abilities.is_alike.values())
         chosen = Fleet(tuple(self.fleet[name] for name in robots), self.fleet.objective)
         made = planning.allocate(
@@ -603,7 +610,7 @@ class Selector:
         why = []
         for name in decision.robots:
             facts = (
-                planning.reasons_for(self.fleet[name], decision.needs)
+                planning.reasons_for(self.fleet[name], _needs_for(name, decision))
                 if name in self.fleet
                 else ["no robot of the fleet can do the core of this"]
             )
@@ -706,6 +713,30 @@ class ReasoningAnalysis(TypedDict):
 
 def _listed(outputs: Decision | Sequence[Decision]) -> list[Decision]:
     return [outputs] if isinstance(outputs, Decision) else list(outputs)
+
+
+def _with_steps(needs: Needs, plan: Sequence[Subtask]) -> Needs:
+    """Return what a job needs by its whole words and by its steps."""
+    of_steps = [step.needs for step in plan if step.needs is not None]
+    actions = [*needs.actions, *(action for one in of_steps for action in one.actions)]
+    flags = needs.flags.union(*(one.flags for one in of_steps))
+    return replace(needs, actions=tuple(dict.fromkeys(actions)), flags=flags)
+
+
+def _needs_for(name: str, decision: Decision) -> Needs:
+    """Return those of a decision's needs that a robot's own steps have; all of a single job's."""
+    own = [s.needs for s in decision.plan if s.robot == name and s.needs is not None]
+    if len(decision.plan) < 2 or not own:
+        return decision.needs
+    whole = decision.needs
+    actions = {action for needs in own for action in needs.actions}
+    limits = {item for needs in own for item in needs.quantities.items()}
+    return Needs(
+        tuple(action for action in whole.actions if action in actions),
+        whole.environment,
+        {key: value for key, value in whole.quantities.items() if (key, value) in limits},
+        frozenset(flag for needs in own for flag in needs.flags),
+    )
 
 
 def read_needs(

@@ -4,8 +4,9 @@
     steps[1]        # Step("Take the 6 kg radio through the mud", Needs(("carry",), ...), (0,))
 
 The network points at the words that each step stands in. Rules cut the request where a step may
-end, give each step the pieces that it points at most, and each number to the step whose pieces hold
-it; wind concerns every step. A step waits for no step that another one of its already waits for.
+end, give each step the pieces that it points at most, and each number to the step that points at it
+most; a load to one that carries, wind to every step. A step waits for no step that another one of
+its own already waits for.
 
 Axes: K steps, P pieces, T tokens.
 """
@@ -46,6 +47,8 @@ _TRIED = 4
 _NETWORK_SAYS = 0.5
 _LONGEST = 120
 _OF_ALL_STEPS = ("wind_kmh",)
+# The share of a step's pointer in a piece from which on it may concern what the piece says.
+_POINTS_WELL = 0.1
 
 
 def steps_of(
@@ -73,7 +76,7 @@ def steps_of(
     for mention, stated in mentions:
         piece = next((p for p, (_, end) in enumerate(pieces) if mention.start < end), 0)
         for key, value in stated.items():
-            for k in range(len(scores)) if key in _OF_ALL_STEPS else (int(owner_P[piece]),):
+            for k in _steps_with(key, share_KP[:, piece], scores):
                 known = quantities[k].get(key, value)
                 quantities[k][key] = (min if key == "width_m" else max)(known, value)
     stand = Stand(
@@ -121,6 +124,21 @@ def _pointed(
     for k, step in enumerate(scores):
         np.add.at(share_KP[k], np.minimum(piece_T, len(pieces) - 1), step.pointer)
     return share_KP
+
+
+def _steps_with(key: str, share_K: Array, scores: Sequence[StepScores]) -> list[int]:
+    """Return the steps that a number concerns: of wind all, of others the one that points at it
+    most; of a load the one of those that carry, or else one that handles and points well at it."""
+    if key in _OF_ALL_STEPS:
+        return list(range(len(scores)))
+    candidates = list(range(len(scores)))
+    if key == "load_kg":
+        carry, handle = (
+            [k for k, s in enumerate(scores) if s.actions[ACTIONS.index(action)] > 0]
+            for action in ("carry", "handle")
+        )
+        candidates = carry or [k for k in handle if share_K[k] > _POINTS_WELL]
+    return sorted(candidates, key=lambda k: float(share_K[k]))[-1:]
 
 
 def _own_pieces(share_KP: Array) -> tuple[int, ...]:

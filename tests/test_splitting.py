@@ -1,8 +1,10 @@
 """From what the network says of steps to steps with words, needs and order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from opinion import DRONE, LEGS, WHEELS, Opinion, logits, one
+from opinion import DRONE, HUMANOID, LEGS, WHEELS, Opinion, logits, one
 
 from embervlm.backends.base import StepScores
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
@@ -124,11 +126,16 @@ def test_a_step_that_a_chosen_robot_cannot_do_goes_to_another(tokenizer: Tokeniz
     opinion = Opinion(one(DRONE, LEGS), team=True)
     opinion.tokenizer = tokenizer
     # The Robot with Legs cannot handle anything, whoever wants it to.
-    opinion.steps = [score(DRONE, "map"), score(LEGS, "handle", (True,))]
+    turn = score(LEGS, "handle", (True,))
+    leaning = np.array([-8, -8, 2, -8, 4, -8], np.float32)
+    opinion.steps = [score(DRONE, "map"), replace(turn, robots=leaning)]
     decision = Selector(opinion).decide(Scenario("map it, then turn the valve"))
-    assert [step.robot for step in decision.plan][0] == DRONE
-    assert LEGS not in decision.robots
-    assert Fleet.default()[decision.plan[1].robot].can("handle")
+    assert [step.robot for step in decision.plan] == [DRONE, HUMANOID]
+    # Another that is able, but has no chance at it by the network, does not stand in.
+    opinion.steps = [score(DRONE, "map"), turn]
+    decision = Selector(opinion).decide(Scenario("map it, then turn the valve"))
+    assert [step.robot for step in decision.plan] == [DRONE, None]
+    assert "Humanoid: does not suit it" in decision.plan[1].why
 
 
 def test_what_nobody_can_do_says_why(tokenizer: Tokenizer) -> None:
