@@ -12,7 +12,7 @@ from embervlm.prompts import token_spans
 from embervlm.quantities import find_quantities
 from embervlm.scenario import FLAGS, Scenario
 from embervlm.selector import Selector
-from embervlm.splitting import pieces_of, steps_of, team_logits
+from embervlm.splitting import liked_robots, log_shares, pieces_of, steps_of, team_logits
 from embervlm.tokenizer import Tokenizer
 
 TASK = (
@@ -98,12 +98,21 @@ def test_long_words_are_cut_at_a_word() -> None:
 
 def test_the_team_is_drawn_from_steps_and_from_the_whole() -> None:
     flat = np.zeros(32, np.float32)
-    steps = three_steps()[:2]
-    alone = team_logits(flat, steps, 0.0)
+    liked = [log_shares(step.robots) for step in three_steps()[:2]]
+    alone = team_logits(flat, liked, 0.0)
     assert int(alone.argmax()) == 0b10001
     assert np.exp(alone).sum() == pytest.approx(1, abs=1e-3)
     whole = np.where(np.arange(32) == 0b01001, 40.0, 0.0).astype(np.float32)
-    assert int(team_logits(whole, steps, 1.0).argmax()) == 0b01001
+    assert int(team_logits(whole, liked, 1.0).argmax()) == 0b01001
+
+
+def test_a_step_is_also_judged_by_its_own_words() -> None:
+    step = replace(three_steps()[0], robots=np.zeros(6, np.float32))
+    alone = Opinion({frozenset({LEGS}): 0.6, frozenset({DRONE, LEGS}): 0.4}).propose("x", None)
+    shares = np.exp(liked_robots(step, alone, 1.0))
+    # Legs has 0.6 and half of 0.4.
+    assert shares[[0, 4]] == pytest.approx([0.2, 0.8], abs=0.01)
+    assert np.exp(liked_robots(step, alone, 0.0)) == pytest.approx(np.full(5, 0.2))
 
 
 def test_a_decision_has_the_steps_and_their_robots(tokenizer: Tokenizer) -> None:
@@ -123,7 +132,7 @@ def test_a_decision_has_the_steps_and_their_robots(tokenizer: Tokenizer) -> None
 
 
 def test_a_step_that_a_chosen_robot_cannot_do_goes_to_another(tokenizer: Tokenizer) -> None:
-    opinion = Opinion(one(DRONE, LEGS), team=True)
+    opinion = Opinion(one(DRONE, LEGS), team=True, calibration={"step_weight": 0.0})
     opinion.tokenizer = tokenizer
     # The Robot with Legs cannot handle anything, whoever wants it to.
     turn = score(LEGS, "handle", (True,))
