@@ -49,7 +49,7 @@ from embervlm.scenario import (
     Scenario,
     Subtask,
 )
-from embervlm.splitting import Job, liked_robots, steps_of, team_logits
+from embervlm.splitting import Job, liked_robots, one_step_each, steps_of, team_logits
 from embervlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -453,8 +453,8 @@ class Selector:
     ) -> tuple[Subtask, ...]:
         """Return the steps with who does them.
 
-        A team's steps go to the robots that were chosen. If it `may_grow`, what none of them can do
-        goes to another of the fleet that can.
+        A team's steps go to the robots that were chosen, one at least to each. If it `may_grow`,
+        what none of them can do goes to another of the fleet that can.
         """
         if NO_ROBOT in robots:
             return ()
@@ -471,9 +471,11 @@ class Selector:
         ]
         all_alike = all(self._abilities.is_alike.values())
         chosen = Fleet(tuple(self.fleet[name] for name in robots), self.fleet.objective)
-        made = planning.allocate(
-            chosen if all_alike else self.fleet, steps, preferences=preferences
-        )
+        if all_alike:
+            kept = one_step_each(chosen, steps, preferences)
+            made = planning.allocate(chosen, kept, preferences=preferences)
+        else:
+            made = planning.allocate(self.fleet, steps, preferences=preferences)
         if made.unassigned and all_alike and may_grow:
             made = planning.allocate(self.fleet, steps, preferences=preferences)
         return made.steps

@@ -14,9 +14,9 @@ Axes: K steps, P pieces, T tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise, product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from embervlm.backends.base import Array, Proposal, StepScores
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.planning import broken_limits, graph
-from embervlm.planning.costs import Step
+from embervlm.planning.costs import Step, obstacles
 from embervlm.quantities import Mention
 from embervlm.scenario import FLAGS, Needs
 from embervlm.waiting import Stand, waiting_logit
@@ -255,3 +255,27 @@ def _log_softmax(logits: Array) -> Array:
     below: Array = logits - logits.max()
     shares: Array = below - np.log(np.exp(below).sum())
     return shares
+
+
+def one_step_each(
+    fleet: Fleet, steps: Sequence[Step], preferences: Sequence[Mapping[str, float]]
+) -> list[Step]:
+    """Return the steps, one of them kept for each robot: those with which least of the preferences
+    is lost. They stay as they are where the robots cannot all have one that they can do."""
+    if not 1 < len(fleet) <= len(steps):
+        return list(steps)
+    lost = [
+        [
+            max(liked.values()) - liked[robot.name]
+            if not obstacles(robot, step, fleet.objective)
+            else np.inf
+            for step, liked in zip(steps, preferences, strict=True)
+        ]
+        for robot in fleet
+    ]
+    places = permutations(range(len(steps)), len(fleet))
+    best = min(places, key=lambda place: sum(row[k] for row, k in zip(lost, place, strict=True)))
+    if not np.isfinite(sum(row[k] for row, k in zip(lost, best, strict=True))):
+        return list(steps)
+    kept = dict(zip(best, fleet.names, strict=True))
+    return [replace(step, robot=kept.get(k)) for k, step in enumerate(steps)]

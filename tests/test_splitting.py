@@ -8,11 +8,19 @@ from opinion import DRONE, HUMANOID, LEGS, WHEELS, Opinion, logits, one
 
 from embervlm.backends.base import StepScores
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.planning import Step
 from embervlm.prompts import token_spans
 from embervlm.quantities import find_quantities
-from embervlm.scenario import FLAGS, Scenario
+from embervlm.scenario import FLAGS, Needs, Scenario
 from embervlm.selector import Selector
-from embervlm.splitting import liked_robots, log_shares, pieces_of, steps_of, team_logits
+from embervlm.splitting import (
+    liked_robots,
+    log_shares,
+    one_step_each,
+    pieces_of,
+    steps_of,
+    team_logits,
+)
 from embervlm.tokenizer import Tokenizer
 
 TASK = (
@@ -157,3 +165,15 @@ def test_what_nobody_can_do_says_why(tokenizer: Tokenizer) -> None:
     assert decision.robots == (DRONE,)
     assert decision.plan[1].robot is None
     assert "carries up to 500 kg, asked 900 kg" in decision.plan[1].why
+
+
+def test_each_robot_of_a_team_has_a_step_where_it_can_have_one() -> None:
+    default = Fleet.default()
+    team = Fleet((default[DRONE], default[LEGS]))
+    steps = [Step("look", Needs(("look",))), Step("measure", Needs(("measure",)))]
+    # Both steps like the Drone best; the second loses least by the other.
+    likes = [{DRONE: -0.1, LEGS: -4.0}, {DRONE: -0.5, LEGS: -1.0}]
+    assert [step.robot for step in one_step_each(team, steps, likes)] == [DRONE, LEGS]
+    hands = [steps[0], Step("turn", Needs(("handle",)))]
+    assert [step.robot for step in one_step_each(team, hands, likes)] == [None, None]
+    assert [step.robot for step in one_step_each(team, steps[:1], likes[:1])] == [None]
