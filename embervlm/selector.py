@@ -322,7 +322,8 @@ class Selector:
             allowed or robots, key=lambda name: top_k is not None and name not in require
         )
         robots = robots[:top_k]
-        plan = self._plan(scenario, needs, robots, team, job, may_grow=top_k is None)
+        asked = needs if team else certain
+        plan = self._plan(scenario, asked, robots, team, job, may_grow=top_k is None)
         if job is not None and plan:
             in_time = sorted(plan, key=lambda step: step.start_min or 0.0)
             at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
