@@ -51,11 +51,13 @@ from embervlm.evaluation.embervlm_tasks import (
 from embervlm.evaluation.metrics import Answer, Row, Rows, Truth, measure, truth_of
 from embervlm.evaluation.plans import plan_row, score_plan
 from embervlm.evaluation.reasoning import reasoning_rows
+from embervlm.evaluation.reliability import reliability_part
 from embervlm.evaluation.unseen_fleets import fleet_rows
+from embervlm.fleet import Fleet
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 
-SECTIONS = ("requests", "plans", "fleets", "photos", "embervlm", "reasoning")
+SECTIONS = ("requests", "calibration", "plans", "fleets", "photos", "embervlm", "reasoning")
 MODEL = "embervlm"
 
 # What is printed; the report holds every figure of `metrics.measure`.
@@ -68,6 +70,16 @@ _COLUMNS = {
     "environment": "place",
     "pairs": "pairs",
     "calibration_error": "ECE",
+    "largest_calibration_error": "MCE",
+    "brier_confidence": "Brier",
+    "brier_sets": "Brier of sets",
+    "area_under_risk": "AURC",
+    "coverage_at_1_percent": "kept at 1 %",
+    "coverage_at_5_percent": "at 5 %",
+    "coverage_at_10_percent": "at 10 %",
+    "coverage": "covered",
+    "sets_named": "sets named",
+    **{f"covers {name}": name for name in Fleet.default().outcomes},
     "answered": "answered",
     "error_answered": "error then",
     "share": "share",
@@ -137,7 +149,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the report.
 
-    Its keys are "about", "tables" (title -> row -> figure), "not measured" and "false claims".
+    Its keys are "about", "tables" (title -> row -> figure), "not measured", "false claims" and
+    "points", what the pictures of `embervlm plot` are drawn from.
     `model` is the file of the model, for its hash and for training on folds; None is the shipped
     one.
     """
@@ -155,7 +168,7 @@ def evaluate(
     else:
         missing["baselines"] = "not asked for"
     answered: list[Answered] = []
-    if {"requests", "reasoning"} & set(parts):
+    if {"requests", "calibration", "reasoning"} & set(parts):
         cases = text_cases(split)
         answered = [
             Answered(case, *decide(selector, case.scenario))
@@ -165,6 +178,10 @@ def evaluate(
         tables["requests and plans"] = _against_rivals(answered, rivals)
         tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
         tables["numbers swapped"] = swap_rows(selector, load("scenarios", split))
+    if "calibration" in parts:
+        reliability = reliability_part(selector, split, answered)
+        tables |= reliability.tables
+        report["points"] = reliability.points
     if "plans" in parts:
         if plans := load("plans", split):
             tables["steps of plans"] = {MODEL: _plan_figures(selector, plans)}
