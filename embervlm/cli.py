@@ -358,7 +358,7 @@ def evaluate(
         typer.Option(
             "--only",
             metavar="NAME",
-            help="Only this part: requests, photos, embervlm or reasoning; may be repeated.",
+            help="Only this part, such as requests, calibration or photos; may be repeated.",
         ),
     ] = None,
     backend: BackendOption = "native",
@@ -378,6 +378,23 @@ def evaluate(
             only=only or None,
         )
     raise typer.Exit(status)
+
+
+@app.command()
+def plot(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A report of 'eval'.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the pictures.")],
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics", metavar="F", help="A run's metrics.jsonl: its curves too."),
+    ] = None,
+) -> None:
+    """Draw a report's pictures, PNG and SVG. Needs the train extra."""
+    with user_errors():
+        from embervlm.evaluation.plots import plot as draw
+
+        for path in draw(result, out, metrics):
+            typer.echo(path)
 
 
 @app.command(
