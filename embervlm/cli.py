@@ -361,6 +361,10 @@ def evaluate(
             help="Only this part, such as requests, calibration or photos; may be repeated.",
         ),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Write report.html, .md and .json there."),
+    ] = None,
     backend: BackendOption = "native",
     model: ModelOption = None,
 ) -> None:
@@ -376,6 +380,7 @@ def evaluate(
             json_out=json_out,
             baselines=baselines,
             only=only or None,
+            folder=folder,
         )
     raise typer.Exit(status)
 

@@ -120,9 +120,9 @@ def draw_risk_coverage(
     for limit, colour, mark in ((0.01, GREEN, "D"), (0.05, BLUE, "o"), (0.10, RED, "s")):
         kept = max((c for c, r in points if r <= limit), default=0.0)
         ax.plot([kept], [limit], color=colour, marker=mark, markersize=6, zorder=4, clip_on=False)
-        aside, align = (-8, "right") if kept > 0.3 else (8, "left")
+        aside, align = ((-8, 5), "right") if kept > 0.3 else ((8, -5), "left")
         ax.annotate(
-            f"{kept:.0%} at {limit:.0%}", (kept, limit), xytext=(aside, 5),
+            f"{kept:.0%} at {limit:.0%}", (kept, limit), xytext=aside,
             textcoords="offset points", ha=align, color=colour, fontsize=8,
         )  # fmt: skip
     ax.set_xlim(0, 1.0), ax.set_ylim(0, max(0.12, *risk) * 1.1)
@@ -274,7 +274,7 @@ def _mark(ax: Axes, one: Shown, y: float, colour: str, mark: str, label: str | N
 
 def _share_axis(ax: Axes, label: str, start: float = 0.0) -> None:
     ax.set_xlim(start, 1.0)
-    ticks = [start + i * (1 - start) / 4 for i in range(5)]
+    ticks = [start + i * (1 - start) / 5 for i in range(6)]
     ax.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks], **_WORDS)
     ax.tick_params(axis="y", length=0)
     ax.spines["bottom"].set_visible(True)
