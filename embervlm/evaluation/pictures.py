@@ -13,6 +13,7 @@ Axes: O outcomes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,11 +176,17 @@ def draw_bars(figures: Mapping[str, Shown], path: Path, title: str, what: str) -
         ax.barh(y, value, height=0.62, color="#bcd3ea", zorder=1)
         _mark(ax, one, y, BLUE, "o")
         edge = max(value, one["high"] or 0.0)
-        ax.text(edge + 0.015, y, f"{value:.1%}", va="center", color=INK, fontsize=8)
+        ax.annotate(
+            f"{value:.1%}", (edge, y), xytext=(6, 0), textcoords="offset points", va="center",
+            color=INK, fontsize=8,
+        )  # fmt: skip
     labels = [f"{name} (n = {one['n']:,})" for name, one in figures.items()]
     ax.set_yticks(range(len(figures)), labels, **_WORDS)
     ax.set_ylim(len(figures) - 0.5, -0.5)
-    _share_axis(ax, f"{what}; the line is the 95 % interval")
+    # Small shares have an axis of their own, of whole tenths, so that they can be told apart.
+    longest = max(one["high"] or one["value"] or 0.0 for one in figures.values())
+    end = 1.0 if longest > 0.4 else max(0.1, math.ceil(longest * 12) / 10)
+    _share_axis(ax, f"{what}; the line is the 95 % interval", end=end)
     ax.set_title(title, loc="left", color=INK, fontsize=12)
     _save(picture, path)
 
@@ -272,9 +279,9 @@ def _mark(ax: Axes, one: Shown, y: float, colour: str, mark: str, label: str | N
     )  # fmt: skip
 
 
-def _share_axis(ax: Axes, label: str, start: float = 0.0) -> None:
-    ax.set_xlim(start, 1.0)
-    ticks = [start + i * (1 - start) / 5 for i in range(6)]
+def _share_axis(ax: Axes, label: str, start: float = 0.0, end: float = 1.0) -> None:
+    ax.set_xlim(start, end)
+    ticks = [start + i * (end - start) / 5 for i in range(6)]
     ax.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks], **_WORDS)
     ax.tick_params(axis="y", length=0)
     ax.spines["bottom"].set_visible(True)

@@ -2,9 +2,10 @@
 
     embervlm plot report.json --out pictures [--metrics run/metrics.jsonl]
 
-writes PNG and SVG: `first-robot`, `per-robot`, `in-the-set`, `reliability`, `risk-coverage`,
-`by-kind`, and `curves` of the run. A report that lacks what a picture shows, because that part was
-not asked for, gives the others. Matplotlib is imported when something is drawn.
+writes PNG and SVG: `first-robot`, `per-robot`, `in-the-set`, `by-kind`, `reliability`,
+`risk-coverage`, `damage`, and `curves` of the run. A report that lacks what a picture shows,
+because that part was not asked for, gives the others. Matplotlib is imported when something is
+drawn.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ PICTURES = {
     "by-kind": "Exactly right sets by kind of request, with 95 % intervals",
     "reliability": "How sure the model is, against how often it is right",
     "risk-coverage": "How wrong the answers are that are kept, against how many are kept",
+    "damage": "How often typos and damage to the photo change a decision, with 95 % intervals",
     CURVES: "Losses and exact sets over the steps of training",
 }
 _REQUESTS, _KINDS, _MODEL = "requests and plans", "embervlm by kind of request", "embervlm"
+_DAMAGE = ("requests with typos", "photos that are damaged")
 
 
 def plot(result: Path, out: Path, metrics: Path | None = None) -> list[Path]:
@@ -81,6 +84,14 @@ def draw_report(
         bars = {"all requests": row["exact_set"], **kinds} if row else kinds
         title = f"By kind of request: {split}"
         pictures.draw_bars(bars, of["by-kind"], title, "exactly right sets")
+    flips = {
+        name: one["flipped"]
+        for table in _DAMAGE
+        for name, one in report["tables"].get(table, {}).items()
+    }
+    if flips:
+        title = f"What changes decisions: {split}"
+        pictures.draw_bars(flips, of["damage"], title, "decisions with another set")
     points = report.get("points", {})
     if points:
         outcomes, first = points["outcomes"], np.array(points["first robot"])

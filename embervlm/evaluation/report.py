@@ -180,8 +180,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 76rem; 
 h1, h2 {{ font-weight: 600; line-height: 1.25; }}
 h2 {{ margin-top: 2.2rem; }}
 .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #e4e7eb;
+table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #e4e7eb;
   white-space: nowrap; vertical-align: top; }}
 th[scope=row] {{ text-align: left; font-weight: 400; }}
 small {{ display: block; color: #52606d; }}

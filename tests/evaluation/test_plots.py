@@ -20,7 +20,7 @@ from embervlm.selector import Selector
 @pytest.fixture
 def report(small_data: Path, tmp_path: Path) -> dict[str, Any]:
     selector = Selector(FakeBackend(lambda proposal, task, pixels: proposal))
-    found = evaluate(selector, "validation", parts=["requests", "calibration"])
+    found = evaluate(selector, "validation", parts=["requests", "calibration", "robustness"])
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
@@ -53,7 +53,7 @@ def test_report_without_calibration_gives_the_other_pictures(
 ) -> None:
     del report["points"]
     drawn = draw_report(report, tmp_path)
-    assert [path.stem for path in drawn] == ["per-robot", "by-kind"]
+    assert [path.stem for path in drawn] == ["per-robot", "by-kind", "damage"]
 
 
 @pytest.mark.parametrize(
