@@ -44,7 +44,7 @@ class Step:
     `after` holds the indices of the steps that must be finished first. `robot` is who must do it,
     or has done it (None: whoever suits). `minutes` is how long the work itself takes (None: not
     stated). `place` is where, in the metres of the fleet file's `location`. `barred` are robots
-    that failed at it.
+    that failed at it, `unsuited` those to which the model gives no chance at it.
     """
 
     subtask: str
@@ -55,6 +55,7 @@ class Step:
     minutes: float | None = None
     place: Place | None = None
     barred: tuple[str, ...] = ()
+    unsuited: tuple[str, ...] = ()
 
 
 def way_min(robot: Robot, start: Place | None, end: Place | None) -> float:
@@ -111,12 +112,14 @@ def obstacles(robot: Robot, step: Step, objective: Objective) -> list[str]:
         clauses.append(f"cannot {' or '.join(missing)}")
     if robot.name in step.barred:
         clauses.append("has failed at it")
+    if robot.name in step.unsuited and not clauses:
+        clauses.append("does not suit it")
     return clauses or _out_of_reach(robot, step, minutes_there(robot, step, objective))
 
 
 def minutes_if_able(robot: Robot, step: Step, demand: Demand, objective: Objective) -> float | None:
     """Return `minutes_there` of a robot that can do the step, None of one with `obstacles`."""
-    if step.robot not in (None, robot.name) or robot.name in step.barred:
+    if step.robot not in (None, robot.name) or robot.name in (*step.barred, *step.unsuited):
         return None
     if not demand.met_by(robot):
         return None

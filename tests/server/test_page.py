@@ -36,6 +36,7 @@ pytestmark = [
 PHOTO = resources.files("embervlm").joinpath("demo/seabed.jpg")
 TASK = "Our sensor came off its mooring somewhere here. Find it and cut the line."
 TEAM_TASK = "Map the collapsed block from above, then search the rubble for survivors."
+PATIENCE_MS = 90_000  # of a machine that does much else
 KEY = "a-key-of-enough-letters"
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
@@ -95,6 +96,7 @@ def page(desktop: Any, served: str) -> Iterator[Page]:
 def opened(context: Any, address: str) -> Iterator[Page]:
     """Open the page; it may ask no other server, and may have no fault of its own."""
     page, strangers, faults = context.new_page(), [], []
+    page.set_default_timeout(PATIENCE_MS)
     page.on("request", lambda r: strangers.append(r.url) if not is_own(r.url, address) else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("dialog", lambda dialog: faults.append(dialog.message))
@@ -249,6 +251,18 @@ def test_a_fleet_is_checked_while_it_is_written(page: Page) -> None:
     text.fill(written)
     use.click()
     page.get_by_text("In use: 5 robots: Drone").wait_for()
+
+
+def test_what_is_written_while_the_fleet_is_fetched_stays(page: Page) -> None:
+    held: list[Any] = []
+    page.route("**/v1/fleet/text", lambda route: held.append(route))
+    with page.expect_request("**/v1/fleet/text"):
+        page.get_by_role("link", name="Fleet").click()
+    text = page.get_by_label("Fleet file (YAML)")
+    text.fill("robots:\n- name: Crawler\n")
+    held[0].continue_()
+    page.get_by_text("Sound, not in use yet: 1 robot: Crawler").wait_for()
+    assert "Crawler" in text.input_value()
 
 
 def test_a_plan_is_drawn_with_its_times_and_without(page: Page) -> None:

@@ -79,6 +79,15 @@ def test_what_a_script_imports_is_there() -> None:
             assert f"/page/{found}" in page.PATHS
 
 
+def test_all_scripts_are_asked_for_at_once() -> None:
+    html = next(path for path in FILES if path.suffix == ".html").read_text("utf-8")
+    assert all(
+        f'href="page/{path.name}"' in html or path.name == "page.js"
+        for path in FILES
+        if path.suffix == ".js"
+    )
+
+
 def test_fleet_text_comes_back_as_the_same_fleet(visitor: TestClient) -> None:
     text = visitor.get("/v1/fleet/text").json()["text"]
     assert Fleet.from_text(text) == Fleet.default()

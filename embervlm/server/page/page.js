@@ -8,6 +8,7 @@ import { lessonsView } from "./lessons.js";
 import { photoField } from "./photo.js";
 
 const KEPT_COLOURS = "embervlm-colours";
+const NOTHING_YET = "Nothing has been asked yet.";
 const EXAMPLES = [
   [
     "A photo of the sea bed",
@@ -120,10 +121,12 @@ function askForm() {
     photo.clear();
     byId("decision").replaceChildren();
     tell(byId("problem"), "");
-    byId("status").textContent = "Nothing has been asked yet.";
+    byId("status").textContent = NOTHING_YET;
     task.focus();
   });
   examples(task, photo);
+  button.disabled = false;
+  byId("status").textContent = NOTHING_YET;
 }
 
 function examples(task, photo) {
