@@ -175,13 +175,13 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 76rem; margin: 2rem auto;
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 84rem; margin: 2rem auto;
   padding: 0 1rem; }}
 h1, h2 {{ font-weight: 600; line-height: 1.25; }}
 h2 {{ margin-top: 2.2rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #e4e7eb;
+th, td {{ padding: .3rem .38rem; text-align: right; border-bottom: 1px solid #e4e7eb;
   white-space: nowrap; vertical-align: top; }}
 th[scope=row] {{ text-align: left; font-weight: 400; }}
 small {{ display: block; color: #52606d; }}
