@@ -323,13 +323,16 @@ class Selector:
         )
         robots = robots[:top_k]
         asked = needs if team else certain
-        plan = self._plan(scenario, asked, robots, team, job, may_grow=top_k is None)
+        may_grow = top_k is None and not allowed
+        plan = self._plan(scenario, asked, robots, team, job, may_grow=may_grow)
         if job is not None and plan:
+            needs = _with_steps(needs, plan)
+        # Whom a lesson names is sent, with a step or without.
+        if job is not None and plan and not allowed:
             in_time = sorted(plan, key=lambda step: step.start_min or 0.0)
             at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
             robots = [*at_work, *(name for name in require if name not in at_work)]
             robots = robots or [NO_ROBOT]
-            needs = _with_steps(needs, plan)
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],

@@ -11,7 +11,7 @@ from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.planning import Step
 from embervlm.prompts import token_spans
 from embervlm.quantities import find_quantities
-from embervlm.scenario import FLAGS, Needs, Scenario
+from embervlm.scenario import FLAGS, Feedback, Needs, Scenario
 from embervlm.selector import Selector
 from embervlm.splitting import (
     liked_robots,
@@ -177,3 +177,18 @@ def test_each_robot_of_a_team_has_a_step_where_it_can_have_one() -> None:
     hands = [steps[0], Step("turn", Needs(("handle",)))]
     assert [step.robot for step in one_step_each(team, hands, likes)] == [None, None]
     assert [step.robot for step in one_step_each(team, steps[:1], likes[:1])] == [None]
+
+
+def test_a_lesson_on_a_team_is_followed_to_the_letter(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, LEGS), team=True, calibration={"step_weight": 0.0})
+    opinion.tokenizer = tokenizer
+    opinion.steps = [score(DRONE, "map"), score(LEGS, "carry", (True,))]
+    selector, scenario = Selector(opinion), Scenario("map it, then take the ropes along")
+    first = selector.decide(scenario)
+    assert first.robots == (DRONE, LEGS)
+    # The Humanoid has no step by the network, and is sent all the same.
+    selector.learn(first, Feedback([HUMANOID, DRONE]))
+    again = selector.decide(scenario)
+    assert again.robots == (HUMANOID, DRONE)
+    assert {step.robot for step in again.plan} <= {HUMANOID, DRONE, None}
+    assert again.lessons
