@@ -35,6 +35,7 @@ from embervlm.terminal import (
     console,
     load_selector,
     open_memory,
+    place_of,
     printable,
     user_errors,
 )
@@ -101,11 +102,14 @@ embervlm decide "look at the roof" --state state.yaml --exclude Drone
 
 embervlm decide --batch requests.jsonl --out decisions.jsonl
 
+embervlm decide --batch requests/ --ray --out decisions/
+
 [bold]Batch[/bold]
 
 IN has lines like {"id": 7, "task": text or null, "image": path or null}.
 The path counts from the folder of IN. Other keys and empty lines are skipped.
 OUT has the id and the decision, or the id and an error, line by line.
+With --ray IN may be a folder; the same command goes on where it stopped (docs/scaling.md).
 Exit code: 0 if all lines were decided, 1 if some failed, 2 if nothing was done."""
 )
 def decide(
@@ -178,7 +182,22 @@ def decide(
         typer.Option("--batch", metavar="IN.jsonl", help="Decide every line of a file."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="OUT.jsonl", help="Where a batch is written.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="OUT.jsonl", help="Where a batch is written; with --ray, a folder."
+        ),
+    ] = None,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Decide a batch on all cores, or the cluster that RAY_ADDRESS names."
+        ),
+    ] = False,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            "--actors", metavar="N", help="With --ray: engines at most; else one a core.", min=1
+        ),
     ] = None,
     memory: MemoryOption = None,
     no_memory: Annotated[
@@ -206,6 +225,10 @@ def decide(
             raise ValueError(f"--picture {picture} must end in .svg or .png.")
         if alternatives and (as_tags or form == "rmf"):
             raise ValueError("--alternatives goes with text and json: leave out --tags and rmf.")
+        if batch is None and on_ray:
+            raise ValueError("--ray is for many requests: give --batch and --out too.")
+        if actors is not None and not on_ray:
+            raise ValueError("--actors goes with --ray: give both or leave it out.")
         if batch is not None and out is not None:
             if any(word is not None for word in (photo, request, image, task)):
                 raise ValueError("--batch takes its requests from the file; leave out the others.")
@@ -214,13 +237,31 @@ def decide(
                     "--require, --alternatives, --picture and --format are for one request: leave "
                     "them out with --batch."
                 )
-            check_batch_files(batch, out)
-            lessons = lessons_to_use(memory, site, no_memory=no_memory)
-            selector = load_selector(
-                backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
-            ).at(read_state(state), exclude or [])
-            count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
-            tell_missed(lessons)
+            if on_ray:
+                from embervlm.bulk_command import BulkOptions, decide_batch_on_ray
+
+                options = BulkOptions(
+                    backend=backend,
+                    model=model and model.absolute(),
+                    fleet=fleet and fleet.absolute(),
+                    threads=threads,
+                    own_words=own_words,
+                    lessons=lessons_place(memory, site, no_memory=no_memory),
+                    site=site,
+                    state=read_state(state),
+                    exclude=tuple(exclude or ()),
+                )
+                count, failed = decide_batch_on_ray(
+                    options, batch, out, top_k=top_k, reasoning=reasoning, actors=actors
+                )
+            else:
+                check_batch_files(batch, out)
+                lessons = lessons_to_use(memory, site, no_memory=no_memory)
+                selector = load_selector(
+                    backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
+                ).at(read_state(state), exclude or [])
+                count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
+                tell_missed(lessons)
             sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
             if failed:
                 sys.stderr.write(f"{failed} lines failed; each has its `error` in {out}.\n")
@@ -881,6 +922,15 @@ def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonS
         sys.stderr.write(f"embervlm: {printable(fault)} It was decided without lessons.\n")
         return None
     return store
+
+
+def lessons_place(memory: str | None, site: str, *, no_memory: bool) -> str | None:
+    """Return where the lessons lie, for other processes, or None if `lessons_to_use` has none."""
+    store = lessons_to_use(memory, site, no_memory=no_memory)
+    if store is None:
+        return None
+    store.close()
+    return place_of(memory)
 
 
 def tell_missed(lessons: LessonStore | None) -> None:

@@ -35,6 +35,7 @@ _EXTRA_OF = {
     "gguf": "export",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
+    "ray": "scale",
     "websockets": "ros",
     **dict.fromkeys(
         ("anyio", "fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"),
@@ -143,6 +144,14 @@ def open_memory(place: str | None, site: str) -> LessonStore:
     from embervlm.memory.store import LessonStore
 
     return LessonStore(place or lessons_path(), site=site)
+
+
+def place_of(memory: str | None) -> str:
+    """Return where lessons lie, for other processes: an address, or a whole path."""
+    from embervlm.memory.home import is_address, lessons_path
+
+    place = memory or lessons_path()
+    return str(place) if is_address(place) else str(Path(place).absolute())
 
 
 def console() -> Any:

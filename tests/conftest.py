@@ -1,5 +1,6 @@
 """Small parts that many tests share: a tokenizer, a random model and a photo."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,3 +127,26 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(noise).resize((64, 48)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Start a Ray of two workers on this machine; without Ray the test is skipped and says why."""
+    pytest.importorskip("ray", reason="ray is not installed (the extra scale)")
+    import logging
+    import os
+
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=80_000_000,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -27,6 +27,7 @@ from embervlm.server.gate import Gate
 from embervlm.server.records import ErrorRecord
 from embervlm.server.service import Service
 from embervlm.server.settings import ServerSettings
+from embervlm.server.workers import LocalWorker, Worker
 
 _SENTENCES = {
     404: ("not_found", "There is no such path here; GET /openapi.json lists them."),
@@ -52,6 +53,7 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     backends: Sequence[Backend] = (),
+    workers: Sequence[Worker] = (),
     open_paths: Iterable[str] = (),
 ) -> App:
     """Return the server for a selector.
@@ -60,9 +62,11 @@ def create_app(
         selector: its fleet is the first one, its lessons are kept and followed.
         settings: None are those of `ServerSettings`: no key, so for this machine alone.
         backends: more engines of the same model; each adds a worker.
+        workers: who does the jobs instead of the engines of this process; see `replicas`.
         open_paths: what answers without a key beside /healthz, /readyz and the page's files.
     """
-    service = Service(selector, backends, settings or ServerSettings())
+    engines = [LocalWorker(backend) for backend in (selector.backend, *backends)]
+    service = Service(selector, workers or engines, settings or ServerSettings())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

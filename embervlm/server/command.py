@@ -17,6 +17,7 @@ from embervlm.terminal import (
     SiteOption,
     load_selector,
     open_memory,
+    place_of,
     printable,
     user_errors,
 )
@@ -28,6 +29,8 @@ embervlm serve
 embervlm serve --host 0.0.0.0 --api-key-file keys --allow-host ember.lan --workers 4
 
 curl -F image=@flood.jpg -F task="reach the people on the roof" localhost:8000/v1/select
+
+embervlm serve --ray --max-replicas 8 --memory postgresql://ember@db.lan/fleet
 
 [bold]Notes[/bold]
 
@@ -55,6 +58,22 @@ def serve(
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", help="Engines, a thread each.", min=1, max=64)
     ] = 1,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Let replicas decide: of this machine, or the cluster of RAY_ADDRESS."
+        ),
+    ] = False,
+    min_replicas: Annotated[
+        int | None,
+        typer.Option("--min-replicas", metavar="N", help="With --ray: at least so many; else 1."),
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--max-replicas", metavar="N", help="With --ray: at most; else as at least.", max=1000
+        ),
+    ] = None,
     queue: Annotated[
         int, typer.Option("--queue", metavar="N", help="How many requests may wait.", min=1)
     ] = 64,
@@ -82,6 +101,21 @@ def serve(
             log_requests=log_requests,
         )
         check_reach(host, settings)
+        least = 1 if min_replicas is None else min_replicas
+        most = least if max_replicas is None else max_replicas
+        if not on_ray and (min_replicas is not None or max_replicas is not None):
+            raise ValueError("--min-replicas and --max-replicas go with --ray: leave them out.")
+        if on_ray and workers > 1:
+            raise ValueError(
+                "--workers are engines of one process; with --ray give --max-replicas."
+            )
+        if on_ray:
+            import ray  # noqa: F401  # says at once what is missing
+
+            from embervlm.memory.home import lessons_path
+            from embervlm.server.replicas import check_replicas
+
+            check_replicas(least, most, memory or lessons_path())
 
         from embervlm.backends import load_backend
         from embervlm.server.app import create_app
@@ -92,6 +126,20 @@ def serve(
         selector = load_selector(backend, model, fleet, memory=lessons)
         if fault := lessons.fault:
             sys.stderr.write(f"embervlm: {printable(fault)} It decides without lessons.\n")
+        if on_ray:
+            from embervlm.server.replicas import ReplicaOptions, app_name, replicas
+
+            options = ReplicaOptions(
+                backend=backend,
+                model=model and model.absolute(),
+                fleet=fleet and fleet.absolute(),
+                lessons=place_of(memory),
+                site=site,
+            )
+            with replicas(options, selector, least, most, name=app_name(port)) as remote:
+                log_to_stderr()
+                listen(create_app(selector, settings, workers=remote), host, port)
+            return
         more = [load_backend(backend, model) for _ in range(workers - 1)]
         log_to_stderr()
         listen(create_app(selector, settings, backends=more), host, port)

@@ -29,7 +29,7 @@ def log(event: str, *, level: int = logging.INFO, **facts: Any) -> None:
 def log_fault(error: BaseException, request_id: str, *, words: bool) -> None:
     """Write where an exception came from; what it says, which may quote a request, only with
     `words`."""
-    facts = {"id": request_id, "kind": type(error).__name__, "at": _frames(error.__traceback__)}
+    facts = {"id": request_id, "kind": type(error).__name__, "at": frames_of(error.__traceback__)}
     if words:
         facts["message"] = str(error)[:1000]
     log("fault", level=logging.ERROR, **facts)
@@ -56,10 +56,11 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             row["kind"] = type(record.exc_info[1]).__name__
-            row["at"] = _frames(record.exc_info[2])
+            row["at"] = frames_of(record.exc_info[2])
         return json.dumps(row, default=str)
 
 
-def _frames(trace: TracebackType | None) -> list[str]:
+def frames_of(trace: TracebackType | None) -> list[str]:
+    """Return where an exception came from, without what it says."""
     frames = traceback.extract_tb(trace)[-_MOST_FRAMES:]
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]

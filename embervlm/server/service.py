@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,14 +14,15 @@ from embervlm.backends.base import Backend
 from embervlm.fleet import Fleet
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.protocol import LessonMemory, StoreFaultError
-from embervlm.occlusion import Occlusion, cover_parts
+from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
-from embervlm.server.errors import RefusalError, from_mistake
+from embervlm.server.errors import RefusalError
 from embervlm.server.jobs import ClosedError, QueueFullError, WorkerPool
 from embervlm.server.logs import log
 from embervlm.server.metrics import Metrics
 from embervlm.server.settings import ServerSettings
+from embervlm.server.workers import Worker, users_mistakes
 
 T = TypeVar("T")
 
@@ -45,21 +45,18 @@ class Timing:
 class Service:
     """Decides and learns for the routes; every call is one job of one worker.
 
-    A worker's selector is the given one with the worker's own engine. The fleet may be replaced
-    while it runs: a job sees the one that was there when the job began.
+    The fleet may be replaced while it runs: a job sees the one that was there when the job began.
     """
 
     def __init__(
-        self, selector: Selector, backends: Sequence[Backend], settings: ServerSettings
+        self, selector: Selector, workers: Sequence[Worker], settings: ServerSettings
     ) -> None:
         self.settings = settings
         self.is_draining = False
         self.in_flight = 0
         selector.open_memory()  # one for all workers, not one for each
         self._selector = selector
-        self.pool: WorkerPool[Backend] = WorkerPool(
-            [selector.backend, *backends], queue=settings.queue
-        )
+        self.pool: WorkerPool[Worker] = WorkerPool(workers, queue=settings.queue)
         self.metrics = Metrics(lambda: self.pool.waiting, lambda: self.pool.busy)
         self._memory_threads: anyio.CapacityLimiter | None = None
 
@@ -74,7 +71,7 @@ class Service:
 
     @property
     def backend(self) -> Backend:
-        """The engine of the first worker; only its constants may be read from other threads."""
+        """An engine of this process; only its constants may be read here."""
         return self._selector.backend
 
     async def decide(
@@ -91,11 +88,10 @@ class Service:
             RefusalError: the request is wrong, or there is no place in the queue.
         """
 
-        def work(selector: Selector) -> Decision:
-            with _users_mistakes():
+        def work(worker: Worker, selector: Selector) -> Decision:
+            with users_mistakes():
                 scenario = ask()
-                proposal = selector.propose(scenario)
-            return selector.answer(proposal, scenario, top_k=top_k, reasoning=reasoning)
+            return worker.decide(selector, scenario, top_k=top_k, reasoning=reasoning)
 
         return await self._run(client, work)
 
@@ -106,9 +102,10 @@ class Service:
             RefusalError: the request is wrong, or there is no place in the queue.
         """
 
-        def work(selector: Selector) -> Occlusion:
-            with _users_mistakes():
-                return cover_parts(selector, ask())
+        def work(worker: Worker, selector: Selector) -> Occlusion:
+            with users_mistakes():
+                scenario = ask()
+            return worker.occlude(selector, scenario)
 
         return await self._run(client, work)
 
@@ -121,10 +118,10 @@ class Service:
             RefusalError: the correction is wrong, or cannot be kept now.
         """
 
-        def work(selector: Selector) -> MemoryEntry:
-            with _users_mistakes():
-                decision = selector.decide(ask(), reasoning=False)
-                return selector.learn(decision, feedback)
+        def work(worker: Worker, selector: Selector) -> MemoryEntry:
+            with users_mistakes():
+                scenario = ask()
+            return worker.learn(selector, scenario, feedback)
 
         entry, _ = await self._run(client, work)
         return entry
@@ -140,7 +137,7 @@ class Service:
 
         def safely() -> T:
             try:
-                with _users_mistakes():
+                with users_mistakes():
                     return work(self._selector.open_memory())
             except StoreFaultError as fault:
                 raise self._lessons_unusable(fault) from fault
@@ -152,12 +149,12 @@ class Service:
         self.pool.close()
         self._selector.open_memory().close()
 
-    async def _run(self, client: str, work: Callable[[Selector], T]) -> tuple[T, Timing]:
+    async def _run(self, client: str, work: Callable[[Worker, Selector], T]) -> tuple[T, Timing]:
         submitted = time.perf_counter()
 
-        def job(backend: Backend) -> tuple[T, Timing]:
+        def job(worker: Worker) -> tuple[T, Timing]:
             began = time.perf_counter()
-            done = work(self._selector.with_backend(backend))
+            done = work(worker, self._selector)
             return done, Timing(began - submitted, time.perf_counter() - began)
 
         try:
@@ -179,17 +176,6 @@ class Service:
         return RefusalError(
             503, "lessons_unusable", "The lessons cannot be used now; the server's log says why."
         )
-
-
-@contextmanager
-def _users_mistakes() -> Iterator[None]:
-    """Turn the sentences of a ValueError into a refusal; elsewhere one is a fault of ours."""
-    try:
-        yield
-    except StoreFaultError:
-        raise
-    except ValueError as error:
-        raise from_mistake(error) from error
 
 
 def stopping() -> RefusalError:
