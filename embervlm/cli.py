@@ -399,8 +399,12 @@ def evaluate(
         typer.Option(
             "--only",
             metavar="NAME",
-            help="Only this part: requests, photos, embervlm or reasoning; may be repeated.",
+            help="Only this part, such as requests, calibration or photos; may be repeated.",
         ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Write report.html, .md and .json there."),
     ] = None,
     backend: BackendOption = "native",
     model: ModelOption = None,
@@ -417,8 +421,26 @@ def evaluate(
             json_out=json_out,
             baselines=baselines,
             only=only or None,
+            folder=folder,
         )
     raise typer.Exit(status)
+
+
+@app.command()
+def plot(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A report of 'eval'.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the pictures.")],
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics", metavar="F", help="A run's metrics.jsonl: its curves too."),
+    ] = None,
+) -> None:
+    """Draw a report's pictures, PNG and SVG. Needs the train extra."""
+    with user_errors():
+        from embervlm.evaluation.plots import plot as draw
+
+        for path in draw(result, out, metrics):
+            typer.echo(path)
 
 
 @app.command(

@@ -49,7 +49,7 @@ from embervlm.scenario import (
     Scenario,
     Subtask,
 )
-from embervlm.splitting import log_shares, steps_of, team_logits
+from embervlm.splitting import Job, liked_robots, one_step_each, steps_of, team_logits
 from embervlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 _DEFAULT_FLEET = Fleet.default()
 
 # How many robots each of the 32 sets of the network holds.
-_SIZES = np.array([number.bit_count() for number in range(32)])
+SIZES = np.array([number.bit_count() for number in range(32)])
 # So many descriptions are read for one request, each up to so many characters.
 _DESCRIBED, _READ = 32, 500
 # A robot whose chance at a step of a job is below this does not do it, whoever else is left.
@@ -78,8 +78,10 @@ class Calibration:
     of the best set to those of being right. `ask_below` is the confidence under which a person
     should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
     limits. `limit_shift` is added to the logits with which a number states a limit, against "none
-    of these". `team_weight` is how much the whole request has to say of a team beside its steps
-    (`splitting.team_logits`). `same_request` is the cosine above which a lesson applies.
+    of these". `step_weight` is how much a step's own words, read alone, say of whom it suits, and
+    `team_weight` what the whole request says of a team beside its steps (`splitting.liked_robots`,
+    `team_logits`); `team_temperature` divides the sum of both. `same_request` is the cosine above
+    which a lesson applies.
     """
 
     no_robot_shift: float = 0.0
@@ -89,7 +91,9 @@ class Calibration:
     ask_below: float = 0.5
     certain_flag: float = 0.9
     limit_shift: float = 0.0
+    step_weight: float = 0.5
     team_weight: float = 1.0
+    team_temperature: float = 2.0
     same_request: float = 0.97
 
     @classmethod
@@ -301,9 +305,9 @@ class Selector:
                 certain, team = as_told
             else:
                 lesson, allowed = None, []
-        steps = self.backend.split(proposal) if team else ()
+        job = self.split(scenario, proposal) if team else None
         able = {} if team else self._able(proposal, certain)
-        sets = self._distribution(proposal, certain, team, steps, able)
+        sets = self._distribution(proposal, certain, team, job, able)
         if require:
             sets = self._with_required(sets, require, certain, team)
         chosen = max(sets, key=lambda names: sets[names])
@@ -318,13 +322,17 @@ class Selector:
             allowed or robots, key=lambda name: top_k is not None and name not in require
         )
         robots = robots[:top_k]
-        plan = self._plan(scenario, proposal, needs, robots, team, steps, may_grow=top_k is None)
-        if steps and plan:
+        asked = needs if team else certain
+        may_grow = top_k is None and not allowed
+        plan = self._plan(scenario, asked, robots, team, job, may_grow=may_grow)
+        if job is not None and plan:
+            needs = _with_steps(needs, plan)
+        # Whom a lesson names is sent, with a step or without.
+        if job is not None and plan and not allowed:
             in_time = sorted(plan, key=lambda step: step.start_min or 0.0)
             at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
             robots = [*at_work, *(name for name in require if name not in at_work)]
             robots = robots or [NO_ROBOT]
-            needs = _with_steps(needs, plan)
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -417,56 +425,72 @@ class Selector:
         robot = self.fleet[name]
         return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
 
+    def split(self, scenario: Scenario, proposal: Proposal) -> Job | None:
+        """Return a job in steps, None where the network sees one step or cannot split."""
+        scores = self.backend.split(proposal)
+        if len(scores) < 2:
+            return None
+        task, tokenizer = one_line(scenario.task), self.backend.tokenizer
+        assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
+        numbers = self.calibration
+        stated = [
+            (mention, stated_quantities([mention], roles_R[None], numbers.limit_shift))
+            for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
+        ]
+        spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
+        steps = steps_of(task, spans, scores, stated, numbers.certain_flag)
+        liked = [
+            liked_robots(score, self.backend.propose(step.subtask, None), numbers.step_weight)
+            for score, step in zip(scores, steps, strict=True)
+        ]
+        return Job(tuple(steps), scores, tuple(liked))
+
     def _plan(
         self,
         scenario: Scenario,
-        proposal: Proposal,
         needs: Needs,
         robots: list[str],
         team: bool,
-        scores: Sequence[StepScores],
+        job: Job | None,
         *,
         may_grow: bool,
     ) -> tuple[Subtask, ...]:
         """Return the steps with who does them.
 
-        A team's steps go to the robots that were chosen. If it `may_grow`, what none of them can do
-        goes to another of the fleet that can.
+        A team's steps go to the robots that were chosen, one at least to each. If it `may_grow`,
+        what none of them can do goes to another of the fleet that can.
         """
         if NO_ROBOT in robots:
             return ()
-        if len(scores) < 2:
+        if job is None:
             words = scenario.task or "look at the place"
             return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
-        task, tokenizer = one_line(scenario.task), self.backend.tokenizer
-        assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
-        spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
-        stated = [
-            (mention, stated_quantities([mention], roles_R[None], self.calibration.limit_shift))
-            for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
+        preferences = [
+            self._preferences(score, liked_R)
+            for score, liked_R in zip(job.scores, job.liked, strict=True)
         ]
-        steps = steps_of(task, spans, scores, stated, self.calibration.certain_flag)
-        preferences = [self._preferences(step) for step in scores]
         steps = [
             replace(step, unsuited=tuple(n for n, x in liked.items() if x < _NO_CHANCE))
-            for step, liked in zip(steps, preferences, strict=True)
+            for step, liked in zip(job.steps, preferences, strict=True)
         ]
         all_alike = all(self._abilities.is_alike.values())
         chosen = Fleet(tuple(self.fleet[name] for name in robots), self.fleet.objective)
-        made = planning.allocate(
-            chosen if all_alike else self.fleet, steps, preferences=preferences
-        )
+        if all_alike:
+            kept = one_step_each(chosen, steps, preferences)
+            made = planning.allocate(chosen, kept, preferences=preferences)
+        else:
+            made = planning.allocate(self.fleet, steps, preferences=preferences)
         if made.unassigned and all_alike and may_grow:
             made = planning.allocate(self.fleet, steps, preferences=preferences)
         return made.steps
 
-    def _preferences(self, step: StepScores) -> dict[str, float]:
+    def _preferences(self, step: StepScores, liked_R: Array) -> dict[str, float]:
         """Return the logarithm of each robot's chance to suit a step: of one that is alike the
         network's own, of others that they can do it."""
-        abilities, shares = self._abilities, log_shares(step.robots)
+        abilities = self._abilities
         able = {} if all(abilities.is_alike.values()) else abilities.chances(step)
         return {
-            name: float(shares[slot] if abilities.is_alike[name] else np.log(able[name] + 1e-9))
+            name: float(liked_R[slot] if abilities.is_alike[name] else np.log(able[name] + 1e-9))
             for name, slot in abilities.slot_of.items()
         }
 
@@ -475,7 +499,7 @@ class Selector:
         proposal: Proposal,
         certain: Needs,
         team: bool,
-        steps: Sequence[StepScores],
+        job: Job | None,
         able: Mapping[str, float],
     ) -> dict[frozenset[str], float]:
         """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
@@ -497,11 +521,13 @@ class Selector:
         logits = proposal.subsets.copy()
         if proposal.scene is None:
             logits[0] += self.calibration.no_robot_shift
-        if steps:
-            logits = team_logits(logits, steps, self.calibration.team_weight)
+        temperature = self.calibration.temperature
+        if job is not None:
+            logits = team_logits(logits, job.liked, self.calibration.team_weight)
+            temperature = self.calibration.team_temperature
         if team:
-            logits[_SIZES < 2] = -np.inf
-        chance = _softmax(logits / self.calibration.temperature)
+            logits[SIZES < 2] = -np.inf
+        chance = _softmax(logits / temperature)
         sets: dict[frozenset[str], float] = {}
         for number, p in enumerate(chance):
             names = in_all.union(name for name, slot in slot_of.items() if number >> slot & 1)

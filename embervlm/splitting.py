@@ -14,16 +14,17 @@ Axes: K steps, P pieces, T tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise, product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embervlm.backends.base import Array, StepScores
-from embervlm.fleet import ACTIONS, ENVIRONMENTS
-from embervlm.planning import graph
-from embervlm.planning.costs import Step
+from embervlm.backends.base import Array, Proposal, StepScores
+from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
+from embervlm.planning import broken_limits, graph
+from embervlm.planning.costs import Step, obstacles
 from embervlm.quantities import Mention
 from embervlm.scenario import FLAGS, Needs
 from embervlm.waiting import Stand, waiting_logit
@@ -44,8 +45,14 @@ _JOINT = re.compile(
 _SHARE_OF_BEST = 0.35
 _TRIED = 4
 # What the network's own opinion of which step waits for which counts beside `waiting`.
-_NETWORK_SAYS = 0.5
+_NETWORK_SAYS = 0.2
 _LONGEST = 120
+# Which robots each of the network's 32 sets holds.
+_HELD_SR = np.array([[n >> r & 1 for r in range(5)] for n in range(32)], np.float32)
+_LEAST_SHARE = 1e-4
+_DEFAULT_FLEET = Fleet.default()
+# What a step counts though the number would rule out all whom the network has in mind.
+_MISREAD = 0.05
 _OF_ALL_STEPS = ("wind_kmh",)
 # The share of a step's pointer in a piece from which on it may concern what the piece says.
 _POINTS_WELL = 0.1
@@ -76,7 +83,7 @@ def steps_of(
     for mention, stated in mentions:
         piece = next((p for p, (_, end) in enumerate(pieces) if mention.start < end), 0)
         for key, value in stated.items():
-            for k in _steps_with(key, share_KP[:, piece], scores):
+            for k in _steps_with(key, value, share_KP[:, piece], scores):
                 known = quantities[k].get(key, value)
                 quantities[k][key] = (min if key == "width_m" else max)(known, value)
     stand = Stand(
@@ -126,9 +133,10 @@ def _pointed(
     return share_KP
 
 
-def _steps_with(key: str, share_K: Array, scores: Sequence[StepScores]) -> list[int]:
+def _steps_with(key: str, value: float, share_K: Array, scores: Sequence[StepScores]) -> list[int]:
     """Return the steps that a number concerns: of wind all, of others the one that points at it
-    most; of a load the one of those that carry, or else one that handles and points well at it."""
+    most, less so where it would rule out whom the network has in mind for the step; of a load one
+    that carries, or else one that handles and points well at it."""
     if key in _OF_ALL_STEPS:
         return list(range(len(scores)))
     candidates = list(range(len(scores)))
@@ -138,7 +146,13 @@ def _steps_with(key: str, share_K: Array, scores: Sequence[StepScores]) -> list[
             for action in ("carry", "handle")
         )
         candidates = carry or [k for k in handle if share_K[k] > _POINTS_WELL]
-    return sorted(candidates, key=lambda k: float(share_K[k]))[-1:]
+    asked = Needs(quantities={key: value})
+    keeps_R = np.array([not broken_limits(robot, asked) for robot in _DEFAULT_FLEET], np.float32)
+
+    def fit(k: int) -> float:
+        return float(share_K[k] * (np.exp(log_shares(scores[k].robots)) @ keeps_R + _MISREAD))
+
+    return sorted(candidates, key=fit)[-1:]
 
 
 def _own_pieces(share_KP: Array) -> tuple[int, ...]:
@@ -199,18 +213,36 @@ def _words(
     return words[:1].upper() + words[1:]
 
 
-def team_logits(subsets_S: Array, scores: Sequence[StepScores], weight: float) -> Array:
+@dataclass(frozen=True)
+class Job:
+    """A job in steps. `liked` has for each step the logarithm of each default robot's chance to be
+    the one for it, (5,)."""
+
+    steps: tuple[Step, ...]
+    scores: tuple[StepScores, ...]
+    liked: tuple[Array, ...]
+
+
+def liked_robots(step: StepScores, alone: Proposal, weight: float) -> Array:
+    """Return whom a step suits, (5,): by the whole request, and by its own words read alone, times
+    `weight`. Of what is said of sets, a robot has its share of each that it is in."""
+    chance_S = np.exp(_log_softmax(alone.subsets))
+    share_R = (chance_S / np.maximum(_HELD_SR.sum(1), 1)) @ _HELD_SR
+    return _log_softmax(log_shares(step.robots) + weight * np.log(share_R + _LEAST_SHARE))
+
+
+def team_logits(subsets_S: Array, liked: Sequence[Array], weight: float) -> Array:
     """Return logits over the 32 sets of default robots: what the whole request says of the team,
     times `weight`, plus the logarithm of the chance that the steps, each drawn by itself, need just
     these robots."""
     chance_S = np.zeros(len(subsets_S), np.float32)
     chance_S[0] = 1.0
-    for step in scores:
+    for liked_R in liked:
         grown_S = np.zeros_like(chance_S)
-        for r, share in enumerate(np.exp(log_shares(step.robots))):
+        for r, share in enumerate(np.exp(liked_R)):
             np.add.at(grown_S, np.arange(len(chance_S)) | 1 << r, share * chance_S)
         chance_S = grown_S
-    logits: Array = weight * _log_softmax(subsets_S) + np.log(chance_S + np.float32(1e-9))
+    logits: Array = weight * _log_softmax(subsets_S) + np.log(chance_S + np.float32(1e-6))
     return logits
 
 
@@ -223,3 +255,27 @@ def _log_softmax(logits: Array) -> Array:
     below: Array = logits - logits.max()
     shares: Array = below - np.log(np.exp(below).sum())
     return shares
+
+
+def one_step_each(
+    fleet: Fleet, steps: Sequence[Step], preferences: Sequence[Mapping[str, float]]
+) -> list[Step]:
+    """Return the steps, one of them kept for each robot: those with which least of the preferences
+    is lost. They stay as they are where the robots cannot all have one that they can do."""
+    if not 1 < len(fleet) <= len(steps):
+        return list(steps)
+    lost = [
+        [
+            max(liked.values()) - liked[robot.name]
+            if not obstacles(robot, step, fleet.objective)
+            else np.inf
+            for step, liked in zip(steps, preferences, strict=True)
+        ]
+        for robot in fleet
+    ]
+    places = permutations(range(len(steps)), len(fleet))
+    best = min(places, key=lambda place: sum(row[k] for row, k in zip(lost, place, strict=True)))
+    if not np.isfinite(sum(row[k] for row, k in zip(lost, best, strict=True))):
+        return list(steps)
+    kept = dict(zip(best, fleet.names, strict=True))
+    return [replace(step, robot=kept.get(k)) for k, step in enumerate(steps)]

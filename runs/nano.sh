@@ -77,5 +77,5 @@ step plan/plan.safetensors "15 plans again: with the requests for teams that ste
   "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan" --threads "$threads" \
     --confirm "$out/plan-1/plan.safetensors"
 "$bin/python" -m embervlm.export.plan_steps --model "$out/ember-nano.gguf" --plan "$out/plan/plan.safetensors" --out "$out/ember-nano.gguf"
-"$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --only team_weight
+"$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --only teams
 log "done: $out/ember-nano.gguf; copy it to embervlm/weights if 'embervlm eval --split validation --model $out/ember-nano.gguf' is better"

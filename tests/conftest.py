@@ -1,6 +1,7 @@
 """Small parts that many tests share: a tokenizer, a random model and a photo."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
     from embervlm.export.gguf import write_gguf
     from embervlm.models.configuration import EmberConfig
     from embervlm.models.modeling import EmberNetwork
+    from embervlm.models.plan_steps import PlanSteps
 
     torch.manual_seed(0)
     config = EmberConfig(
@@ -57,19 +59,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
         decoder_hidden=48,
         image_size=32,
         ngram_rows=128,
-        plan_width=32,
-        plan_layers=2,
     )
     network = EmberNetwork(config)
     for name, parameter in network.named_parameters():
         # Lively enough that the answers differ from request to request.
-        head = name.startswith(("heads.", "plan.answers", "plan.order")) and name.endswith("weight")
+        head = name.startswith("heads.") and name.endswith("weight")
         if head or name == "image.no_photo" or name.startswith("ngrams."):
             torch.nn.init.normal_(parameter, 0, 0.5)
         elif name.startswith("vision.") and name.endswith("weight"):
             torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
     torch.nn.init.uniform_(network.ngrams.importance, 1, 9)
-    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    # The part that splits comes last, so that it changes none of the others.
+    config = replace(config, plan_width=32, plan_layers=2)
+    network.plan = PlanSteps(config)
+    for part in (network.plan.answers, network.plan.order):
+        torch.nn.init.normal_(part.weight, 0, 0.5)
+    weights = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
     tokenizer = Tokenizer.from_file(tokenizer_file)
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     write_gguf(Checkpoint(config.to_dict(), CALIBRATION, tokenizer, weights), path, "f32")

@@ -147,6 +147,7 @@ def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) ->
         (["decide", "--batch", "absent", "--out", "b"], "absent is not a file"),
         (["fleet", "show", "--fleet", "absent.yaml"], "cannot be read"),
         (["eval", "--split", "exam"], "Unknown split 'exam'"),
+        (["plot", "absent.json", "--out", "pictures"], "absent.json cannot be read as a report"),
         (["eval", "--only", "poems"], "Unknown parts ['poems']"),
         (["eval", "--no-baselines", "--model", "absent"], "absent: cannot be opened"),
         (["data", "check", "--dir", "absent"], "is not there"),

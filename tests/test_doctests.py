@@ -6,7 +6,8 @@ import importlib
 import pytest
 
 MODULES = (
-    "data.example", "data.mixture", "data.public", "data.robot_requests", "fleet", "memory.chain",
+    "data.example", "data.mixture", "data.public", "data.robot_requests",
+    "evaluation.robustness", "fleet", "memory.chain",
     "live", "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning",
     "planning.costs", "planning.graph", "planning.limits", "prompts",
     "quantities", "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts",

@@ -8,11 +8,19 @@ from opinion import DRONE, HUMANOID, LEGS, WHEELS, Opinion, logits, one
 
 from embervlm.backends.base import StepScores
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.planning import Step
 from embervlm.prompts import token_spans
 from embervlm.quantities import find_quantities
-from embervlm.scenario import FLAGS, Scenario
+from embervlm.scenario import FLAGS, Feedback, Needs, Scenario
 from embervlm.selector import Selector
-from embervlm.splitting import pieces_of, steps_of, team_logits
+from embervlm.splitting import (
+    liked_robots,
+    log_shares,
+    one_step_each,
+    pieces_of,
+    steps_of,
+    team_logits,
+)
 from embervlm.tokenizer import Tokenizer
 
 TASK = (
@@ -98,12 +106,21 @@ def test_long_words_are_cut_at_a_word() -> None:
 
 def test_the_team_is_drawn_from_steps_and_from_the_whole() -> None:
     flat = np.zeros(32, np.float32)
-    steps = three_steps()[:2]
-    alone = team_logits(flat, steps, 0.0)
+    liked = [log_shares(step.robots) for step in three_steps()[:2]]
+    alone = team_logits(flat, liked, 0.0)
     assert int(alone.argmax()) == 0b10001
     assert np.exp(alone).sum() == pytest.approx(1, abs=1e-3)
     whole = np.where(np.arange(32) == 0b01001, 40.0, 0.0).astype(np.float32)
-    assert int(team_logits(whole, steps, 1.0).argmax()) == 0b01001
+    assert int(team_logits(whole, liked, 1.0).argmax()) == 0b01001
+
+
+def test_a_step_is_also_judged_by_its_own_words() -> None:
+    step = replace(three_steps()[0], robots=np.zeros(6, np.float32))
+    alone = Opinion({frozenset({LEGS}): 0.6, frozenset({DRONE, LEGS}): 0.4}).propose("x", None)
+    shares = np.exp(liked_robots(step, alone, 1.0))
+    # Legs has 0.6 and half of 0.4.
+    assert shares[[0, 4]] == pytest.approx([0.2, 0.8], abs=0.01)
+    assert np.exp(liked_robots(step, alone, 0.0)) == pytest.approx(np.full(5, 0.2))
 
 
 def test_a_decision_has_the_steps_and_their_robots(tokenizer: Tokenizer) -> None:
@@ -123,7 +140,7 @@ def test_a_decision_has_the_steps_and_their_robots(tokenizer: Tokenizer) -> None
 
 
 def test_a_step_that_a_chosen_robot_cannot_do_goes_to_another(tokenizer: Tokenizer) -> None:
-    opinion = Opinion(one(DRONE, LEGS), team=True)
+    opinion = Opinion(one(DRONE, LEGS), team=True, calibration={"step_weight": 0.0})
     opinion.tokenizer = tokenizer
     # The Robot with Legs cannot handle anything, whoever wants it to.
     turn = score(LEGS, "handle", (True,))
@@ -148,3 +165,30 @@ def test_what_nobody_can_do_says_why(tokenizer: Tokenizer) -> None:
     assert decision.robots == (DRONE,)
     assert decision.plan[1].robot is None
     assert "carries up to 500 kg, asked 900 kg" in decision.plan[1].why
+
+
+def test_each_robot_of_a_team_has_a_step_where_it_can_have_one() -> None:
+    default = Fleet.default()
+    team = Fleet((default[DRONE], default[LEGS]))
+    steps = [Step("look", Needs(("look",))), Step("measure", Needs(("measure",)))]
+    # Both steps like the Drone best; the second loses least by the other.
+    likes = [{DRONE: -0.1, LEGS: -4.0}, {DRONE: -0.5, LEGS: -1.0}]
+    assert [step.robot for step in one_step_each(team, steps, likes)] == [DRONE, LEGS]
+    hands = [steps[0], Step("turn", Needs(("handle",)))]
+    assert [step.robot for step in one_step_each(team, hands, likes)] == [None, None]
+    assert [step.robot for step in one_step_each(team, steps[:1], likes[:1])] == [None]
+
+
+def test_a_lesson_on_a_team_is_followed_to_the_letter(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, LEGS), team=True, calibration={"step_weight": 0.0})
+    opinion.tokenizer = tokenizer
+    opinion.steps = [score(DRONE, "map"), score(LEGS, "carry", (True,))]
+    selector, scenario = Selector(opinion), Scenario("map it, then take the ropes along")
+    first = selector.decide(scenario)
+    assert first.robots == (DRONE, LEGS)
+    # The Humanoid has no step by the network, and is sent all the same.
+    selector.learn(first, Feedback([HUMANOID, DRONE]))
+    again = selector.decide(scenario)
+    assert again.robots == (HUMANOID, DRONE)
+    assert {step.robot for step in again.plan} <= {HUMANOID, DRONE, None}
+    assert again.lessons

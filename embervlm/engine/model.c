@@ -283,13 +283,12 @@ static int load_plan(ember *m) {
     const struct {
         const char *name;
         int outputs, inputs;
-    } once[] = {{"narrow", W, m->width}, {"words", W, 0},  {"reader.qkv", 3 * W, W},  {"reader.out", W, W},
-                {"reader.up", 2 * W, W},  {"reader.down", W, 2 * W}, {"told", W, 0},
-                {"pointer_query", W, W},  {"pointer_key", W, W},     {"found", W, 2 * W},
-                {"answers", 0, W},        {"order", 2 * W, W}},
-      each[] = {{"qkv", 3 * W, W},       {"out", W, W},  {"query", W, W},
-                {"key_value", 2 * W, W}, {"read", W, W}, {"up", 2 * W, W},
-                {"down", W, 2 * W}};
+    } once[] = {{"narrow", W, m->width}, {"words", W, 0},         {"reader.qkv", 3 * W, W},
+                {"reader.out", W, W},    {"reader.up", 2 * W, W}, {"reader.down", W, 2 * W},
+                {"told", W, 0},          {"pointer_query", W, W}, {"pointer_key", W, W},
+                {"found", W, 2 * W},     {"answers", 0, W},       {"order", 2 * W, W}},
+      each[] = {{"qkv", 3 * W, W}, {"out", W, W},    {"query", W, W},   {"key_value", 2 * W, W},
+                {"read", W, W},    {"up", 2 * W, W}, {"down", W, 2 * W}};
     char name[NAME];
     for (size_t i = 0; i < sizeof once / sizeof *once; i++) {
         snprintf(name, sizeof name, "plan.%s", once[i].name);
@@ -355,8 +354,7 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
     m->threads = threads_start(threads < 1 ? 1 : threads > 64 ? 64 : threads);
     if (!m->threads) model_fail(m, "no memory for threads.");
     if (!m->threads || load_config(m) || load_encoder(m) || load_fusion(m) || load_vision(m) ||
-        load_decoder(m) || load_linears(m) || load_thoughts(m) || load_plan(m) ||
-        load_ngrams(m)) {
+        load_decoder(m) || load_linears(m) || load_thoughts(m) || load_plan(m) || load_ngrams(m)) {
         snprintf(error, size, "%s: %s", path, m->error);
         ember_close(m);
         return NULL;

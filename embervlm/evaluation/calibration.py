@@ -2,16 +2,16 @@
 
 The network is run once over the split; everything else is a search over what it said. In this
 order, each step with the numbers of those before it: the temperature of the set, the probability
-above which a flag rules robots out, the shift towards numbers being limits, the weight of the whole
-request against a team's steps, the shift of No Robot, the map from the best set's chance to that of
+above which a flag rules robots out, the shift towards numbers being limits, the weights of a team's
+steps and of the whole request, the shift of No Robot, the map from the best set's chance to that of
 being right, the confidence under which a person decides, and the cosine above which two requests
 are the same.
 
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
-    python -m embervlm.evaluation.calibration --model M.gguf --only team_weight
+    python -m embervlm.evaluation.calibration --model M.gguf --only teams
 
-With `--shared` the photo requests of the split, with photos of the split, count too. With `--only`
-one number is fitted anew, and the file keeps the others.
+With `--shared` the photo requests of the split, with photos of the split, count too. With `--only
+teams` the numbers for teams are fitted anew, and the file keeps the others.
 
 Axes: N requests, S sets.
 """
@@ -24,6 +24,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,17 @@ from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
 from embervlm.fleet import NO_ROBOT
 from embervlm.scoring import exact
-from embervlm.selector import Calibration, Selector
+from embervlm.selector import SIZES, Calibration, Selector
+from embervlm.splitting import liked_robots, team_logits
 
 MAX_ERROR_ANSWERED = 0.10
 MAX_SHARE_CONFUSED = 0.01
 SHIFTS = tuple(i / 10 for i in range(-20, 21))
-TEAM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
+STEP_WEIGHTS = (0.0, 0.15, 0.3, 0.5)
+TEAM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+TEAM_TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
+# One job that is quite misread must not decide alone.
+_MOST_LOSS = 12.0
 LIMIT_SHIFTS = tuple(i / 2 for i in range(13))
 CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 
@@ -86,8 +92,8 @@ def fit_proposals(
     trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)
     limit_shift = fit_limit_shift(trial, cases, proposals, swaps)
     trial.calibration = replace(trial.calibration, limit_shift=limit_shift)
-    team_weight = fit_team_weight(trial, cases, proposals)
-    trial.calibration = replace(trial.calibration, team_weight=team_weight)
+    teams = fit_teams(trial, cases, proposals)
+    trial.calibration = replace(trial.calibration, **teams)
     shift = fit_shift(trial, cases, proposals)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
     chance_N, right_N = _answers(trial, cases, proposals)
@@ -103,7 +109,7 @@ def fit_proposals(
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": certain_flag,
         "limit_shift": limit_shift,
-        "team_weight": team_weight,
+        **teams,
         "same_request": same_request(embeddings, true_N),
     }
     return {name: float(value) for name, value in values.items()}
@@ -129,27 +135,42 @@ def fit_limit_shift(
     return max(LIMIT_SHIFTS, key=right)
 
 
-def fit_team_weight(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
-    """Return the weight with which most teams are exact, of those that do equally well the middle
-    one.
+def fit_teams(
+    trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
+) -> dict[str, float]:
+    """Return `step_weight`, `team_weight` and `team_temperature` with which the true teams are
+    likeliest, of the combinations of `STEP_WEIGHTS`, `TEAM_WEIGHTS` and `TEAM_TEMPERATURES`.
 
-    Only cases that the network takes for a team's play a part.
+    Only jobs that the network takes for a team's and splits play a part. Counting exact teams
+    instead would decide by one or two of them.
     """
-    teams = [
-        (case, proposal)
-        for case, proposal in zip(cases, proposals, strict=True)
-        if proposal.team > 0 and case.scenario.task
-    ]
-    if not teams:
-        return trial.calibration.team_weight
+    jobs = []
+    for case, proposal in zip(cases, proposals, strict=True):
+        if proposal.team > 0 and case.scenario.task:
+            trial.calibration = replace(trial.calibration, step_weight=0.0)
+            job = trial.split(case.scenario, proposal)
+            if job is not None:
+                alone = [trial.backend.propose(step.subtask, None) for step in job.steps]
+                jobs.append((job, alone, proposal, subset_of(case.truth.robots)))
+    known = Calibration()
+    names = ("step_weight", "team_weight", "team_temperature")
+    if not jobs:
+        return {name: getattr(known, name) for name in names}
 
-    def right(weight: float) -> float:
-        trial.calibration = replace(trial.calibration, team_weight=weight)
-        return float(_answers(trial, *zip(*teams, strict=True))[1].sum())
+    def loss(weights: tuple[float, float, float]) -> float:
+        total = 0.0
+        for job, alone, proposal, true in jobs:
+            liked = [
+                liked_robots(score, one, weights[0])
+                for score, one in zip(job.scores, alone, strict=True)
+            ]
+            logits_S = team_logits(proposal.subsets, liked, weights[1]).astype(np.float64)
+            logits_S[SIZES < 2] = -np.inf
+            total += min(mean_loss(logits_S[None] / weights[2], np.array([true])), _MOST_LOSS)
+        return total
 
-    found = [right(weight) for weight in TEAM_WEIGHTS]
-    best = [w for w, n in zip(TEAM_WEIGHTS, found, strict=True) if n == max(found)]
-    return best[len(best) // 2]
+    best = min(product(STEP_WEIGHTS, TEAM_WEIGHTS, TEAM_TEMPERATURES), key=loss)
+    return dict(zip(names, best, strict=True))
 
 
 def fit_shift(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
@@ -286,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a model file")
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
     parser.add_argument("--backend", choices=BACKENDS, default="native")
-    parser.add_argument("--only", choices=["team_weight"])
+    parser.add_argument("--only", choices=["teams"])
     options = parser.parse_args(arguments)
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")
@@ -297,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases += photo_cases("validation", options.shared / "photos")
     if options.only:
         proposals = [selector.propose(case.scenario) for case in cases]
-        values = {options.only: fit_team_weight(selector, cases, proposals)}
+        values = fit_teams(selector, cases, proposals)
     else:
         values = fit(selector, cases, swaps)
     update_calibration(options.model, values)

@@ -1,31 +1,39 @@
-"""What the figures look like: confusion matrices, a reliability diagram, the curves of a run.
+"""What the figures look like: confusion matrices, reliability, risk, intervals, a run's curves.
 
     draw_confusion(first_robot_confusion(answers, truths, outcomes), outcomes, Path("first.png"))
 
-One quiet style: a single blue, numbers in the cells, no frames, no grid where the numbers are to be
-read. Every formula is one of `metrics.py`; here it is only drawn.
+A path that names no kind of file (`Path("first")`) gives both first.png and first.svg.
+
+One quiet style: blue, orange and green that colour-blind people tell apart, and another mark for
+each; numbers in the cells, no frames, no grid where the numbers are to be read. Every formula is
+one of `metrics.py` or `reliability.py`; here it is only drawn.
 
 Axes: O outcomes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from embervlm.evaluation.metrics import CalibrationBin
 
 Counts = NDArray[np.int64]
-INK, GREY, BLUE, RED = "#1f2933", "#9aa5b1", "#2b6cb0", "#c05621"
+INK, GREY, BLUE, RED, GREEN = "#1f2933", "#9aa5b1", "#2b6cb0", "#c05621", "#00866a"
+# A figure as a report holds it: "value", "low", "high" and "n".
+Shown = Mapping[str, float | int | None]
 _BLUES = LinearSegmentedColormap.from_list("quiet", ["#f7fafc", BLUE])
 _WORDS: dict[str, Any] = {"color": INK, "fontsize": 9}
 
@@ -100,6 +108,89 @@ def draw_reliability(bins: Sequence[CalibrationBin], error: float, path: Path, t
     _save(picture, path)
 
 
+def draw_risk_coverage(
+    points: Sequence[tuple[float, float]], area: float, best_area: float, path: Path, title: str
+) -> None:
+    """Write how wrong the answers are that are kept, against how many: (coverage, risk) pairs."""
+    picture, axes = _Sheet((4.6, 3.6), left=0.8, bottom=0.7, top=0.6).panels(1, 1)
+    ax = axes[0]
+    coverage, risk = zip(*points, strict=True)
+    ax.plot([0, 1], [risk[-1]] * 2, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    ax.text(0.02, risk[-1], "in any order", va="bottom", color=INK, fontsize=8)
+    ax.plot(coverage, risk, color=BLUE, linewidth=1.6, zorder=3)
+    for limit, colour, mark in ((0.01, GREEN, "D"), (0.05, BLUE, "o"), (0.10, RED, "s")):
+        kept = max((c for c, r in points if r <= limit), default=0.0)
+        ax.plot([kept], [limit], color=colour, marker=mark, markersize=6, zorder=4, clip_on=False)
+        aside, align = ((-8, 5), "right") if kept > 0.3 else ((8, -5), "left")
+        ax.annotate(
+            f"{kept:.0%} at {limit:.0%}", (kept, limit), xytext=aside,
+            textcoords="offset points", ha=align, color=colour, fontsize=8,
+        )  # fmt: skip
+    ax.set_xlim(0, 1.0), ax.set_ylim(0, max(0.12, *risk) * 1.1)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"], **_WORDS)
+    ticks = [tick for tick in ax.get_yticks() if 0 <= tick <= ax.get_ylim()[1]]
+    ax.set_yticks(ticks, [f"{tick:.0%}" for tick in ticks], **_WORDS)
+    ax.spines[["left", "bottom"]].set_visible(True)
+    ax.set_xlabel("coverage: share of requests kept, the surest first", labelpad=8, **_WORDS)
+    ax.set_ylabel("risk: wrong sets among them", labelpad=8, **_WORDS)
+    _title(
+        ax, title, f"mean risk (area) {area:.3f}; with the best order it would be {best_area:.3f}"
+    )
+    _save(picture, path)
+
+
+def draw_per_robot(figures: Mapping[str, Mapping[str, Shown]], path: Path, title: str) -> None:
+    """Write for each outcome a mark and its interval for each of at most three figures, shares."""
+    height = 0.55 * len(figures)
+    picture, axes = _Sheet((4.6, height), left=1.75, bottom=0.7, top=0.75).panels(1, 1)
+    ax = axes[0]
+    styles = ((BLUE, "o"), (RED, "s"), (GREEN, "D"))
+    names = list(next(iter(figures.values())))
+    for y, row in enumerate(figures.values()):
+        for (name, one), (colour, mark), off in zip(
+            row.items(), styles, (-0.22, 0.0, 0.22), strict=False
+        ):
+            _mark(ax, one, y + off, colour, mark, name if y == 0 else None)
+    ax.set_yticks(range(len(figures)), list(figures), **_WORDS)
+    ax.set_ylim(len(figures) - 0.5, -0.5)
+    for y in range(1, len(figures)):
+        ax.axhline(y - 0.5, color="#e4e7eb", linewidth=0.8, zorder=0)
+    lows = [one["low"] or 0.0 for row in figures.values() for one in row.values()]
+    _share_axis(ax, "share; the line is the 95 % interval", 0.5 if min(lows) > 0.52 else 0.0)
+    ax.set_title(f"{title}\n", loc="left", color=INK, fontsize=12)
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=len(names), frameon=False,
+        fontsize=8, handletextpad=0.2, columnspacing=1.2, labelcolor=INK,
+    )  # fmt: skip
+    _save(picture, path)
+
+
+def draw_bars(figures: Mapping[str, Shown], path: Path, title: str, what: str) -> None:
+    """Write one bar for each name, with its interval and n; `what` names the figure, a share."""
+    picture, axes = _Sheet(
+        (4.0, 0.36 * len(figures)), left=2.9, bottom=0.7, top=0.5, right=0.6
+    ).panels(1, 1)
+    ax = axes[0]
+    for y, one in enumerate(figures.values()):
+        value = one["value"] or 0.0
+        ax.barh(y, value, height=0.62, color="#bcd3ea", zorder=1)
+        _mark(ax, one, y, BLUE, "o")
+        edge = max(value, one["high"] or 0.0)
+        ax.annotate(
+            f"{value:.1%}", (edge, y), xytext=(6, 0), textcoords="offset points", va="center",
+            color=INK, fontsize=8,
+        )  # fmt: skip
+    labels = [f"{name} (n = {one['n']:,})" for name, one in figures.items()]
+    ax.set_yticks(range(len(figures)), labels, **_WORDS)
+    ax.set_ylim(len(figures) - 0.5, -0.5)
+    # Small shares have an axis of their own, of whole tenths, so that they can be told apart.
+    longest = max(one["high"] or one["value"] or 0.0 for one in figures.values())
+    end = 1.0 if longest > 0.4 else max(0.1, math.ceil(longest * 12) / 10)
+    _share_axis(ax, f"{what}; the line is the 95 % interval", end=end)
+    ax.set_title(title, loc="left", color=INK, fontsize=12)
+    _save(picture, path)
+
+
 def draw_curves(
     curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: Path, title: str
 ) -> None:
@@ -123,6 +214,7 @@ def draw_curves(
             )  # fmt: skip
         ax.spines[["left", "bottom"]].set_visible(True)
         ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         ax.tick_params(colors=INK, labelsize=8, length=3)
         ax.set_title(f"{name}\n", loc="left", color=INK, fontsize=10)
     _heading(picture, title)
@@ -175,6 +267,27 @@ def _cells(ax: Axes, shares: NDArray[np.float64], words: Sequence[Sequence[str]]
     ax.tick_params(which="both", length=0)
 
 
+def _mark(ax: Axes, one: Shown, y: float, colour: str, mark: str, label: str | None = None) -> None:
+    """Put a figure's mark at height y, its interval as a line; nothing where it is undefined."""
+    if one["value"] is None:
+        return
+    if one["low"] is not None and one["high"] is not None:
+        ax.plot([one["low"], one["high"]], [y, y], color=colour, linewidth=1.4, zorder=2)
+    ax.plot(
+        [one["value"]], [y], color=colour, marker=mark, markersize=5, linestyle="", label=label,
+        zorder=3, clip_on=False,
+    )  # fmt: skip
+
+
+def _share_axis(ax: Axes, label: str, start: float = 0.0, end: float = 1.0) -> None:
+    ax.set_xlim(start, end)
+    ticks = [start + i * (end - start) / 5 for i in range(6)]
+    ax.set_xticks(ticks, [f"{100 * tick:g}%" for tick in ticks], **_WORDS)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["bottom"].set_visible(True)
+    ax.set_xlabel(label, labelpad=8, **_WORDS)
+
+
 def _title(ax: Axes, title: str, below: str, size: int = 12) -> None:
     ax.set_title(f"{title}\n", loc="left", color=INK, fontsize=size)
     ax.text(0, 1.02, below, transform=ax.transAxes, color="#52606d", fontsize=8, va="bottom")
@@ -186,5 +299,10 @@ def _heading(picture: Picture, title: str) -> None:
 
 
 def _save(picture: Picture, path: Path) -> None:
-    options: dict[str, Any] = {"metadata": {"Software": None}}
-    picture.savefig(path, **options)
+    """Write the kind of file that the path names, or PNG and SVG; the same picture, the same
+    bytes."""
+    for suffix in [path.suffix] if path.suffix else [".png", ".svg"]:
+        # An SVG holds the day, and names of its parts that are drawn by chance, unless told not to.
+        noted: dict[str, Any] = {"Date": None} if suffix == ".svg" else {"Software": None}
+        with rc_context({"svg.hashsalt": path.stem}):
+            picture.savefig(path.with_suffix(suffix), metadata=noted)

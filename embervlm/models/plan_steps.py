@@ -4,8 +4,9 @@
     step k: what was written so far -> reads the words -> points at the words it stands in
             -> is there such a step? who suits it, actions, flags, place, which steps it waits for
 
-It learns on states of a reader that stays as it is, so no decision changes. `prompts.STEPS` and
-`embervlm/splitting.py` say how its numbers become steps: only what their grammar allows comes out.
+It learns on states of a reader that stays as it is, so nothing else that the network says changes.
+`backends/plan_writer.py` and `splitting.py` say how its numbers become steps: only what their
+grammar allows comes out.
 
 Axes: B batch, T words, D width of the reader, W width here, K steps, O outcomes, L labels of a
 step.

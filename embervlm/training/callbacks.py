@@ -43,6 +43,7 @@ from embervlm.evaluation.metrics import (
     measure,
     presence_confusion,
 )
+from embervlm.evaluation.plots import draw_log
 from embervlm.fleet import ENVIRONMENTS, Fleet
 from embervlm.scoring import exact
 from embervlm.training.decisions import Item, Photos, accuracy, predict
@@ -405,29 +406,6 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
          "no exact sets were looked at") + f"; peak memory {memory}",
         f"energy {used} ({summary['energy_found']})",
     ]  # fmt: skip
-
-
-def draw_log(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw what a trainer's log holds: the losses, each part, and the exact sets; nothing where it
-    holds no losses."""
-    from embervlm.evaluation.pictures import draw_curves
-
-    def points(name: str) -> list[tuple[int, float]]:
-        return [(line["step"], line[name]) for line in history if name in line]
-
-    names = [key for line in history for key in line if key == "loss" or key.startswith("loss_")]
-    panels = {
-        name.replace("_", " "): {"training": points(name), "validation": points(f"eval_{name}")}
-        for name in dict.fromkeys(names)
-    }
-    panels["exact set"] = {"requests": points("eval_exact"), "photos": points("eval_photo_exact")}
-    kept = {
-        panel: {label: found for label, found in lines.items() if found}
-        for panel, lines in panels.items()
-    }
-    kept = {panel: lines for panel, lines in kept.items() if lines}
-    if kept:
-        draw_curves(kept, path, f"{title}: losses and exact sets, with the last of each")
 
 
 def _peak_bytes() -> int:

@@ -34,7 +34,7 @@ TASKS = [
     "Überprüfe den Fluss 🚁 at 3 knots",
     "search the ruins for people " * 60,
 ]
-FILES = ["model.json", "prefill.onnx", "step.onnx", "tokenizer.json", "vision.onnx"]
+FILES = ["model.json", "plan.npz", "prefill.onnx", "step.onnx", "tokenizer.json", "vision.onnx"]
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,11 @@ def test_report_says_what_was_measured_and_what_was_not(
         "requests and plans",
         "embervlm by kind of request",
         "numbers swapped",
+        "requests with typos",
+        "photos that are damaged",
+        "calibration",
+        "answers at a threshold from validation",
+        "sets that cover the true one",
         "unseen fleets",
         "requests that the photo settles",
         "place from the photo alone",
@@ -66,6 +71,7 @@ def test_report_says_what_was_measured_and_what_was_not(
     assert report["not measured"] == {
         "baselines": "not asked for",
         "plans": "there are none in this split",
+        "requests in other words, or translated": "there are none that people wrote",
     }
     about = report["about"]
     assert {"command", "commit", "seed", "split", "split hash", "model", "machine"} <= set(about)
@@ -90,6 +96,8 @@ def test_without_the_folder_the_photos_are_not_measured(
         "embervlm",
         "baselines",
         "plans",
+        "robustness of photos",
+        "requests in other words, or translated",
     }
 
 

@@ -14,14 +14,16 @@ from embervlm.checkpoint import load_checkpoint  # noqa: E402
 from embervlm.export.plan_steps import add_plan  # noqa: E402
 from embervlm.models.configuration import EmberConfig  # noqa: E402
 from embervlm.models.plan_steps import PlanSteps  # noqa: E402
+from embervlm.tokenizer import Tokenizer  # noqa: E402
 
 SIZES = '{"plan_width": 64, "plan_layers": 1}'
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Path:
+def plan(tmp_path: Path, tokenizer: Tokenizer) -> Path:
     torch.manual_seed(3)
-    part = PlanSteps(EmberConfig(text_width=32, plan_width=64, plan_layers=1))
+    vocabulary = len(tokenizer)
+    part = PlanSteps(EmberConfig(vocabulary, text_width=32, plan_width=64, plan_layers=1))
     weights = {f"plan.{name}": value for name, value in part.state_dict().items()}
     safetensors.save_file(weights, tmp_path / "plan.safetensors", {"config": SIZES})
     return tmp_path / "plan.safetensors"
@@ -61,3 +63,11 @@ def test_something_else_is_refused_with_a_sentence(tiny_model: Path, tmp_path: P
         with pytest.raises(ValueError, match="holds no part that splits a job"):
             add_plan(tiny_model, tmp_path / name, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_part_for_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    part = PlanSteps(EmberConfig(100, text_width=32, plan_width=64, plan_layers=1))
+    weights = {f"plan.{name}": value for name, value in part.state_dict().items()}
+    safetensors.save_file(weights, tmp_path / "plan.safetensors", {"config": SIZES})
+    with pytest.raises(ValueError, match="was trained for a model with 100 tokens"):
+        add_plan(tiny_model, tmp_path / "plan.safetensors", tmp_path / "out.gguf")

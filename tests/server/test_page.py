@@ -253,6 +253,18 @@ def test_a_fleet_is_checked_while_it_is_written(page: Page) -> None:
     page.get_by_text("In use: 5 robots: Drone").wait_for()
 
 
+def test_what_is_written_while_the_fleet_is_fetched_stays(page: Page) -> None:
+    held: list[Any] = []
+    page.route("**/v1/fleet/text", lambda route: held.append(route))
+    with page.expect_request("**/v1/fleet/text"):
+        page.get_by_role("link", name="Fleet").click()
+    text = page.get_by_label("Fleet file (YAML)")
+    text.fill("robots:\n- name: Crawler\n")
+    held[0].continue_()
+    page.get_by_text("Sound, not in use yet: 1 robot: Crawler").wait_for()
+    assert "Crawler" in text.input_value()
+
+
 def test_a_plan_is_drawn_with_its_times_and_without(page: Page) -> None:
     steps: list[dict[str, Any]] = [
         {"subtask": "map", "robot": "Drone", "after": [], "start_min": 0, "duration_min": 30},

@@ -28,8 +28,16 @@ export function fleetView() {
   }
 
   async function fetchInUse() {
+    const before = text.value;
     try {
-      show((await call("GET", "v1/fleet/text")).body);
+      const { body } = await call("GET", "v1/fleet/text");
+      if (text.value === before) {
+        show(body);
+        return;
+      }
+      // What was written meanwhile stays.
+      inUse = body.text;
+      check();
     } catch (error) {
       say(error.message, "error");
     }
