@@ -77,17 +77,17 @@ class Settings:
     seed: int = 1
     plan_width: int = 192
     plan_layers: int = 2
-    dropout: float = 0.2
-    jobs: int = 5000
-    written: int = 4
-    continued: int = 2
+    dropout: float = 0.15
+    jobs: int = 4000
+    written: int = 3
+    continued: int = 1
     epochs: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     forget: float = 0.15
-    blank: float = 0.1
+    blank: float = 0.05
     average: float = 0.998
     point: float = 0.3
 

@@ -7,7 +7,7 @@ pytest.importorskip("sklearn")
 
 from embervlm.data.scenarios import load
 from embervlm.training.waiting import f1, fit, pairs_of
-from embervlm.waiting import FEATURES, WEIGHTS
+from embervlm.waiting import FEATURES, WAITS_FROM, WEIGHTS
 
 
 def test_the_weights_are_what_the_training_split_gives() -> None:
@@ -18,5 +18,5 @@ def test_the_weights_are_what_the_training_split_gives() -> None:
 
 def test_they_say_more_than_that_each_waits_for_the_one_before() -> None:
     signs_NF, waits_N, _ = pairs_of(load("plans", "validation"))
-    odds_N = signs_NF @ np.array(WEIGHTS)
-    assert f1(odds_N > np.log(0.4 / 0.6), waits_N) > f1(signs_NF[:, 0] > 0, waits_N)
+    odds_N = signs_NF @ np.array(WEIGHTS) - np.log(WAITS_FROM / (1 - WAITS_FROM))
+    assert f1(odds_N > 0, waits_N) > f1(signs_NF[:, 0] > 0, waits_N)
