@@ -71,11 +71,8 @@ log "13 export and calibrate"
 "$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
-step plan-1/plan.safetensors "14 plans: a job in steps" &&
-  "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan-1" --threads "$threads"
-step plan/plan.safetensors "15 plans again: with the requests for teams that step 14 confirms" &&
-  "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan" --threads "$threads" \
-    --confirm "$out/plan-1/plan.safetensors"
+step plan/plan.safetensors "14 plans: a job in steps" &&
+  "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan" --threads "$threads"
 "$bin/python" -m embervlm.export.plan_steps --model "$out/ember-nano.gguf" --plan "$out/plan/plan.safetensors" --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --only teams
 log "done: $out/ember-nano.gguf; copy it to embervlm/weights if 'embervlm eval --split validation --model $out/ember-nano.gguf' is better"

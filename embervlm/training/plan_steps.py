@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from embervlm.backends.native import NativeBackend
 from embervlm.data.generate import JoinedStep, compose, continued, parts_of
 from embervlm.data.sample import outcome_index
 from embervlm.data.scenarios import load_own
-from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
+from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.configuration import EmberConfig
 from embervlm.models.heads import ROBOTS
 from embervlm.models.plan_steps import LABELS, MAX_STEPS, PlanSteps
@@ -52,9 +51,6 @@ from embervlm.training.moving_average import MovingAverage
 from embervlm.training.rounding import keep_rounded, round_weights
 
 _IGNORED = -100
-_OUTCOMES = Fleet.default().outcomes
-# How often a confirmed request comes in an epoch.
-CONFIRMED_AGAIN = 2
 _UNUSED = LABELS - ROBOTS - len(ACTIONS)
 _WORD = re.compile(r"[a-z0-9.]+")
 _ENDING = re.compile(r"(?:ings?|ed|es|s|er|e)$")
@@ -79,16 +75,16 @@ class Settings:
     plan_layers: int = 2
     dropout: float = 0.15
     jobs: int = 4000
-    written: int = 3
-    continued: int = 1
+    written: int = 4
+    continued: int = 2
     epochs: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     forget: float = 0.15
-    blank: float = 0.05
-    average: float = 0.998
+    blank: float = 0.0
+    average: float = 0.0
     point: float = 0.3
 
 
@@ -138,61 +134,6 @@ def continued_examples(
         steps.append(_joined_step(last))
         examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), backend))
     return examples
-
-
-@torch.no_grad()
-def confirmed_examples(part: Path, backend: NativeBackend, folder: str = "") -> list[Example]:
-    """Return the requests for a team that people wrote without its steps, with the steps that an
-    earlier part writes, where these need just the robots that are right."""
-    earlier = read_part(part)
-    rows = [row for row in load_own("scenarios", "train", folder) if row["kind"] == "team"]
-    kept = []
-    for row in track(rows, "requests for teams", console=Console(stderr=True)):
-        bare = _example(row["task"], [], np.zeros((0, 0), np.float32), backend)
-        batch = collate([bare])
-        out, count_B = earlier.write(batch["states_TD"], batch["tokens_T"], batch["mask_BT"])
-        n = int(count_B[0])
-        robot_K = out["robots"][0, :n, :ROBOTS].argmax(-1).tolist()
-        names = [_OUTCOMES[robot] for robot in robot_K]
-        if set(names) != set(row["suited"]):
-            continue
-        actions_KA, flags_KF = out["actions"][0], out["flags"][0]
-        steps = [
-            {
-                "robots": [names[k]],
-                "actions": [a for i, a in enumerate(ACTIONS) if actions_KA[k, i] > 0],
-                "limits": {flag: True for i, flag in enumerate(FLAGS) if flags_KF[k, i] > 0},
-                "environment": None,
-                "after": [j for j in range(k) if out["after"][0, k, j] > 0],
-            }
-            for k in range(n)
-        ]
-        pointer_KT = out["pointer"][0, :n].softmax(-1).numpy()
-        kept.append(_example(row["task"], steps, pointer_KT, backend))
-    return kept
-
-
-def read_part(path: Path) -> PlanSteps:
-    """Read what `main` wrote.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            sizes = json.loads((file.metadata() or {})["config"])
-            weights = {name.removeprefix("plan."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network = PlanSteps(
-            EmberConfig(
-                vocabulary_size=len(weights["table.weight"]),
-                text_width=weights["narrow.weight"].shape[1],
-                **sizes,
-            )
-        )
-        network.load_state_dict(weights)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} holds no part that splits a job ({error}).") from error
-    return network.eval()
 
 
 def _as_steps(row: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
@@ -472,7 +413,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, help="a model file; without it, the one that ships")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--confirm", type=Path, help="an earlier part; see confirmed_examples")
     parser.add_argument("--scenarios", default="", help="folder of one's own requests and plans")
     parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(Settings()).items():
@@ -485,10 +425,6 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     joined = joined_examples(settings, backend, options["scenarios"])
     joined += continued_examples(settings, backend, options["scenarios"])
-    if options["confirm"] is not None:
-        confirmed = confirmed_examples(options["confirm"], backend, options["scenarios"])
-        sys.stdout.write(f"{len(confirmed)} requests for teams confirmed\n")
-        joined += confirmed * CONFIRMED_AGAIN
     written, held_out = (
         written_examples(split, backend, options["scenarios"]) for split in ("train", "validation")
     )
