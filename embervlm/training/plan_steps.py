@@ -200,8 +200,7 @@ def _example(
     told_KL = F.pad(torch.cat([(robots_KO[:, :ROBOTS] > 0).float(), actions_KA], -1), (0, _UNUSED))
     states_TD = torch.from_numpy(states_SD[tokens_S >= 0]).half()
     wanted_KT = torch.zeros(K, len(states_TD))
-    if n:
-        wanted_KT[:n] = torch.from_numpy(pointer_KT)
+    wanted_KT[:n] = torch.from_numpy(pointer_KT)
     wanted_KT /= wanted_KT.sum(-1, keepdim=True).clamp(min=1e-6)
     tokens_T = torch.from_numpy(tokens_S[tokens_S >= 0])
     return Example(
