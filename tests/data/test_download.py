@@ -568,8 +568,9 @@ def test_no_other_module_opens_connections() -> None:
     users = {
         p.name for p, text in texts.items() if network.search(text) and "server" not in p.parts
     }
-    # A model or a server is asked, and lessons are kept, where the user says (as `ros.py` does); the
-    # program for the Pi talks with its own service over a socket in the file system.
+    # A model or a server is asked, and lessons are kept, where the user says (`ros.py` does so too,
+    # by a library); the program for the Pi talks with its own service over a socket in the file
+    # system.
     assert users == {
         "transfer.py", "endpoint.py", "postgres.py", "run_inference.py", "client.py",
     }  # fmt: skip
