@@ -242,7 +242,7 @@ def _on_ray(
     import ray.data
 
     with cluster():
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources: dict[str, float] = ray.cluster_resources()
         cores = max(1, int(resources.get("CPU", 1)))
         most = min(actors or cores, cores, len(blocks))
         context = ray.data.DataContext.get_current()

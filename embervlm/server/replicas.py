@@ -253,14 +253,14 @@ def replicas(
     from ray.serve.schema import LoggingConfig
 
     with cluster():
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources: dict[str, float] = ray.cluster_resources()
         cores = int(resources.get("CPU", 0))
         if cores < least:
             raise ValueError(f"--min-replicas is {least}, but the cluster has {cores} cores.")
         actor: dict[str, Any] = {"num_cpus": 1}
         if options.lessons and not is_address(options.lessons):
             # Lessons in a file are on this machine alone.
-            here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            here: str = ray.util.get_node_ip_address()
             actor["resources"] = {f"node:{here}": 0.001}
         deployment = serve.deployment(
             name="engine",
