@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def main() -> None:
         for wishes in (True, False):
             label = f"{name}, {'with' if wishes else 'without'} preferences"
             report[label] = row = measure(steps, robots, rounds, wishes=wishes)
-            print(label, row)  # noqa: T201
+            sys.stdout.write(f"{label} {row}\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
