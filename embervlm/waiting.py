@@ -78,9 +78,10 @@ class Stand:
     robots: Sequence[int]
 
 
-def stems(text: str) -> list[str]:
-    """Return the words of a text that say something, without their endings."""
-    words = (word for word in _WORD.findall(text.lower()) if word not in _PLAIN)
+def stems(text: str, plain: frozenset[str] = _PLAIN) -> list[str]:
+    """Return the words of a text that say something, all but the `plain` ones, without their
+    endings."""
+    words = (word for word in _WORD.findall(text.lower()) if word not in plain)
     return [_ENDING.sub("", word)[:6] for word in words]
 
 

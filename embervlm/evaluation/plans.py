@@ -16,7 +16,6 @@ step plays no part in the pairing. Then
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -28,9 +27,8 @@ from embervlm.evaluation.metrics import RESAMPLES, Row, figure, resampling_weigh
 from embervlm.fleet import Fleet
 from embervlm.planning import broken_limits, graph
 from embervlm.scenario import Needs, Subtask
+from embervlm.waiting import stems
 
-_WORD = re.compile(r"[a-z0-9]+")
-_ENDING = re.compile(r"(?:ings?|ed|es|s|er|e)$")
 _PLAIN = frozenset("a an the of to in on at for and or with from by is it its that this".split())
 
 
@@ -142,7 +140,7 @@ def matched(plan: Sequence[Subtask], truth: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _likeness(step: Subtask, true: Mapping[str, Any]) -> float:
-    said, wanted = _stems(step.subtask), _stems(true["subtask"])
+    said, wanted = set(stems(step.subtask, _PLAIN)), set(stems(true["subtask"], _PLAIN))
     needs = step.needs or Needs()
     actions = set(true["actions"])
     numbers = {x for x in true["limits"].values() if x is not True}
@@ -151,11 +149,6 @@ def _likeness(step: Subtask, true: Mapping[str, Any]) -> float:
     if numbers:
         found += len(numbers & set(needs.quantities.values())) / len(numbers)
     return found
-
-
-def _stems(text: str) -> set[str]:
-    words = (word for word in _WORD.findall(text.lower()) if word not in _PLAIN)
-    return {_ENDING.sub("", word)[:6] for word in words}
 
 
 def _spearman(places: Sequence[int]) -> float:
