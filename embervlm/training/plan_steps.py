@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -49,15 +48,10 @@ from embervlm.scoring import exact, jaccard
 from embervlm.splitting import pieces_of
 from embervlm.training.moving_average import MovingAverage
 from embervlm.training.rounding import keep_rounded, round_weights
+from embervlm.waiting import stems
 
 _IGNORED = -100
 _UNUSED = LABELS - ROBOTS - len(ACTIONS)
-_WORD = re.compile(r"[a-z0-9.]+")
-_ENDING = re.compile(r"(?:ings?|ed|es|s|er|e)$")
-_PLAIN = frozenset(
-    "the a an of to in on at for and or with from by is it its that this be are was as up down "
-    "then when once after before into over under".split()
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class Example:
 def written_examples(split: str, backend: NativeBackend, folder: str = "") -> list[Example]:
     """Return the plans of a split that people wrote."""
     rows = load_own("plans", split, folder)
-    seen = Counter(word for row in rows for word in set(_stems(row["task"])))
+    seen = Counter(word for row in rows for word in set(stems(row["task"])))
     return [
         _example(*_as_steps(row), _written_pointer(row, row["task"], backend, seen), backend)
         for row in track(rows, f"plans, {split}", console=Console(stderr=True))
@@ -123,7 +117,7 @@ def continued_examples(
     as `continued` says."""
     rows, parts = load_own("plans", "train", folder), parts_of("train", folder)
     rows = [row for row in rows if len(row["plan"]) < MAX_STEPS]
-    seen = Counter(word for row in rows for word in set(_stems(row["task"])))
+    seen = Counter(word for row in rows for word in set(stems(row["task"])))
     rng, examples = random.Random(settings.seed + 1), []
     for row in track(rows * settings.continued, "continued plans", console=Console(stderr=True)):
         task, steps = _as_steps(row)
@@ -217,11 +211,6 @@ def _example(
     )
 
 
-def _stems(text: str) -> list[str]:
-    words = (word for word in _WORD.findall(text.lower()) if word not in _PLAIN)
-    return [_ENDING.sub("", word)[:6] for word in words]
-
-
 def _likeliest_words(
     task: str, texts: Sequence[str], spans: Sequence[tuple[int, int]], seen: Counter[str]
 ) -> NDArray[np.float32]:
@@ -229,10 +218,10 @@ def _likeliest_words(
     those of any other step."""
     pieces = pieces_of(task)
     score_KP = np.zeros((len(texts), len(pieces)), np.float32)
-    found_P = [set(_stems(task[slice(*piece)])) for piece in pieces]
+    found_P = [set(stems(task[slice(*piece)])) for piece in pieces]
     for k, text in enumerate(texts):
         for p, found in enumerate(found_P):
-            common = found & set(_stems(text))
+            common = found & set(stems(text))
             score_KP[k, p] = sum(math.log(300 / seen[word]) for word in common if seen[word])
     score_KP *= score_KP >= score_KP.max(0) - 1e-6
     pointer_KT = np.zeros((len(texts), len(spans)), np.float32)
