@@ -28,7 +28,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rich.console import Console
 from rich.progress import track
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +39,8 @@ from embervlm.models.vision import MobileNetV2
 from embervlm.training.vision import STORED_SIZE, Pixels, augment, load_pixels, to_pixels
 
 _EYE = ("vision.", "image.view.", "image.scene.")
+_KINDS = ("words", "noise", "blur", "dark", "jpeg", "turn")
+_SHARES = (0.35, 0.2, 0.1, 0.1, 0.1, 0.15)
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,20 @@ def damage(view_HWC: Pixels, words: Sequence[str], random: np.random.Generator) 
         return np.asarray(image.filter(ImageFilter.GaussianBlur(random.uniform(0.7, 3.0))))
     if kind == "dark":
         return (view_HWC * random.uniform(0.15, 0.7)).round().astype(np.uint8)
+    if kind == "turn":
+        return np.asarray(turned(image, random.uniform(-20, 20)))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(random.integers(5, 40)))
     return np.asarray(Image.open(file))
+
+
+def turned(image: Image.Image, degrees: float) -> Image.Image:
+    """Return a square image turned about its centre, cut to the largest upright square within."""
+    angle, side = math.radians(abs(degrees)), image.width
+    margin = (side - side / (math.cos(angle) + math.sin(angle))) / 2
+    box = (margin, margin, side - margin, side - margin)
+    whole = image.rotate(degrees, Image.Resampling.BILINEAR)
+    return whole.resize(image.size, Image.Resampling.BILINEAR, box=box)
 
 
 def with_words(
@@ -155,6 +168,7 @@ def train(
     words: Sequence[str],
     out: Path,
     size: int,
+    start: Eye | None = None,
 ) -> Eye:
     """Return the steady eye, the running mean of what is trained; `out` gets it after each epoch.
 
@@ -166,10 +180,11 @@ def train(
         words: what is painted into them.
         out: folder of the run; it must exist.
         size: the side of a view, in pixels.
+        start: what to begin with, from an earlier run; None is the teacher.
     """
     torch.manual_seed(settings.seed)
     teacher = eye.eval().requires_grad_(False)
-    student = Eye(_weights_of(eye)).train()
+    student = Eye(_weights_of(start or eye)).train()
     mean = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, weight_decay=0.01)
     steps = settings.epochs * (len(files) // settings.batch)
@@ -231,6 +246,10 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--photos", type=Path, help="folder that holds or gets the packed photos")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--start", type=Path, help="eye.safetensors of an earlier run to go on with"
+    )
+    parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--epochs", type=int, default=Settings.epochs)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -240,8 +259,13 @@ def main() -> None:
     pixels = load_pixels(options.shared, options.photos or options.out, STORED_SIZE)
     files = [p.file for p in load_photos(TABLE) if p.split == "train" and p.file in pixels]
     words = sorted({w for row in load("scenarios", "train") for w in row["task"].split()[:8]})
-    settings = Settings(epochs=options.epochs)
-    train(settings, eye_of(options.model), pixels, files, words, options.out, size)
+    settings = Settings(epochs=options.epochs, seed=options.seed)
+    eye = eye_of(options.model)
+    start = None
+    if options.start is not None:
+        start = eye_of(options.model)
+        start.load_state_dict(load_file(options.start))
+    train(settings, eye, pixels, files, words, options.out, size, start)
 
 
 if __name__ == "__main__":
