@@ -10,23 +10,13 @@ from typing import Any
 
 import griffe
 
-# From a line with >>> to the next empty line; its indentation first.
-_EXAMPLE = re.compile(r"^( *)(>>> .*(?:\n *\S.*)*)", re.MULTILINE)
+# From a line with >>> to the next empty line. One that is indented is code to Markdown already.
+_EXAMPLE = re.compile(r"^>>> .*(?:\n.*\S.*)*", re.MULTILINE)
 
 
 def fenced(text: str) -> str:
-    """Return a docstring with a fence around each example.
-
-    >>> print(fenced("Adds.\\n\\n>>> 1 + 1\\n2\\n"))
-    Adds.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    <BLANKLINE>
-    """
-    return _EXAMPLE.sub(r"\1```pycon\n\1\2\n\1```", text)
+    """Return a docstring with a fence, ```pycon, around each example."""
+    return _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
 
 
 class Doctests(griffe.Extension):
