@@ -27,7 +27,7 @@ check: $(VENV)/.full data-check
 
 # The documentation site, in build/site; a dead link or something loaded from elsewhere fails.
 docs: $(VENV)/.full
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Mutated model files under the sanitizers: 50,000 take some minutes.
 FUZZ ?= 50000
