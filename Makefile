@@ -7,7 +7,7 @@ ENGINE := $(wildcard embervlm/engine/*.[ch])
 DEMO_PHOTO := embervlm/demo/seabed.jpg
 DEMO_REQUEST := Our sensor came off its mooring somewhere here. Find it and cut the line.
 
-.PHONY: demo fuzz test check data-check format clean
+.PHONY: demo fuzz test check data-check docs format clean
 
 # One decision, by the small tier alone: no PyTorch.
 demo: $(VENV)/.small
@@ -23,6 +23,11 @@ check: $(VENV)/.full data-check
 	$(BIN)/clang-format --dry-run -Werror embervlm/engine/*.[ch] tests/engine/*.c benchmarks/*.c
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/figures.py
+
+# The documentation site, in build/site; a dead link or something loaded from elsewhere fails.
+docs: $(VENV)/.full
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Mutated model files under the sanitizers: 50,000 take some minutes.
 FUZZ ?= 50000
