@@ -40,6 +40,9 @@ from embervlm.suites.comparison import dispatch_prompt
 from embervlm.training.teacher_prompts import describe_robot
 
 OPTIONS = 6
+# The names of VLMEvalKit's tables and what stands before each request in them.
+TABLES = "embervlm_"
+QUESTION = "Which robots should be sent? "
 _FIGURES = {"exact_set": True, "overlap": True, "first_in_set": True, "unreadable": False}
 
 
@@ -127,7 +130,7 @@ def _write_vlmevalkit(name: str, split: str, rows: Sequence[Row], out: Path) -> 
     )
     letters = [chr(ord("A") + i) for i in range(OPTIONS)]
     image = ["image"] if any(row.jpeg for row in rows) else []
-    path = out / f"embervlm_{name}_{split}.tsv"
+    path = out / f"{TABLES}{name}_{split}.tsv"
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(
@@ -136,7 +139,7 @@ def _write_vlmevalkit(name: str, split: str, rows: Sequence[Row], out: Path) -> 
         for index, row in enumerate(rows):
             options, answer = options_of(row, sets, fleet)
             photo = [base64.b64encode(row.jpeg).decode("ascii")] if row.jpeg else []
-            question = f"Which robots should be sent? {_one_line(row.case.scenario.task or '')}"
+            question = QUESTION + _one_line(row.case.scenario.task or "")
             table.writerow(
                 [index, *photo, hint, question, *options, answer, row.kind, split, row.name]
             )
