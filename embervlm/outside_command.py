@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DEFAULT_ANSWERS = Path("outside-answers.jsonl")
-
 
 def is_outside(model: str | None) -> bool:
     """Say whether --model names a model from outside, not a file of ours."""
@@ -31,7 +29,7 @@ def evaluate_outside(
         ValueError: an unknown split or part, a missing file, or a model that is out of reach.
     """
     from embervlm.evaluation.report import check_folder, show, write_folder, write_report
-    from embervlm.suites.asking import open_outside
+    from embervlm.suites.asking import DEFAULT_ANSWERS, open_outside
     from embervlm.suites.comparison import PARTS, compare
     from embervlm.terminal import load_selector
 

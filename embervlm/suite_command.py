@@ -59,7 +59,7 @@ def suite(
         from rich.text import Text
 
         from embervlm.evaluation.report import write_report
-        from embervlm.outside_command import DEFAULT_ANSWERS
+        from embervlm.suites.asking import DEFAULT_ANSWERS
         from embervlm.suites.running import run_suite
 
         report = run_suite(

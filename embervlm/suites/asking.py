@@ -30,6 +30,7 @@ from embervlm.training.teachers import Teacher, TeacherSettings, open_teacher
 
 OUTSIDE = ("openai:", "transformers:")
 MAX_TOKENS = 512
+DEFAULT_ANSWERS = Path("outside-answers.jsonl")
 # What published models of this kind are shown at most.
 LONGEST_PX = 768
 
