@@ -2,23 +2,26 @@
 
     model = open_own("embervlm:")                            # the model that ships
     model = open_own("embervlm:run/network.safetensors")     # ember-37m after its stage instruct
+    model = open_own("embervlm:http://127.0.0.1:8000")       # whatever `embervlm serve` runs there
     model.answer("look at the roof", photo, ("Drone", "Humanoid"))
 
 The selector decides which robots to send and says nothing else: it answers with
 {"robots": [...]}, or where options are sets of robots, with the letter of the one that is most
 alike. Any other question it does not answer, and that is counted. `ember-37m` has a decoder: it
 answers any question in the form in which its stage `instruct` is trained, and requests with
-`request=True` as the selector does.
+`request=True` as the selector does. A server's key comes from the variable OPENAI_API_KEY.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embervlm.endpoint import NoAnswerError
+from embervlm.client import Client, UnreachableError
+from embervlm.endpoint import KEY_VARIABLE, NoAnswerError
 from embervlm.fleet import Fleet
 from embervlm.imaging import load_image, preprocess
 from embervlm.scenario import Scenario
@@ -36,10 +39,15 @@ MAX_ANSWER_TOKENS = 64
 
 
 class OwnModel:
-    """The selector over one backend, and that backend's decoder where it answers questions."""
+    """Who decides (a selector or a server) for a fleet, and a decoder that answers questions."""
 
-    def __init__(self, selector: Selector, speaker: PrefixBackend | None = None) -> None:
-        self._selector, self._speaker = selector, speaker
+    def __init__(
+        self,
+        decide: Callable[[Scenario], Sequence[str]],
+        fleet: Fleet,
+        speaker: PrefixBackend | None = None,
+    ) -> None:
+        self._decide, self._fleet, self._speaker = decide, fleet, speaker
 
     def answer(
         self, question: str, photo: bytes | None, options: Sequence[str] = (), *, request: bool
@@ -49,13 +57,12 @@ class OwnModel:
         Raises:
             NoAnswerError: the selector alone was asked something else than whom to send.
         """
-        fleet = self._selector.fleet
-        sets = [parse_set(option, fleet) for option in options]
+        sets = [parse_set(option, self._fleet) for option in options]
         if request or (sets and all(sets)):
-            decision = self._selector.decide(Scenario(question, photo), reasoning=False)
+            robots = self._decide(Scenario(question, photo))
             if not sets:
-                return json.dumps({"robots": decision.robots})
-            alike = [jaccard(one or (), decision.robots) for one in sets]
+                return json.dumps({"robots": list(robots)})
+            alike = [jaccard(one or (), robots) for one in sets]
             return LETTERS[alike.index(max(alike))]
         if self._speaker is None:
             raise NoAnswerError(
@@ -90,20 +97,40 @@ class OwnModel:
 
 
 def open_own(name: str) -> OwnModel:
-    """Return the model that `embervlm:` (the one that ships) or `embervlm:FILE` names.
+    """Return the model that `embervlm:` (the one that ships), `embervlm:FILE` or
+    `embervlm:http://HOST:PORT` names.
 
     Raises:
-        ValueError: the file is missing or wrong.
+        ValueError: the file is missing or wrong, or no server answers.
     """
+    place = name.removeprefix(OURS)
+    if place.startswith(("http://", "https://")):
+        client = Client(place, key=os.environ.get(KEY_VARIABLE) or None)
+        try:
+            fleet = client.fleet()
+        except UnreachableError as error:
+            raise ValueError(f"{place} does not answer ({error}); is it running?") from error
+        return OwnModel(
+            lambda asked: client.select(asked.task, asked.image, reasoning=False).robots,
+            fleet,
+        )
     from embervlm.backends import load_backend
     from embervlm.selector import Selector
 
-    place = name.removeprefix(OURS)
     path = Path(place) if place else None
+    speaker: PrefixBackend | None = None
     if path is not None and path.suffix == ".safetensors":
         from embervlm.backends.pytorch_prefix import PrefixBackend
 
         backend = load_backend("pytorch", path)
-        speaker = backend if isinstance(backend, PrefixBackend) else None
-        return OwnModel(Selector(backend, Fleet.default()), speaker)
-    return OwnModel(Selector(load_backend("native", path), Fleet.default()))
+        if isinstance(backend, PrefixBackend):
+            speaker = backend
+    else:
+        backend = load_backend("native", path)
+    selector = Selector(backend, Fleet.default())
+    return OwnModel(robots_of(selector), selector.fleet, speaker)
+
+
+def robots_of(selector: Selector) -> Callable[[Scenario], Sequence[str]]:
+    """Return what a selector decides, as the robots alone."""
+    return lambda scenario: selector.decide(scenario, reasoning=False).robots

@@ -18,6 +18,7 @@ from embervlm.endpoint import NoAnswerError
 from embervlm.evaluation.cases import watched
 from embervlm.reasoner.loop import one_photo
 from embervlm.suites.asking import AnswerFile, Question, Said, ask_all, counts, open_outside
+from embervlm.suites.export import QUESTION
 from embervlm.suites.loaders import Item, load_items, suite_of
 from embervlm.suites.own import OURS, open_own
 from embervlm.suites.scoring import score, words_of_item
@@ -86,15 +87,15 @@ def run_suite(
 
 
 def _ask_own(name: str, items: Sequence[Item]) -> list[Said]:
-    """Return the answers of our own model; it is given the question as it stands."""
+    """Return the answers of our own model, given each question alone; of our own tables the
+    request."""
     model, said = open_own(name), []
     for item in watched(items, "ask"):
+        _, is_ours, request = item.question.partition(QUESTION)
+        question = request if is_ours else item.question
+        photo = one_photo(item.photos)
         try:
-            said.append(
-                Said(
-                    model.answer(item.question, one_photo(item.photos), item.options, request=False)
-                )
-            )
+            said.append(Said(model.answer(question, photo, item.options, request=False)))
         except NoAnswerError as error:
             said.append(Said(None, str(error)))
     return said

@@ -192,10 +192,13 @@ def test_the_command_prints_and_writes_the_report(
     arguments = [
         "eval", "--model", f"openai:{point.url}#scripted", "--split", SPLIT, "--only", "requests",
         "--limit", "5", "--no-baselines", "--answers", str(kept), "--json", str(out),
+        "--report", str(tmp_path / "report"),
     ]  # fmt: skip
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads(out.read_text())["about"]["limit"] == 5
+    title = (tmp_path / "report" / "report.md").read_text().splitlines()[0]
+    assert title == f"# Evaluation of openai:{point.url}#scripted on the {SPLIT} split"
     assert point.headers[0]["Authorization"] == "Bearer secret-key"
     assert "secret-key" not in out.read_text() + kept.read_text() + done.output
 

@@ -16,14 +16,15 @@ from embervlm.fleet import Fleet
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 from embervlm.suites import vlmevalkit
-from embervlm.suites.own import OwnModel
+from embervlm.suites.own import OwnModel, open_own, robots_of
 
 TASK = "Look at the roof."
 
 
 @pytest.fixture
 def model(reference: ReferenceBackend) -> OwnModel:
-    return OwnModel(Selector(reference, Fleet.default()))
+    selector = Selector(reference, Fleet.default())
+    return OwnModel(robots_of(selector), selector.fleet)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_ember_37m_answers_any_question_in_its_own_words(tmp_path: Path, photo: 
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, 0, 0.3)
     backend = PrefixBackend(network, tokenizer, {})
-    own = OwnModel(Selector(backend, Fleet.default()), backend)
+    own = OwnModel(robots_of(Selector(backend, Fleet.default())), Fleet.default(), backend)
     said = own.answer("What is it?", photo.read_bytes(), ["a dog", "a cat"], request=False)
     assert said == own.answer("What is it?", photo.read_bytes(), request=False)
     told, _ = exchange("What is it?", "", tokenizer, 99, config.image_tokens)
@@ -81,6 +82,30 @@ def test_ember_37m_answers_any_question_in_its_own_words(tmp_path: Path, photo: 
         )
     assert said == tokenizer.decode(row).strip()
     assert "robots" in own.answer(TASK, None, request=True)
+
+
+def test_a_server_decides_as_the_selector_does(
+    robots: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Client` itself is held against a real server in tests/server."""
+    asked = []
+
+    class Served:
+        def __init__(self, url: str, *, key: str | None) -> None:
+            asked.append((url, key))
+
+        def fleet(self) -> Fleet:
+            return Fleet.default()
+
+        def select(self, task: str, image: bytes | None, *, reasoning: bool) -> Any:
+            asked.append(task)
+            return types.SimpleNamespace(robots=robots)
+
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    monkeypatch.setattr("embervlm.suites.own.Client", Served)
+    model = open_own("embervlm:http://127.0.0.1:8000")
+    assert json.loads(model.answer(TASK, None, request=True)) == {"robots": list(robots)}
+    assert asked == [("http://127.0.0.1:8000", "key"), TASK]
 
 
 @pytest.fixture

@@ -18,8 +18,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from embervlm.cli import app
+from embervlm.evaluation.cases import text_cases
+from embervlm.fleet import Fleet
+from embervlm.suites.export import export_suite
 from embervlm.suites.formats import SUITES
 from embervlm.suites.loaders import load_items
+from embervlm.suites.own import OwnModel
 from embervlm.suites.running import run_suite
 from embervlm.suites.scoring import RULES
 
@@ -251,3 +255,19 @@ def test_the_command_shows_chance_beside_the_score(
     assert done.exit_code == 0, done.output
     assert "100.0" in done.output and "25.0" in done.output
     assert json.loads(out.read_text())["figures"]["all"]["chance"] == 25
+
+
+def test_our_own_table_is_answered_by_our_own_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The selector is given the request alone; an answer is the letter of the set it decides."""
+    (table,) = export_suite("vlmevalkit", "validation", None, tmp_path)
+    truth = {case.scenario.task: case.truth.robots for case in text_cases("validation")}
+    tasks = {" ".join(task.split()): robots for task, robots in truth.items() if task}
+    model = OwnModel(lambda asked: tasks[asked.task or ""], Fleet.default())
+    monkeypatch.setattr("embervlm.suites.running.open_own", lambda name: model)
+    report = run_suite("mmbench", table, "embervlm:", tmp_path / "a.jsonl")
+    figures = report["figures"]
+    assert (figures["all"]["value"], figures["unreadable"]["value"]) == (100, 0)
+    assert figures["all"]["n"] == len(truth)
+    assert figures["all"]["chance"] == pytest.approx(100 / 6)
