@@ -93,18 +93,29 @@ def photo_rows(split: str, photos: Path) -> list[Row]:
     return rows
 
 
-def options_of(row: Row, sets: Counter[str], fleet: Fleet) -> tuple[list[str], str]:
-    """Return the options of a row in their order, and the letter of the true one."""
+def options_of(row: Row, place: int, sets: Counter[str], fleet: Fleet) -> list[str]:
+    """Return the options of a row in their order, the true one at `place`."""
     true = set_words(row.case.truth.robots, fleet)
     draw = random.Random(seeded_number(f"{SEED} {row.name} options"))
     left = {words: count for words, count in sorted(sets.items()) if words != true}
-    options = [true]
-    while len(options) < OPTIONS:
+    options: list[str] = []
+    while len(options) < OPTIONS - 1:
         (words,) = draw.choices(list(left), list(left.values()))
         options.append(words)
         del left[words]
-    draw.shuffle(options)
-    return options, chr(ord("A") + options.index(true))
+    options.insert(place, true)
+    return options
+
+
+def places_of(rows: Sequence[Row]) -> list[int]:
+    """Return where the true option of each row stands: each place as often, in an order by hash."""
+    order = sorted(
+        range(len(rows)), key=lambda i: (seeded_number(f"{SEED} {rows[i].name} place"), i)
+    )
+    places = [0] * len(rows)
+    for rank, i in enumerate(order):
+        places[i] = rank % OPTIONS
+    return places
 
 
 def set_words(robots: Sequence[str], fleet: Fleet) -> str:
@@ -136,8 +147,8 @@ def _write_vlmevalkit(name: str, split: str, rows: Sequence[Row], out: Path) -> 
         table.writerow(
             ["index", *image, "hint", "question", *letters, "answer", "category", "split", "id"]
         )
-        for index, row in enumerate(rows):
-            options, answer = options_of(row, sets, fleet)
+        for index, (row, place) in enumerate(zip(rows, places_of(rows), strict=True)):
+            options, answer = options_of(row, place, sets, fleet), letters[place]
             photo = [base64.b64encode(row.jpeg).decode("ascii")] if row.jpeg else []
             question = QUESTION + _one_line(row.case.scenario.task or "")
             table.writerow(
