@@ -278,7 +278,7 @@ class Selector:
             side = self.backend.image_size
             image = load_image(scenario.image, shortest_px=KEPT_SIDES * side)
             pixels = preprocess(image, side)
-        return self.backend.propose(self._as_meant(scenario)[0].task, pixels)
+        return self.backend.propose(self.as_meant(scenario)[0].task, pixels)
 
     def answer(
         self,
@@ -294,7 +294,7 @@ class Selector:
         Raises:
             ValueError: a required robot cannot be sent.
         """
-        told, (scenario, read_as) = scenario, self._as_meant(scenario)
+        told, (scenario, read_as) = scenario, self.as_meant(scenario)
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
         allowed: list[str] = []
@@ -386,7 +386,7 @@ class Selector:
                 "This decision carries no scenario; give the one that decide() returned."
             )
         proposal = self.propose(decision.scenario)
-        meant, _ = self._as_meant(decision.scenario)
+        meant, _ = self.as_meant(decision.scenario)
         _, certain, team = read_needs(proposal, self.calibration, meant.task)
         lessons.check_misread(feedback.misread, decision.needs)
         certain, team = certain.without(feedback.misread), team != ("team" in feedback.misread)
@@ -402,7 +402,7 @@ class Selector:
             entry = lessons.quarantined(entry, reason) if reason else entry
         return self.open_memory().add(entry, proposal.embedding, author=feedback.author)
 
-    def _as_meant(self, scenario: Scenario) -> tuple[Scenario, dict[str, str]]:
+    def as_meant(self, scenario: Scenario) -> tuple[Scenario, dict[str, str]]:
         """Return the scenario with its words as they were meant, and which were read so."""
         if not scenario.task:
             return scenario, {}
@@ -442,7 +442,8 @@ class Selector:
         scores = self.backend.split(proposal)
         if len(scores) < 2:
             return None
-        task, tokenizer = one_line(scenario.task), self.backend.tokenizer
+        meant, _ = self.as_meant(scenario)
+        task, tokenizer = one_line(meant.task), self.backend.tokenizer
         assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
         numbers = self.calibration
         stated = [
