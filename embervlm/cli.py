@@ -23,6 +23,7 @@ from embervlm.intake import decide_line, numbered_lines, sort_words
 from embervlm.memory_commands import memory_app
 from embervlm.rmm_commands import rmm_app
 from embervlm.server.command import SERVE_EPILOG, mcp, serve
+from embervlm.suite_command import add_suites
 from embervlm.terminal import (
     BackendOption,
     FleetOption,
@@ -63,6 +64,7 @@ app.add_typer(memory_app, name="memory")
 app.add_typer(rmm_app, name="rmm")
 app.command(name="serve", epilog=SERVE_EPILOG)(serve)
 app.command(name="mcp")(mcp)
+add_suites(app, data_app)
 
 
 def _print_version(asked: bool) -> None:
@@ -407,15 +409,57 @@ def evaluate(
         typer.Option("--report", metavar="DIR", help="Write report.html, .md and .json there."),
     ] = None,
     backend: BackendOption = "native",
-    model: ModelOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="A model file of ours, or one from outside: openai:URL#name, transformers:NAME.",
+        ),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="F.jsonl", help="From outside: answers are kept here."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="From outside: the first N cases.", min=1),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="From outside: so many at once.", min=1),
+    ] = None,
 ) -> None:
     """Measure the model and what it must beat, with intervals. Needs the train extra."""
     with user_errors():
+        from embervlm.outside_command import evaluate_outside, is_outside
+
+        if model is not None and is_outside(model):
+            if backend != "native":
+                raise ValueError(f"{model} has no backend of ours; leave out --backend.")
+            status = evaluate_outside(
+                model,
+                split,
+                shared,
+                answers=answers,
+                only=only or None,
+                with_ours=baselines,
+                limit=limit,
+                workers=workers,
+                json_out=json_out,
+                folder=folder,
+            )
+            raise typer.Exit(status)
+        if answers or limit or workers:
+            raise ValueError(
+                "--answers, --limit and --workers are for a model from outside; give --model "
+                "openai:URL#name or transformers:NAME, or leave them out."
+            )
         from embervlm.evaluation.run import run
 
         status = run(
             split=split,
-            model=model,
+            model=Path(model) if model is not None else None,
             backend=backend,
             shared=shared,
             json_out=json_out,

@@ -11,7 +11,7 @@ MODULES = (
     "live", "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning",
     "planning.costs", "planning.graph", "planning.limits", "prompts",
     "quantities", "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts",
-    "scoring", "training.teacher_prompts",
+    "scoring", "suites.comparison", "suites.export", "suites.scorers", "training.teacher_prompts",
 )  # fmt: skip
 
 

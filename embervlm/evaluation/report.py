@@ -55,6 +55,7 @@ COLUMNS = {
     "order": "order",
     "steps_right": "steps",
     "broken_true": "limits broken",
+    "unreadable": "unreadable",
 }
 _WITH_INTERVAL = ("exact_set", "share", "flipped", "cost")
 _MIN_WIDTH = 150
@@ -201,7 +202,8 @@ dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere; }}
 
 
 def _title(report: Mapping[str, Any]) -> str:
-    return f"Evaluation of embervlm on the {report['about']['split']} split"
+    subject = report["about"].get("subject", "embervlm")
+    return f"Evaluation of {subject} on the {report['about']['split']} split"
 
 
 def _columns_of(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
