@@ -49,15 +49,31 @@ def save_folder(
         str | None,
         typer.Option("--licence", metavar="ID", help="As the Hub names it, such as mit."),
     ] = None,
+    safetensors: Annotated[
+        bool,
+        typer.Option(
+            "--safetensors",
+            help="The first model's weights as floats too, for transformers. Needs PyTorch.",
+        ),
+    ] = False,
 ) -> None:
     """Write a folder with model, fleet, configuration and card; 'embervlm hub push' uploads it."""
     with user_errors():
+        import tempfile
+
         from embervlm.checkpoint import SHIPPED
         from embervlm.fleet import Fleet
         from embervlm.hub import save
 
         robots = Fleet.from_yaml(fleet) if fleet else None
-        written = save(out, models or [SHIPPED], fleet=robots, report=report, licence=licence)
+        files = models or [SHIPPED]
+        with tempfile.TemporaryDirectory() as place:
+            extra = []
+            if safetensors:
+                from embervlm.auto import save_for_transformers
+
+                extra = save_for_transformers(files[0], Path(place))
+            written = save(out, files, fleet=robots, report=report, licence=licence, extra=extra)
         for name, record in written.files.items():
             typer.echo(f"{out / name}: {record.size_bytes:,} bytes.")
 

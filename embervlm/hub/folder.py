@@ -215,6 +215,7 @@ def _write_config(path: Path, description: Description, network: Mapping[str, An
         "model_type": MODEL_TYPE,
         "architectures": ["EmberVLMModel"],
         "network": dict(network),
+        "is_ternary": network.get("linear") == "ternary",
         "embervlm": {
             "format": FORMAT,
             "model": description.model,

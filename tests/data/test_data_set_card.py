@@ -4,9 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 import yaml
+from typer.testing import CliRunner
 
+from embervlm.cli import app
 from embervlm.data.card import write_data_set
 from embervlm.data.scenarios import FILES, SPLITS, load
 
@@ -51,7 +52,9 @@ def test_no_number_is_typed_by_hand(tmp_path: Path) -> None:
     assert found <= {*range(10), steps}
 
 
-def test_only_a_new_folder_is_written(tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("")
-    with pytest.raises(ValueError, match="give a new folder"):
-        write_data_set(tmp_path)
+def test_the_command_writes_into_new_folders_alone(tmp_path: Path) -> None:
+    words = ["hub", "dataset-card", "--out", str(tmp_path / "d")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and f"{len(load('plans', 'test'))} rows" in done.output
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2 and "give a new folder" in again.output
