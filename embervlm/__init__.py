@@ -23,11 +23,13 @@ _HOME = {
     "Robot": "embervlm.fleet",
     "Scenario": "embervlm.scenario",
     "Selector": "embervlm.selector",
+    "upload_to_huggingface": "embervlm.hub",
 }
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from embervlm.fleet import Fleet, Robot
+    from embervlm.hub import upload_to_huggingface
     from embervlm.scenario import Decision, Feedback, Needs, Scenario
     from embervlm.selector import EmberVLM, Selector
 

@@ -244,6 +244,18 @@ def checked_bytes(path: Path) -> bytearray:
     return content
 
 
+def text_in(content: bytearray, key: str) -> str:
+    """Return a text of a model file's header, such as `embervlm.config`.
+
+    Raises:
+        ValueError: there is none under this key.
+    """
+    if key.encode() not in content:
+        raise ValueError(f"The model file lacks {key}; export the model again.")
+    begin, end = _text_at(content, key.encode())
+    return content[begin:end].decode()
+
+
 def digest_of(content: bytearray) -> str:
     """Return the SHA-256 of a model file with its own digits as zeros."""
     import hashlib  # 4 MB of OpenSSL, which a decision by the engine does without

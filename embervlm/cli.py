@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embervlm.hub_command import hub_app
 from embervlm.intake import decide_line, numbered_lines, sort_words
 from embervlm.memory_commands import memory_app
 from embervlm.rmm_commands import rmm_app
@@ -60,6 +61,7 @@ export_app = typer.Typer(no_args_is_help=True, help="Write the model in other fo
 app.add_typer(data_app, name="data")
 app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
+app.add_typer(hub_app, name="hub")
 app.add_typer(memory_app, name="memory")
 app.add_typer(rmm_app, name="rmm")
 app.command(name="serve", epilog=SERVE_EPILOG)(serve)

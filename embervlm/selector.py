@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -675,29 +675,124 @@ class Selector:
 
 
 class EmberVLM(Selector):
-    """The selector with the weights that ship, under the project's name."""
+    """The selector with the weights that ship, under the project's name.
+
+    Attributes:
+        source: the GGUF file that it was loaded from; None where a backend was given instead.
+        revision: the whole commit, of a model from the Hub.
+    """
+
+    source: Path | None = None
+    revision: str | None = None
 
     @classmethod
     def from_pretrained(
         cls,
         path: str | Path | None = None,
         *,
+        revision: str | None = None,
         fleet: Fleet | None = None,
         backend: Backend | None = None,
         memory: LessonMemory | str | Path | None = None,
     ) -> EmberVLM:
-        """Load a model file; None is the one that ships, run by the C engine.
+        """Load a model, run by the C engine unless a backend is given.
 
-        `memory` keeps the lessons; see `Selector`.
+        Args:
+            path: a GGUF file, a folder that `save_pretrained` wrote, or "owner/name" on the Hugging
+                Face Hub; None is the model that ships.
+            revision: of a model on the Hub a commit, a tag or a branch; None is its newest.
+            fleet: the robots; None is those of the folder, or else the default five.
+            backend: runs the model in place of the engine.
+            memory: keeps the lessons; see `Selector`.
 
         Raises:
-            ValueError: the file is missing or damaged, or the engine is not compiled here.
+            ValueError: the model is missing, damaged or cannot be fetched, or the engine is not
+                compiled here.
         """
+        commit, file = None, None if path is None else Path(path)
+        if path is not None and not Path(path).is_file():
+            from embervlm import hub
+
+            if hub.is_name(path):
+                found = hub.pull(str(path), revision=revision)
+                file, commit = found.folder, found.commit
+        if revision is not None and commit is None:
+            raise ValueError(
+                f"revision is {revision!r}, which only a model on the Hub has; give its name, such "
+                "as owner/name, or leave the revision out."
+            )
+        if file is not None and file.is_dir():
+            from embervlm import hub
+
+            description = hub.check(file)
+            fleet = fleet or Fleet.from_yaml(file / description.fleet)
+            file = file / description.model
         if backend is None:
             from embervlm.backends import load_backend
+            from embervlm.checkpoint import SHIPPED
 
-            backend = load_backend("native", path)
-        return cls(backend, fleet, memory=memory)
+            file = file or SHIPPED
+            backend = load_backend("native", file)
+        model = cls(backend, fleet, memory=memory)
+        model.source, model.revision = file, commit
+        return model
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        report: str | Path | Mapping[str, Any] | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write a folder for others: model, fleet, configuration and card; lessons stay out of it.
+
+        Args:
+            folder: new, or empty.
+            report: what `embervlm eval --json` wrote of this model, for the card's figures.
+            licence: as the Hub names them; None is that of the model that ships, of others none.
+
+        Raises:
+            ValueError: the folder holds something, the report is of another model, or this was not
+                loaded from a file.
+        """
+        from embervlm import hub
+
+        if self.source is None:
+            raise ValueError(
+                "This model was made of a backend; load it from its GGUF file to save it."
+            )
+        report = Path(report) if isinstance(report, str) else report
+        hub.save(Path(folder), [self.source], fleet=self.fleet, report=report, licence=licence)
+        return Path(folder)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        report: str | Path | Mapping[str, Any] | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub; return the commit.
+
+        Args:
+            name: "owner/name"; the repository is made if it is not there.
+            private: True never uploads to a public repository; None is the account's default.
+            token: of an account that may write; None is the one that is logged in.
+            report: see `save_pretrained`.
+            licence: see `save_pretrained`.
+
+        Raises:
+            ValueError: see `save_pretrained`; there is no token, or the Hub refuses.
+        """
+        import tempfile  # and with it OpenSSL, which a decision does without
+
+        from embervlm import hub
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = self.save_pretrained(Path(place) / "model", report=report, licence=licence)
+            return hub.push(folder, name, private=private, token=token)
 
     def select_robots(
         self,

@@ -33,6 +33,7 @@ _EXTRA_OF = {
         "train",
     ),  # fmt: skip
     "gguf": "export",
+    "huggingface_hub": "hub",
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "psycopg": "postgres",
     "ray": "scale",

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 MODULES = (
-    "data.example", "data.mixture", "data.public", "data.robot_requests",
+    "data.example", "data.mixture", "data.public", "data.robot_requests", "hub.remote",
     "evaluation.robustness", "fleet", "memory.chain",
     "live", "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning",
     "planning.costs", "planning.graph", "planning.limits", "prompts",
