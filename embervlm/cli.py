@@ -406,13 +406,32 @@ def evaluate(
         Path | None,
         typer.Option("--report", metavar="DIR", help="Write report.html, .md and .json there."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="F", help="An earlier report.json: what has changed?"),
+    ] = None,
+    watts: Annotated[
+        float | None,
+        typer.Option("--watts", metavar="W", help="The stated draw, where no counter is read."),
+    ] = None,
+    co2e: Annotated[
+        float | None,
+        typer.Option("--co2e-g-per-kwh", metavar="G", help="The stated carbon intensity."),
+    ] = None,
     backend: BackendOption = "native",
     model: ModelOption = None,
 ) -> None:
     """Measure the model and what it must beat, with intervals. Needs the train extra."""
     with user_errors():
+        from embervlm.evaluation.efficiency import Efficiency
         from embervlm.evaluation.run import run
 
+        def quantize(given: Path | None, out: Path, bits: str) -> None:
+            from embervlm.export import quantize
+
+            quantize.quantize(given, out, bits)
+
+        demo = Path(__file__).parent / "demo" / "seabed.jpg"
         status = run(
             split=split,
             model=model,
@@ -422,6 +441,8 @@ def evaluate(
             baselines=baselines,
             only=only or None,
             folder=folder,
+            against=against,
+            efficiency=Efficiency(quantize, demo, watts, co2e, backend),
         )
     raise typer.Exit(status)
 
@@ -434,12 +455,20 @@ def plot(
         Path | None,
         typer.Option("--metrics", metavar="F", help="A run's metrics.jsonl: its curves too."),
     ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="DIR", help="A folder of stages: progress and energy too."),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="F", help="Another model's report; may be repeated."),
+    ] = None,
 ) -> None:
     """Draw a report's pictures, PNG and SVG. Needs the train extra."""
     with user_errors():
         from embervlm.evaluation.plots import plot as draw
 
-        for path in draw(result, out, metrics):
+        for path in draw(result, out, metrics, run, beside or ()):
             typer.echo(path)
 
 
