@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embervlm.intake import decide_line, numbered_lines, sort_words
+from embervlm.look_command import add_look
 from embervlm.memory_commands import memory_app
 from embervlm.rmm_commands import rmm_app
 from embervlm.server.command import SERVE_EPILOG, mcp, serve
@@ -61,6 +62,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(memory_app, name="memory")
 app.add_typer(rmm_app, name="rmm")
+add_look(app)
 app.command(name="serve", epilog=SERVE_EPILOG)(serve)
 app.command(name="mcp")(mcp)
 

@@ -37,7 +37,7 @@ COSTS = {"megabytes": "size of the file, MB", "request_ms": "time of a decision,
 
 def draw_radar(figures: Mapping[str, Mapping[str, float | None]], path: Path, title: str) -> None:
     """Write each robot as a spoke, and a ring for each of its figures; the rim is 100 %."""
-    sheet = Sheet((3.6, 3.6), left=1.3, bottom=0.75, top=1.15, right=1.3)
+    sheet = Sheet((3.6, 3.6), left=1.3, bottom=1.15, top=1.15, right=1.3)
     picture, (ax,) = sheet.panels(1, 1, projection="polar")
     robots = list(figures)
     angles = np.linspace(0, 2 * np.pi, len(robots), endpoint=False)
@@ -54,10 +54,12 @@ def draw_radar(figures: Mapping[str, Mapping[str, float | None]], path: Path, ti
     ax.set_xticks(angles, [name.replace(" ", "\n", 1) for name in robots], **WORDS)
     ax.tick_params(axis="x", pad=14)
     ax.set_ylim(0, 1)
-    ax.set_yticks([0.25, 0.5, 0.75, 1], ["25%", "50%", "75%", "100%"], color=INK, fontsize=8)
+    ax.set_yticks([0.25, 0.5, 0.75, 1], ["25%", "50%", "75%", "100%"], color=INK, fontsize=7)
+    for label in ax.get_yticklabels():
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
     ax.grid(color="#cbd2d9", linewidth=0.7)
     ax.legend(
-        loc="lower center", bbox_to_anchor=(0.5, -0.3), ncols=3, frameon=False, fontsize=9,
+        loc="lower center", bbox_to_anchor=(0.5, -0.31), ncols=3, frameon=False, fontsize=9,
         labelcolor=INK,
     )  # fmt: skip
     put_heading(picture, title)
@@ -99,8 +101,8 @@ def draw_pareto(rows: Mapping[str, Mapping[str, Shown]], path: Path, title: str)
                 linewidth=1.3,
             )
             ax.plot(
-                [cost], [number_of(exact, "value")], color=COLOURS[i], marker=MARKS[i], markersize=7,
-                linestyle="", label=f"{name}, {cost:.3g}",
+                [cost], [number_of(exact, "value")], color=COLOURS[i], marker=MARKS[i],
+                markersize=7, linestyle="", label=f"{name}, {cost:.3g}",
             )  # fmt: skip
         names = list(found)
         costs = [found[name][0] for name in names]
@@ -118,7 +120,7 @@ def draw_pareto(rows: Mapping[str, Mapping[str, Shown]], path: Path, title: str)
         ax.tick_params(colors=INK, labelsize=8, length=3)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
         ax.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-        ax.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=INK)
+        ax.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=INK)
         if ax is not axes[0]:
             ax.set_yticklabels([])
     axes[0].set_ylabel("exactly right sets", labelpad=6, **WORDS)
@@ -134,7 +136,7 @@ def draw_pareto(rows: Mapping[str, Mapping[str, Shown]], path: Path, title: str)
 def draw_points(
     points: Mapping[str, tuple[float, Shown]], path: Path, title: str, x_label: str
 ) -> None:
-    """Write exact sets of some models against one figure of theirs, on an axis of tens."""
+    """Write exact sets of some models against one figure of theirs, above 0."""
     picture, (ax,) = Sheet((4.6, 3.2), left=0.8, bottom=0.75, top=0.75).panels(1, 1)
     for i, (name, (x, exact)) in enumerate(points.items()):
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
@@ -144,14 +146,11 @@ def draw_points(
             color=colour,
             linewidth=1.3,
         )
-        ax.plot([x], [number_of(exact, "value")], color=colour, marker=mark, markersize=7, linestyle="",
-                label=f"{name}: {exact['value']:.1%} of {exact['n']:,}")  # fmt: skip
-    ax.set_xscale("log")
-    places = [x for x, _ in points.values()]
-    ax.set_xlim(min(places) / 2, max(places) * 2)
+        ax.plot([x], [number_of(exact, "value")], color=colour, marker=mark, markersize=7,
+                linestyle="", label=f"{name}: {exact['value']:.1%} of {exact['n']:,}")  # fmt: skip
+    ax.set_xlim(0, 1.2 * max(x for x, _ in points.values()))
     ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     ax.spines[["left", "bottom"]].set_visible(True)
     ax.tick_params(colors=INK, labelsize=8, length=3)
     ax.set_xlabel(x_label, labelpad=6, **WORDS)

@@ -41,6 +41,10 @@ from embervlm.evaluation.metrics import CalibrationBin
 Counts = NDArray[np.int64]
 
 
+# How wide a letter of 9 points is at most, in inches, on the mean of a label.
+_LETTER = 0.077
+
+
 def draw_confusion(counts_OO: Counts, outcomes: Sequence[str], path: Path, title: str) -> None:
     """Write the confusion of the first robot: counts in the cells, shares of each row as shade."""
     picture, axes = Sheet((5.2, 4.6), left=1.75, bottom=0.85, top=0.6).panels(1, 1)
@@ -170,8 +174,10 @@ def draw_per_robot(figures: Mapping[str, Mapping[str, Shown]], path: Path, title
 
 def draw_bars(figures: Mapping[str, Shown], path: Path, title: str, what: str) -> None:
     """Write one bar for each name, with its interval and n; `what` names the figure, a share."""
+    labels = [f"{name} (n = {one['n']:,})" for name, one in figures.items()]
+    left = max(2.9, 0.3 + _LETTER * max(map(len, labels)))
     picture, axes = Sheet(
-        (4.0, 0.36 * len(figures)), left=2.9, bottom=0.7, top=0.5, right=0.6
+        (4.0, 0.36 * len(figures)), left=left, bottom=0.7, top=0.5, right=0.6
     ).panels(1, 1)
     ax = axes[0]
     for y, one in enumerate(figures.values()):
@@ -183,7 +189,6 @@ def draw_bars(figures: Mapping[str, Shown], path: Path, title: str, what: str) -
             f"{value:.1%}", (edge, y), xytext=(6, 0), textcoords="offset points", va="center",
             color=INK, fontsize=8,
         )  # fmt: skip
-    labels = [f"{name} (n = {one['n']:,})" for name, one in figures.items()]
     ax.set_yticks(range(len(figures)), labels, **WORDS)
     ax.set_ylim(len(figures) - 0.5, -0.5)
     # Small shares have an axis of their own, of whole tenths, so that they can be told apart.
