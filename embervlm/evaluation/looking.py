@@ -128,7 +128,7 @@ def ternary_shares(network: Any) -> dict[str, tuple[float, float, float]]:
 def _draw_attention(backend: Any, photo: Path, task: str, out: Path, found: Looked) -> None:
     from embervlm.evaluation.network_pictures import cut, draw_attention, draw_heads
 
-    seen, words = attention_of(backend, photo, task)
+    seen, words, places = attention_of(backend, photo, task)
     photo_HWC = crop_square(load_image(photo), SHOWN_PX)
     if seen.over_photo is None or seen.by_word is None:
         chances = cover_parts(Selector(backend), Scenario(task=task, image=photo))
@@ -142,10 +142,12 @@ def _draw_attention(backend: Any, photo: Path, task: str, out: Path, found: Look
         )
     else:
         peaks_T = seen.by_word.flatten(1).amax(1)
-        chosen = [i for i in range(len(words)) if words[i].strip().isalpha()] or [0]
+        # Where the photo stands among the words it has no map of its own.
+        spoken = [words[i] for i in range(len(words)) if i not in places]
+        chosen = [i for i in range(len(spoken)) if spoken[i].strip().isalpha()] or [0]
         chosen = sorted(sorted(chosen, key=lambda i: -float(peaks_T[i]))[:_WORDS_SHOWN])
         maps = {"all words": seen.over_photo.double().numpy()}
-        maps |= {words[i].strip(): seen.by_word[i].double().numpy() for i in chosen}
+        maps |= {spoken[i].strip(): seen.by_word[i].double().numpy() for i in chosen}
         draw_attention(
             photo_HWC, maps, out / "attention", f"Where the words look: {cut(task, 70)}",
             "attention rollout, shares of the photo's places; dark blue: least, yellow: most",
@@ -153,15 +155,19 @@ def _draw_attention(backend: Any, photo: Path, task: str, out: Path, found: Look
     found.drawn.append(out / "attention.png")
     for name, shares_HQK in seen.heads.items():
         path = out / f"heads-{name.replace(' ', '-')}"
-        queries, keys = (_names(count, words) for count in shares_HQK.shape[1:])
+        Q, K = shares_HQK.shape[1:]
+        # Who reads whom, of cross-attention, is what the layer is called by.
+        queries = _names(Q, [] if name.startswith("the photo reads") else words)
+        keys = _names(K, [] if name.startswith("words read") else words)
         draw_heads(shares_HQK.double().numpy(), queries, keys, path, f"Heads of {name}")
         found.drawn.append(path.with_suffix(".png"))
 
 
-def attention_of(backend: Any, photo: Path, task: str) -> tuple[Seen, list[str]]:
-    """Return where a backend's network looks, and the words of the request as it reads them."""
+def attention_of(backend: Any, photo: Path, task: str) -> tuple[Seen, list[str], frozenset[int]]:
+    """Return where a backend's network looks, the tokens of the request as it reads them, and which
+    of those stand for places of the photo."""
     pixels = preprocess(load_image(photo), backend.image_size)
-    pixels_BCHW = torch.from_numpy(pixels)[None]
+    places: frozenset[int] = frozenset()
     if isinstance(backend, PyTorchBackend):
         tokens = read_task(task, backend.tokenizer, MAX_TASK_TOKENS).tokens
         words = [_as_text(backend.tokenizer, token) for token in tokens]
@@ -170,8 +176,11 @@ def attention_of(backend: Any, photo: Path, task: str) -> tuple[Seen, list[str]]
 
         config = backend.network.config
         tokens = read_request(task, backend.tokenizer, MAX_TASK_TOKENS, config.image_tokens).tokens
-        words = [backend.tokenizer.decode([t]) for t in tokens if t != config.image_token]
-    return look_at(backend.network, torch.tensor([tokens]), pixels_BCHW), words
+        words = [backend.tokenizer.decode([token]) for token in tokens]
+        places = frozenset(i for i, token in enumerate(tokens) if token == config.image_token)
+        words = [f"photo {i}" if i in places else word for i, word in enumerate(words)]
+    seen = look_at(backend.network, torch.tensor([tokens]), torch.from_numpy(pixels)[None])
+    return seen, words, places
 
 
 def _as_text(tokenizer: Any, token: int) -> str:
@@ -182,11 +191,8 @@ def _as_text(tokenizer: Any, token: int) -> str:
 
 
 def _names(count: int, words: Sequence[str]) -> list[str]:
-    """Return the names of states: words, with the photo's tokens in front where there are some."""
-    front = count - len(words)
-    if front >= 0:
-        return [f"photo {i + 1}" for i in range(front)] + [word.strip() for word in words]
-    return [f"photo {i + 1}" for i in range(count)]
+    """Return the names of states: the words, with the photo's tokens in front."""
+    return [f"photo {i + 1}" for i in range(count - len(words))] + [word.strip() for word in words]
 
 
 def _draw_with_and_without(backend: PyTorchBackend, out: Path, found: Looked) -> None:

@@ -231,7 +231,7 @@ def draw_similarity(
 ) -> None:
     """Write the cosine of each photo (row) with each caption (column); its own are the diagonal."""
     side = 0.3 * len(photos)
-    picture, (ax,) = Sheet((side, side), left=1.9, bottom=2.9, top=0.75, right=0.9).panels(1, 1)
+    picture, (ax,) = Sheet((side, side), left=2.3, bottom=2.5, top=0.75, right=0.9).panels(1, 1)
     low = float(min(near_NN.min(), 0.0))
     shown = ax.imshow(near_NN, cmap=BLUES, vmin=low, vmax=float(near_NN.max()))
     for n in range(len(photos)):
