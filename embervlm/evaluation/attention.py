@@ -38,12 +38,14 @@ from embervlm.models.modeling import EmberNetwork
 class Seen:
     """What one request with a photo makes of the attention; see the file's head.
 
-    `over_photo` and `by_word` are None where a network has no map over the photo.
+    `over_photo` and `by_word` are None where a network has no map over the photo; each map sums to
+    1. `places_share` is how much of what words end as comes from those places at all.
     """
 
     heads: dict[str, Tensor] = field(default_factory=dict)
     over_photo: Tensor | None = None
     by_word: Tensor | None = None
+    places_share: float = 0.0
 
 
 @torch.no_grad()
@@ -145,7 +147,8 @@ def _look_at_ember(network: EmberNetwork, tokens_BT: Tensor, pixels_BCHW: Tensor
     # The first image token is the place as a whole; the others are the grid.
     from_places_TP = rollout(layers)[:T, T + 1 :]
     by_word = _scaled(from_places_TP).reshape(T, G, G)
-    return Seen(heads, _scaled(from_places_TP.mean(0)).reshape(G, G), by_word)
+    share = float(from_places_TP.sum(-1).mean())
+    return Seen(heads, _scaled(from_places_TP.mean(0)).reshape(G, G), by_word, share)
 
 
 def _look_at_prefix(network: Ember37M, tokens_BT: Tensor, pixels_BCHW: Tensor) -> Seen:
@@ -168,7 +171,8 @@ def _look_at_prefix(network: Ember37M, tokens_BT: Tensor, pixels_BCHW: Tensor) -
     G = math.isqrt(int(is_place_T.sum()))
     from_places_TP = flow_TT[~is_place_T][:, is_place_T]
     by_word = _scaled(from_places_TP).reshape(-1, G, G)
-    return Seen(heads, _scaled(from_places_TP.mean(0)).reshape(G, G), by_word)
+    share = float(from_places_TP.sum(-1).mean())
+    return Seen(heads, _scaled(from_places_TP.mean(0)).reshape(G, G), by_word, share)
 
 
 def _split(x_SX: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:

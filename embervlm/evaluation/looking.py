@@ -150,7 +150,8 @@ def _draw_attention(backend: Any, photo: Path, task: str, out: Path, found: Look
         maps |= {spoken[i].strip(): seen.by_word[i].double().numpy() for i in chosen}
         draw_attention(
             photo_HWC, maps, out / "attention", f"Where the words look: {cut(task, 70)}",
-            "attention rollout, shares of the photo's places; dark blue: least, yellow: most",
+            f"attention rollout: {seen.places_share:.1%} of all is from these places; the shares "
+            "of that, dark blue: least, yellow: most",
         )  # fmt: skip
     found.drawn.append(out / "attention.png")
     for name, shares_HQK in seen.heads.items():
@@ -159,7 +160,9 @@ def _draw_attention(backend: Any, photo: Path, task: str, out: Path, found: Look
         # Who reads whom, of cross-attention, is what the layer is called by.
         queries = _names(Q, [] if name.startswith("the photo reads") else words)
         keys = _names(K, [] if name.startswith("words read") else words)
-        draw_heads(shares_HQK.double().numpy(), queries, keys, path, f"Heads of {name}")
+        draw_heads(
+            shares_HQK.double().numpy(), queries, keys, path, f"Attention head by head: {name}"
+        )
         found.drawn.append(path.with_suffix(".png"))
 
 

@@ -63,6 +63,7 @@ def test_words_of_bitmar_read_the_places_of_the_photo(bitmar_checkpoint: Checkpo
     seen = look_at(network, torch.tensor([[1, 5, 6, 7, 2]]), pixels_of(96))
     assert seen.by_word is not None and seen.over_photo is not None
     assert seen.by_word.shape == (5, 2, 2)
+    assert 0 < seen.places_share < 1
     assert torch.allclose(seen.by_word.sum((1, 2)), torch.ones(5), atol=1e-5)
     assert float(seen.over_photo.sum()) == pytest.approx(1.0, abs=1e-5)
     assert seen.heads["reader 1"].shape == (4, 7, 7)
