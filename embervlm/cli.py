@@ -1075,4 +1075,6 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
     if decision.reasoning:
         parts += [Text(), *(text(line) for line in decision.reasoning)]
     parts += [text(note, "cyan") for note in decision.memory]
+    read = [f"{typed} as {word}" for typed, word in decision.read_as.items()]
+    parts += [text(f"read {', '.join(read)}", "dim")] if read else []
     console().print(Panel(Group(*parts), title="embervlm", title_align="left", padding=(1, 2)))

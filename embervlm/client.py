@@ -226,6 +226,7 @@ def decision_from(record: Mapping[str, Any], scenario: Scenario | None = None) -
         memory=tuple(record["memory"]),
         lessons=tuple(record["lessons"]),
         scenario=scenario,
+        read_as=dict(record["read_as"]),
     )
 
 

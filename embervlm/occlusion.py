@@ -61,11 +61,12 @@ def cover_parts(selector: Selector, scenario: Scenario) -> Occlusion:
     if scenario.image is None:
         raise ValueError("There is no photo to cover parts of; give one.")
     backend, temperature = selector.backend, selector.calibration.temperature
+    task = selector.as_meant(scenario)[0].task
     side = backend.image_size
     pixels_CHW = preprocess(load_image(scenario.image, shortest_px=KEPT_SIDES * side), side)
 
     def chances(pixels_CHW: NDArray[np.float32]) -> NDArray[np.float64]:
-        logits = backend.propose(scenario.task, pixels_CHW).subsets / temperature
+        logits = backend.propose(task, pixels_CHW).subsets / temperature
         powers = np.exp((logits - logits.max()).astype(np.float64))
         shares: NDArray[np.float64] = powers / powers.sum()
         return shares

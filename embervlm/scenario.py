@@ -222,7 +222,8 @@ class Decision:
     it would break, or to how it compares. `reasoning` has four lines: task, environment, robots,
     decision. `memory` says which lesson decided, `lessons` holds its number. `policy` is what the
     network alone says of whom to send first, before rules and lessons: one distribution over all
-    outcomes, while `probabilities` are a chance for each.
+    outcomes, while `probabilities` are a chance for each. `read_as` maps each mistyped word to the
+    one that it was read as.
     """
 
     robots: tuple[str, ...]
@@ -239,6 +240,7 @@ class Decision:
     lessons: tuple[int, ...] = ()
     scenario: Scenario | None = None
     policy: Mapping[str, float] = field(default_factory=dict)
+    read_as: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as plain JSON values; photo, request and policy are left out."""
@@ -255,6 +257,7 @@ class Decision:
             "rejected": dict(self.rejected),
             "memory": list(self.memory),
             "lessons": list(self.lessons),
+            "read_as": dict(self.read_as),
         }
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from embervlm import planning
+from embervlm import planning, spelling
 from embervlm.abilities import Abilities
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, StepScores
 from embervlm.faithfulness import checks_of
@@ -125,6 +125,7 @@ class Selector:
         self.own_words = own_words
         self.fleet = fleet or _DEFAULT_FLEET
         self._abilities = Abilities(self.fleet)
+        self._fleet_words = _words_in_names(self.fleet)
         self.calibration = Calibration.from_dict(backend.calibration)
         self._memory = memory
         self._described: dict[str, Array] = {}
@@ -155,6 +156,7 @@ class Selector:
         """Return a selector for another fleet, with these lessons."""
         other = copy(self)
         other.fleet, other._abilities, other._described = fleet, Abilities(fleet), {}
+        other._fleet_words = _words_in_names(fleet)
         return other
 
     def decide(
@@ -276,7 +278,7 @@ class Selector:
             side = self.backend.image_size
             image = load_image(scenario.image, shortest_px=KEPT_SIDES * side)
             pixels = preprocess(image, side)
-        return self.backend.propose(scenario.task, pixels)
+        return self.backend.propose(self.as_meant(scenario)[0].task, pixels)
 
     def answer(
         self,
@@ -292,6 +294,7 @@ class Selector:
         Raises:
             ValueError: a required robot cannot be sent.
         """
+        told, (scenario, read_as) = scenario, self.as_meant(scenario)
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
         allowed: list[str] = []
@@ -347,10 +350,11 @@ class Selector:
             lessons=(lesson.id,) if lesson is not None else (),
             scenario=scenario,
             policy=self._policy(proposal),
+            read_as=read_as,
         )
         if reasoning:
             decision = replace(decision, reasoning=self._explain(decision, proposal, team))
-        return decision
+        return replace(decision, scenario=told) if read_as else decision
 
     def learn(
         self,
@@ -382,7 +386,8 @@ class Selector:
                 "This decision carries no scenario; give the one that decide() returned."
             )
         proposal = self.propose(decision.scenario)
-        _, certain, team = read_needs(proposal, self.calibration, decision.scenario.task)
+        meant, _ = self.as_meant(decision.scenario)
+        _, certain, team = read_needs(proposal, self.calibration, meant.task)
         lessons.check_misread(feedback.misread, decision.needs)
         certain, team = certain.without(feedback.misread), team != ("team" in feedback.misread)
         note = lessons.check_note(feedback.note)
@@ -396,6 +401,13 @@ class Selector:
             reason = lessons.contradiction(read.robots, lambda name: self._limits(name, certain))
             entry = lessons.quarantined(entry, reason) if reason else entry
         return self.open_memory().add(entry, proposal.embedding, author=feedback.author)
+
+    def as_meant(self, scenario: Scenario) -> tuple[Scenario, dict[str, str]]:
+        """Return the scenario with its words as they were meant, and which were read so."""
+        if not scenario.task:
+            return scenario, {}
+        task, read_as = spelling.shipped().read(scenario.task, self._fleet_words)
+        return (replace(scenario, task=task) if read_as else scenario), read_as
 
     def _lesson(self, proposal: Proposal, scenario: Scenario, needs: Needs) -> MemoryEntry | None:
         memory = self.memory
@@ -430,7 +442,8 @@ class Selector:
         scores = self.backend.split(proposal)
         if len(scores) < 2:
             return None
-        task, tokenizer = one_line(scenario.task), self.backend.tokenizer
+        meant, _ = self.as_meant(scenario)
+        task, tokenizer = one_line(meant.task), self.backend.tokenizer
         assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
         numbers = self.calibration
         stated = [
@@ -852,6 +865,12 @@ def _open_store(path: str | Path | LessonMemory | None) -> LessonMemory:
         return LessonStore(IN_MEMORY, quotas=None)
     assert isinstance(path, str | Path)
     return LessonStore(path)
+
+
+def _words_in_names(fleet: Fleet) -> frozenset[str]:
+    """Return the words of the robots' names, which nobody mistypes into something else."""
+    names = " ".join(fleet.names).lower()
+    return frozenset(spelling.WORD.findall(names))
 
 
 def _capitalised(line: str) -> str:

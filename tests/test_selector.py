@@ -294,6 +294,7 @@ def test_a_decision_is_plain_json_without_the_request() -> None:
         "rejected",
         "memory",
         "lessons",
+        "read_as",
     ]
     assert list(record["probabilities"]) == list(Fleet.default().outcomes)
     assert record["reasoning"] == []

@@ -21,6 +21,7 @@ from string import Template
 from embervlm.backends.native import NativeBackend
 from embervlm.checkpoint import SHIPPED
 from embervlm.fleet import Fleet
+from embervlm.spelling import SHIPPED as SHIPPED_WORDS
 
 TARGETS = ("pi",)
 PACKAGE = Path(__file__).parents[1]
@@ -109,7 +110,8 @@ def _imports(file: Path) -> Iterator[str]:
 
 def _fill(folder: Path, model: Path, kind: str, fleet: Path) -> None:
     sources = [path.relative_to(PACKAGE) for path in sorted((PACKAGE / "engine").glob("*.[ch]"))]
-    for file in [*modules(), *sources, Path("default_fleet.yaml")]:
+    words = SHIPPED_WORDS.relative_to(PACKAGE)
+    for file in [*modules(), *sources, Path("default_fleet.yaml"), words]:
         target = folder / "embervlm" / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / file, target)

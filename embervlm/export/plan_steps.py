@@ -15,15 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
-from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
 
-from embervlm.checkpoint import SHIPPED, checked_bytes, write_with_digest
-from embervlm.export.gguf import LARGEST_FILE, TYPES, stored
+from embervlm.checkpoint import SHIPPED, checked_bytes, load_checkpoint
+from embervlm.export.gguf import LARGEST_FILE
+from embervlm.export.parts import replace_part
 
-_CONFIG, _TYPE, _DIGEST = "embervlm.config", "embervlm.type", "embervlm.sha256"
 PART = "plan."
 
 
@@ -44,35 +41,8 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
             f"{plan} holds no part that splits a job ({error}); train one with "
             "python -m embervlm.training.plan_steps."
         ) from error
-    reader = gguf.GGUFReader(model)
-    unfinished = out.with_suffix(".unfinished")
-    writer = gguf.GGUFWriter(unfinished, "embervlm")
-    kind = Type.F32
-    for field in reader.fields.values():
-        if not field.name.startswith("embervlm."):
-            continue
-        content = field.contents()
-        if field.name == _CONFIG:
-            config = json.loads(content)
-            _check(part, config, plan)
-            content = json.dumps({**config, **sizes})
-        if field.name == _TYPE:
-            kind = TYPES[content]
-        writer.add_key_value(field.name, content, field.types[0])
-    for tensor in reader.tensors:
-        if not tensor.name.startswith(PART):
-            writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
-    kind = Type.Q4_0 if kind == Type.TQ2_0 else kind
-    for name, value in sorted(part.items()):
-        for stored_name, (content, stored_kind) in stored(name, value, kind).items():
-            writer.add_tensor(stored_name, content, raw_dtype=stored_kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    whole = bytearray(unfinished.read_bytes())
-    unfinished.unlink()
-    write_with_digest(out, whole)
+    _check(part, load_checkpoint(model).config, plan)
+    replace_part(model, out, part, config=sizes, drop=PART)
 
 
 def _check(part: Mapping[str, Any], config: Mapping[str, Any], plan: Path) -> None:

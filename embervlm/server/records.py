@@ -130,6 +130,7 @@ class DecisionRecord(BaseModel):
     rejected: dict[str, str]
     memory: list[str]
     lessons: list[int]
+    read_as: dict[str, str]
 
 
 class PlanRecord(BaseModel):

@@ -127,7 +127,8 @@ function whyChosen(decision, name) {
   return line.slice(from, Math.min(line.length, ...ends)) || null;
 }
 
-function facts({ environment, needs }, asked) {
+function facts(decision, asked) {
+  const { environment, needs } = decision;
   const chips = [
     ...needs.actions.map((action) => ["action", action]),
     ...Object.entries(needs.limits).map(([name, value]) => ["limit", limit(name, value)]),
@@ -142,7 +143,15 @@ function facts({ environment, needs }, asked) {
       make("dt", {}, asked.task ? "Read in the request" : "Read in the photo"),
       make("dd", {}, chips.length ? make("ul", { class: "chips" }, chips) : "nothing that limits the choice"),
     ),
+    readOtherwise(decision.read_as),
   );
+}
+
+/** Return which mistyped words were read as which; null if none were. */
+function readOtherwise(readAs) {
+  const pairs = Object.entries(readAs).map(([typed, meant]) => `“${typed}” as “${meant}”`);
+  if (!pairs.length) return null;
+  return make("div", {}, make("dt", {}, "Mistyped words"), make("dd", {}, `read ${listed(pairs)}`));
 }
 
 function lessonUsed(decision) {
