@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "AttentionVisualizer": "embervlm.evaluation.attention_visualizer",
+    "CarbonTracker": "embervlm.training.carbon_tracker",
     "Decision": "embervlm.scenario",
     "EmberVLM": "embervlm.selector",
     "Feedback": "embervlm.scenario",

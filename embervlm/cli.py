@@ -21,6 +21,7 @@ import typer
 
 from embervlm.hub_command import hub_app
 from embervlm.intake import decide_line, numbered_lines, sort_words
+from embervlm.look_command import add_look
 from embervlm.memory_commands import memory_app
 from embervlm.rmm_commands import rmm_app
 from embervlm.server.command import SERVE_EPILOG, mcp, serve
@@ -64,6 +65,7 @@ app.add_typer(fleet_app, name="fleet")
 app.add_typer(hub_app, name="hub")
 app.add_typer(memory_app, name="memory")
 app.add_typer(rmm_app, name="rmm")
+add_look(app)
 app.command(name="serve", epilog=SERVE_EPILOG)(serve)
 app.command(name="mcp")(mcp)
 add_suites(app, data_app)
@@ -410,6 +412,18 @@ def evaluate(
         Path | None,
         typer.Option("--report", metavar="DIR", help="Write report.html, .md and .json there."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="F", help="An earlier report.json: what has changed?"),
+    ] = None,
+    watts: Annotated[
+        float | None,
+        typer.Option("--watts", metavar="W", help="The stated draw, where no counter is read."),
+    ] = None,
+    co2e: Annotated[
+        float | None,
+        typer.Option("--co2e-g-per-kwh", metavar="G", help="The stated carbon intensity."),
+    ] = None,
     backend: BackendOption = "native",
     model: Annotated[
         str | None,
@@ -457,8 +471,15 @@ def evaluate(
                 "--answers, --limit and --workers are for a model from outside; give --model "
                 "openai:URL#name or transformers:NAME, or leave them out."
             )
+        from embervlm.evaluation.efficiency import Efficiency
         from embervlm.evaluation.run import run
 
+        def quantize(given: Path | None, out: Path, bits: str) -> None:
+            from embervlm.export import quantize
+
+            quantize.quantize(given, out, bits)
+
+        demo = Path(__file__).parent / "demo" / "seabed.jpg"
         status = run(
             split=split,
             model=Path(model) if model is not None else None,
@@ -468,6 +489,8 @@ def evaluate(
             baselines=baselines,
             only=only or None,
             folder=folder,
+            against=against,
+            efficiency=Efficiency(quantize, demo, watts, co2e, backend),
         )
     raise typer.Exit(status)
 
@@ -480,12 +503,20 @@ def plot(
         Path | None,
         typer.Option("--metrics", metavar="F", help="A run's metrics.jsonl: its curves too."),
     ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="DIR", help="A folder of stages: progress and energy too."),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="F", help="Another model's report; may be repeated."),
+    ] = None,
 ) -> None:
     """Draw a report's pictures, PNG and SVG. Needs the train extra."""
     with user_errors():
         from embervlm.evaluation.plots import plot as draw
 
-        for path in draw(result, out, metrics):
+        for path in draw(result, out, metrics, run, beside or ()):
             typer.echo(path)
 
 

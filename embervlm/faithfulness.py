@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from embervlm.fleet import ACTIONS, LEFT_OUT, NO_ROBOT, Fleet, Robot
+from embervlm.fleet import ACTIONS, CONDITIONS, LEFT_OUT, NO_ROBOT, Fleet, Robot
 from embervlm.prompts import parse_thinking
 from embervlm.quantities import find_quantities
 from embervlm.scenario import Decision, Needs
@@ -180,6 +180,12 @@ def named_robots(line: str, fleet: Fleet) -> tuple[set[str], set[str]]:
     )
 
 
+def clauses_of(line: str, fleet: Fleet) -> list[tuple[str, bool, str]]:
+    """Return the line's clauses: of which robot, whether against it, and the words."""
+    parts = _parts(line.removeprefix(ROBOTS_LINE), fleet)
+    return [(name, against, clause) for name, against, clauses in parts for clause in clauses]
+
+
 def broken_by(robot: Robot, needs: Needs) -> list[str]:
     """Return the stated limits and abilities that the job breaks; written apart from `planning`."""
     broken = []
@@ -188,6 +194,38 @@ def broken_by(robot: Robot, needs: Needs) -> list[str]:
         if limit is not None and asked is not None and _breaks(bound, limit, asked):
             broken.append(bound.limit)
     return broken + [ability for ability in _LACKS.values() if _lacks(robot, needs, ability)]
+
+
+# So far beyond what is asked lies a limit that was made to be broken, or to be kept.
+_BEYOND = 1.25
+
+
+def with_fact_undone(robot: Robot, claim: Claim) -> Robot | None:
+    """Return the robot of whom a claim is no longer true, all else as it was.
+
+    None: the clause cites no fact that the fleet states of the robot (a judgement, its battery, its
+    being at hand).
+    """
+    clause, limits = claim.clause, dict(robot.limits)
+    for bound in _BOUNDS:
+        if match := bound.pattern.fullmatch(clause):
+            asked = float(match[2])
+            breaks = not claim.is_against
+            limits[bound.limit] = asked / _BEYOND if bound.is_upper == breaks else asked * _BEYOND
+            return replace(robot, limits=limits)
+    if claim.is_against:
+        words = [_LACKS[clause]] if clause in _LACKS else _words_of(clause, "cannot ", " or ")
+        return replace(robot, capabilities=robot.capabilities | set(words)) if words else None
+    words = _words_of(clause, "can ", " and ") or _words_of(clause, "copes with ", " and ")
+    return replace(robot, capabilities=robot.capabilities - set(words)) if words else None
+
+
+def _words_of(clause: str, opening: str, between: str) -> list[str]:
+    """Return the abilities that a clause names behind its opening words; none of other clauses."""
+    if not clause.startswith(opening):
+        return []
+    words = clause.removeprefix(opening).split(between)
+    return words if all(word in ACTIONS + CONDITIONS for word in words) else []
 
 
 def _parts(text: str, fleet: Fleet) -> list[tuple[str, bool, list[str]]]:

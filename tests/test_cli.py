@@ -20,7 +20,7 @@ from embervlm.scenario import Needs
 Run = Callable[..., Result]
 KEYS = [
     "robots", "primary", "environment", "confidence", "probabilities", "ask", "needs", "reasoning",
-    "plan", "rejected", "memory", "lessons",
+    "plan", "rejected", "memory", "lessons", "read_as",
 ]  # fmt: skip
 
 

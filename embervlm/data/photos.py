@@ -82,6 +82,21 @@ def load_captions(photos_dir: str | Path) -> dict[str, tuple[str, ...]]:
     return {row["file"]: tuple(row["captions"]) for row in rows if row.get("captions")}
 
 
+def load_sources(photos_dir: str | Path) -> dict[str, str]:
+    """Return where each photo was found, by file; as the captions, it is not in the table.
+
+    Raises:
+        ValueError: the folder has no manifest.
+    """
+    try:
+        return {row["file"]: row["source"] for row in _read_manifest(photos_dir)}
+    except OSError as error:
+        raise ValueError(
+            f"{Path(photos_dir) / 'manifest.jsonl'} cannot be read ({error.strerror}); give the "
+            "folder of photos that it lies in."
+        ) from error
+
+
 def assign_splits(
     rows: Sequence[Mapping[str, Any]],
     excluded: Iterable[str] = (),

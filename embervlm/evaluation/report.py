@@ -49,6 +49,23 @@ COLUMNS = {
     "answered": "answered",
     "error_answered": "error then",
     "share": "share",
+    "gap": "gap",
+    "gap_by_chance": "gap by chance",
+    "p_gap": "p of the gap",
+    "before": "before",
+    "change": "change",
+    "only_now": "right now only",
+    "only_before": "right before only",
+    "p_mcnemar": "p (McNemar)",
+    "count": "number",
+    "million_parameters": "M parameters",
+    "million_flops": "MFLOP",
+    "megabytes": "MB",
+    "request_ms": "ms",
+    "p95_ms": "ms, 95th of 100",
+    "memory_mb": "MiB of memory",
+    "kilojoules_per_1000": "kJ per 1,000",
+    "co2e_g_per_1000": "g CO2e per 1,000",
     "jaccard": "overlap",
     "assignment": "assigned",
     "precedence_f1": "precedence F1",
@@ -57,7 +74,7 @@ COLUMNS = {
     "broken_true": "limits broken",
     "unreadable": "unreadable",
 }
-_WITH_INTERVAL = ("exact_set", "share", "flipped", "cost")
+_WITH_INTERVAL = ("exact_set", "share", "flipped", "cost", "gap", "change", "count")
 _MIN_WIDTH = 150
 
 

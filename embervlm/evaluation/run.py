@@ -29,6 +29,7 @@ from embervlm.evaluation.bench import processor_name
 from embervlm.evaluation.cases import (
     SEED,
     Answered,
+    Case,
     decide,
     photo_cases,
     text_cases,
@@ -36,6 +37,7 @@ from embervlm.evaluation.cases import (
     watched,
 )
 from embervlm.evaluation.counterfactual import swap_rows
+from embervlm.evaluation.efficiency import Efficiency
 from embervlm.evaluation.embervlm_tasks import (
     Learner,
     cross_validate,
@@ -44,18 +46,22 @@ from embervlm.evaluation.embervlm_tasks import (
     load_tasks,
     near_training_rows,
 )
+from embervlm.evaluation.fairness import fairness_tables
 from embervlm.evaluation.metrics import Answer, Row, Rows, Truth, measure, truth_of
 from embervlm.evaluation.plans import plan_row, score_plan
 from embervlm.evaluation.reasoning import reasoning_rows
+from embervlm.evaluation.reasoning_quality import quality_rows
 from embervlm.evaluation.reliability import reliability_part
 from embervlm.evaluation.report import check_folder, show, write_folder, write_report
 from embervlm.evaluation.robustness import photo_rows, typo_rows
+from embervlm.evaluation.significance import change_rows, read_rightness, rightness
 from embervlm.evaluation.unseen_fleets import fleet_rows
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 
 SECTIONS = (
     "requests", "calibration", "robustness", "plans", "fleets", "photos", "embervlm", "reasoning",
+    "fairness", "efficiency",
 )  # fmt: skip
 MODEL = "embervlm"
 
@@ -72,6 +78,8 @@ def run(
     baselines: bool,
     only: list[str] | None,
     folder: Path | None = None,
+    against: Path | None = None,
+    efficiency: Efficiency | None = None,
 ) -> int:
     """Evaluate, print the tables, write the report if asked; return the exit status.
 
@@ -84,6 +92,9 @@ def run(
         baselines: also fit and show the baselines, and learn from EmberVLM's tasks (`train` extra).
         only: parts among `SECTIONS`; None is all of them.
         folder: where report.json, report.md and report.html go, with pictures; None: nowhere.
+        against: an earlier report of the same split, such as the last release's; None: no
+            comparison.
+        efficiency: how to write and time the shipped formats; None leaves that part out.
 
     Raises:
         ValueError: an unknown split or part, a missing file, or a missing extra.
@@ -99,8 +110,12 @@ def run(
         raise ValueError("The baselines need the train extra: pip install 'embervlm[train]'.")
     if folder is not None:
         check_folder(folder)
+    before = None if against is None else read_rightness(against, split)
     selector = Selector(load_backend(backend, model))
-    report = evaluate(selector, split, shared, model=model, parts=parts, with_baselines=baselines)
+    report = evaluate(
+        selector, split, shared, model=model, parts=parts, with_baselines=baselines, before=before,
+        efficiency=efficiency,
+    )  # fmt: skip
     report["about"]["backend"] = backend
     show(report)
     if json_out is not None:
@@ -118,18 +133,23 @@ def evaluate(
     model: Path | None = None,
     parts: Sequence[str] = SECTIONS,
     with_baselines: bool = False,
+    before: Mapping[str, Mapping[str, str]] | None = None,
+    efficiency: Efficiency | None = None,
 ) -> dict[str, Any]:
     """Return the report.
 
-    Its keys are "about", "tables" (title -> row -> figure), "not measured", "false claims" and
-    "points", what the pictures of `embervlm plot` are drawn from.
-    `model` is the file of the model, for its hash and for training on folds; None is the shipped
-    one.
+    Its keys are "about", "tables" (title -> row -> figure), "not measured", "false claims",
+    "points", what the pictures of `embervlm plot` are drawn from, and "right", which answers were
+    (`significance`). `before` is that of an earlier report. `model` is the file of the model, for
+    its hash and for training on folds; None is the shipped one.
     """
     about = describe(split, model)
     tables: dict[str, Rows] = {}
     missing: dict[str, str] = {}
-    report: dict[str, Any] = {"about": about, "tables": tables, "not measured": missing}
+    right: dict[str, dict[str, str]] = {}
+    report: dict[str, Any] = {
+        "about": about, "tables": tables, "not measured": missing, "right": right
+    }  # fmt: skip
     if shared is None:
         for part in {"photos", "embervlm"} & set(parts):
             missing[part] = "no --shared was given"
@@ -139,13 +159,17 @@ def evaluate(
         rivals = _fit_rivals(split, shared)
     else:
         missing["baselines"] = "not asked for"
-    answered: list[Answered] = []
-    if {"requests", "calibration", "reasoning"} & set(parts):
-        cases = text_cases(split)
-        answered = [
-            Answered(case, *decide(selector, case.scenario))
-            for case in watched(cases, "read the requests")
-        ]
+    lists: dict[str, list[Answered]] = {}
+    if {"requests", "calibration", "reasoning", "fairness"} & set(parts):
+        lists["requests and plans"] = _answered(selector, text_cases(split), "read the requests")
+    if "fairness" in parts and shared is not None:
+        cases = photo_cases(split, shared / "photos", SEED)
+        lists["photo requests"] = _answered(selector, cases, "read the photo requests")
+    answered = lists.get("requests and plans", [])
+    right |= {name: rightness(one) for name, one in lists.items()}
+    if before is not None:
+        tables["change against the earlier report"], unlike = change_rows(lists, before)
+        missing |= unlike
     if "requests" in parts:
         tables["requests and plans"] = _against_rivals(answered, rivals)
         tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
@@ -186,6 +210,19 @@ def evaluate(
         tables["EmberVLM's 244 tasks"] = rows
     if "reasoning" in parts:
         tables["reasoning"], report["false claims"] = reasoning_rows(selector, answered)
+        quality, cited = quality_rows(selector, answered)
+        tables |= {"reasoning, step by step": quality, "facts that the reasoning cites": cited}
+    if "fairness" in parts:
+        photos = lists.get("photo requests", [])
+        tables |= fairness_tables(answered, photos, shared / "photos" if shared else None)
+        if shared is None:
+            missing["fairness over photos"] = "no --shared was given"
+    if "efficiency" in parts:
+        if efficiency is None or (model is not None and model.suffix != ".gguf"):
+            missing["efficiency"] = "it takes a GGUF file, and what writes it in other formats"
+        else:
+            tables["efficiency"], unknown = efficiency.rows(model, split)
+            missing |= unknown
     report["tables"] = {
         title: {name: _plain(row) for name, row in rows.items()} for title, rows in tables.items()
     }
@@ -213,6 +250,10 @@ def describe(split: str, model: Path | None) -> dict[str, Any]:
             **{name: version(name) for name in libraries if find_spec(_MODULES.get(name, name))},
         },
     }
+
+
+def _answered(selector: Selector, cases: Sequence[Case], label: str) -> list[Answered]:
+    return [Answered(case, *decide(selector, case.scenario)) for case in watched(cases, label)]
 
 
 def _fit_rivals(split: str, shared: Path | None) -> Asked:

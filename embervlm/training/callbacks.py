@@ -1,7 +1,8 @@
 """What a run shows of itself: answers at each evaluation, and an account of itself at the end.
 
     OUT/evaluations/step-400/   metrics.json, examples.md, and for `requests` and `photo` each
-                                *-first.png, *-presence.png, *-reliability.png
+                                *-first.png, *-presence.png, *-reliability.png; memory.png and
+                                ternary.png of a network that has them
     OUT/metrics.jsonl           each line of the log: losses, rates, evaluations
     OUT/summary.json            steps, seconds, examples and tokens a second, best, memory, energy
     OUT/curves.png              losses and exact sets over the steps
@@ -29,10 +30,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
 from embervlm.data.sample import robots_of
 from embervlm.data.scenarios import load_own
+from embervlm.evaluation.looking import draw_inside
 from embervlm.evaluation.metrics import (
     Answer,
     Figure,
@@ -166,7 +168,8 @@ class EvaluationFiles(TrainerCallback):
             return
         folder = Path(args.output_dir) / "evaluations" / f"step-{state.global_step}"
         try:
-            pictures = write_evaluation(self.examination.found, folder)
+            network = self.trainer.module.network
+            pictures = write_evaluation(self.examination.found, folder, network)
         except OSError as error:
             raise ValueError(
                 f"{folder} cannot be written ({error.strerror or error}). Make room and start "
@@ -175,10 +178,15 @@ class EvaluationFiles(TrainerCallback):
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 _show(callback.tb_writer, folder, pictures, state.global_step)
+            elif isinstance(callback, WandbCallback):
+                _show_in_wandb(callback, pictures)
 
 
-def write_evaluation(found: Mapping[str, Examined], folder: Path) -> list[Path]:
-    """Write metrics, examples and pictures of all groups; return the pictures' paths."""
+def write_evaluation(
+    found: Mapping[str, Examined], folder: Path, network: Any = None
+) -> list[Path]:
+    """Write metrics, examples and pictures of all groups and of the inside of a network (None:
+    none); return the pictures' paths."""
     from embervlm.evaluation.pictures import draw_confusion, draw_presence, draw_reliability
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,6 +213,8 @@ def write_evaluation(found: Mapping[str, Examined], folder: Path) -> list[Path]:
             "How sure, how often right",
         )
         pictures += [first, presence, reliability]
+    if network is not None:
+        pictures += draw_inside(network, folder).drawn
     _write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     _write(folder / "examples.md", "\n".join(tables))
     return pictures
@@ -257,6 +267,14 @@ def _show(writer: Any, folder: Path, pictures: Sequence[Path], step: int) -> Non
         writer.add_image(f"evaluation/{path.stem}", pixels, step, dataformats="HWC")
     writer.add_text("evaluation/examples", (folder / "examples.md").read_text("utf-8"), step)
     writer.flush()
+
+
+def _show_in_wandb(callback: Any, pictures: Sequence[Path]) -> None:
+    """Log pictures beside the figures of the same evaluation, which W&B's callback logs."""
+    wandb = callback._wandb
+    if wandb is not None and wandb.run is not None:
+        shown = {f"evaluation/{path.stem}": wandb.Image(str(path)) for path in pictures}
+        wandb.log(shown, commit=False)
 
 
 # --- the account of a run -------------------------------------------------------------------------

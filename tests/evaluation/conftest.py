@@ -90,6 +90,9 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 }
                 photos.append(json.dumps(photo) + "\n")
     (data / "photos.jsonl").write_text("".join(photos), "utf-8")
+    files = [json.loads(photo)["file"] for photo in photos]
+    manifest = "".join(json.dumps({"file": f, "source": f[:4] + "/owner"}) + "\n" for f in files)
+    (shared / "photos" / "manifest.jsonl").write_text(manifest, "utf-8")
     (shared / "public").mkdir()
     single = [
         {"input": f"Task: {task} {i}", "output": ", ".join(robots)}

@@ -72,7 +72,7 @@ def test_one_command_writes_a_page_that_needs_nothing_else(
     text = (out / "report.md").read_text("utf-8")
     reader = Reader()
     reader.feed(page)
-    assert len(reader.fetched) == 6
+    assert len(reader.fetched) == 7
     for address in reader.fetched:
         kind, data = address.split(";base64,")
         assert kind == "data:image/svg+xml"
@@ -83,7 +83,7 @@ def test_one_command_writes_a_page_that_needs_nothing_else(
     assert f"{value:.3f}" in page and f"{value:.3f}" in text
     assert COLUMNS["area_under_risk"] in reader.cells
     linked = re.findall(r"\]\((.+?)\)", text)
-    assert len(linked) == 6 and all((out / name).is_file() for name in linked)
+    assert len(linked) == 7 and all((out / name).is_file() for name in linked)
     assert not list(out.glob("*.unfinished"))
 
 

@@ -67,8 +67,17 @@ def test_report_says_what_was_measured_and_what_was_not(
         "place from the photo alone",
         "EmberVLM's 244 tasks",
         "reasoning",
+        "reasoning, step by step",
+        "facts that the reasoning cites",
+        "exact sets by place",
+        "exact sets by batch of requests",
+        "photo requests by place",
+        "photo requests by source of the photo",
     }
+    assert set(report["right"]["requests and plans"]["right"]) <= {"0", "1"}
+    assert len(report["right"]["photo requests"]["right"]) == 2
     assert report["not measured"] == {
+        "efficiency": "it takes a GGUF file, and what writes it in other formats",
         "baselines": "not asked for",
         "plans": "there are none in this split",
         "requests in other words, or translated": "there are none that people wrote",
@@ -97,6 +106,8 @@ def test_without_the_folder_the_photos_are_not_measured(
         "baselines",
         "plans",
         "robustness of photos",
+        "fairness over photos",
+        "efficiency",
         "requests in other words, or translated",
     }
 
