@@ -52,9 +52,10 @@ from embervlm.data.scenarios import load
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.protocol import Quotas
 from embervlm.memory.store import IN_MEMORY, LessonStore
+from embervlm.reading import read_needs
 from embervlm.scenario import Decision, Feedback, Needs, Scenario
 from embervlm.scoring import exact
-from embervlm.selector import Selector, read_needs
+from embervlm.selector import Selector
 
 SEEDS = range(5)
 HOSTILE = 500

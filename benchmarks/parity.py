@@ -28,7 +28,8 @@ import numpy as np
 from embervlm.backends import load_backend
 from embervlm.evaluation.cases import Answered, Case, decide, photo_cases, text_cases, watched
 from embervlm.evaluation.metrics import Answer, measure
-from embervlm.selector import Calibration, Selector
+from embervlm.reading import Calibration
+from embervlm.selector import Selector
 
 
 def answers(

@@ -18,7 +18,7 @@ _HOME = {
     "AttentionVisualizer": "embervlm.evaluation.attention_visualizer",
     "CarbonTracker": "embervlm.training.carbon_tracker",
     "Decision": "embervlm.scenario",
-    "EmberVLM": "embervlm.selector",
+    "EmberVLM": "embervlm.ember_vlm",
     "Feedback": "embervlm.scenario",
     "Fleet": "embervlm.fleet",
     "Needs": "embervlm.scenario",
@@ -30,10 +30,11 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from embervlm.ember_vlm import EmberVLM
     from embervlm.fleet import Fleet, Robot
     from embervlm.hub import upload_to_huggingface
     from embervlm.scenario import Decision, Feedback, Needs, Scenario
-    from embervlm.selector import EmberVLM, Selector
+    from embervlm.selector import Selector
 
 
 def __getattr__(name: str) -> Any:

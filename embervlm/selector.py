@@ -1,6 +1,6 @@
 """The front door: a scenario goes in, a decision comes out, and a correction is remembered.
 
-    selector = Selector.from_pretrained()
+    selector = Selector(load_backend("native", SHIPPED))
     decision = selector.decide(Scenario(task="reach the people on the roof", image="flood.jpg"))
 
 The network proposes; planning disposes: a robot that breaks a stated hard limit leaves every set it
@@ -9,47 +9,28 @@ is in.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embervlm import planning, spelling
+from embervlm import deciding, planning, spelling
 from embervlm.abilities import Abilities
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, StepScores
-from embervlm.faithfulness import checks_of
-from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal
+from embervlm.explaining import explain, own_words
+from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.live import FleetState, without
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
-from embervlm.prompts import (
-    Reasoning,
-    Thinking,
-    describe_needs,
-    one_line,
-    parse_reasoning,
-    token_spans,
-    write_thinking,
-)
-from embervlm.quantities import Mention, find_quantities
-from embervlm.scenario import (
-    FACTORS,
-    FLAGS,
-    QUANTITIES,
-    Decision,
-    Feedback,
-    Needs,
-    Scenario,
-    Subtask,
-)
-from embervlm.splitting import Job, liked_robots, one_step_each, steps_of, team_logits
+from embervlm.prompts import one_line, token_spans
+from embervlm.reading import Calibration, read_needs, stated_quantities
+from embervlm.scenario import Decision, Feedback, Needs, Scenario, Subtask
+from embervlm.splitting import Job, liked_robots, one_step_each, steps_of
 from embervlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -57,49 +38,10 @@ if TYPE_CHECKING:
 
 _DEFAULT_FLEET = Fleet.default()
 
-# How many robots each of the 32 sets of the network holds.
-SIZES = np.array([number.bit_count() for number in range(32)])
 # So many descriptions are read for one request, each up to so many characters.
 _DESCRIBED, _READ = 32, 500
 # A robot whose chance at a step of a job is below this does not do it, whoever else is left.
 _NO_CHANCE = float(np.log(0.03))
-# Where no action is likelier than not, the likeliest is told if its logit is above this (a chance
-# of 0.12): of the bounds tried on validation the one with the most right lists of actions.
-_LIKELY_ACTION = -2.0
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Numbers fitted on the validation split by `evaluation.calibration`, shipped beside the
-    weights.
-
-    `no_robot_shift` is added to the logit of the empty set where there is no photo, then
-    `temperature` divides all of them. `confidence_scale` and `confidence_shift` map the log-odds
-    of the best set to those of being right. `ask_below` is the confidence under which a person
-    should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
-    limits. `limit_shift` is added to the logits with which a number states a limit, against "none
-    of these". `step_weight` is how much a step's own words, read alone, say of whom it suits, and
-    `team_weight` what the whole request says of a team beside its steps (`splitting.liked_robots`,
-    `team_logits`); `team_temperature` divides the sum of both. `same_request` is the cosine above
-    which a lesson applies.
-    """
-
-    no_robot_shift: float = 0.0
-    temperature: float = 1.0
-    confidence_scale: float = 1.0
-    confidence_shift: float = 0.0
-    ask_below: float = 0.5
-    certain_flag: float = 0.9
-    limit_shift: float = 0.0
-    step_weight: float = 0.5
-    team_weight: float = 1.0
-    team_temperature: float = 2.0
-    same_request: float = 0.97
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, float]) -> Calibration:
-        """Build from the shipped file; keys that it lacks keep their defaults."""
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
 class Selector:
@@ -300,26 +242,44 @@ class Selector:
         allowed: list[str] = []
         if lesson is not None:
             misread = lessons.misread_of(lesson, scenario)
-            as_told = certain.without(misread), team != ("team" in misread)
-            allowed = [n for n in lessons.robots_of(lesson) if self._allows(n, *as_told)]
+            as_told, together = certain.without(misread), team != ("team" in misread)
+            names = lessons.robots_of(lesson)
+            allowed = deciding.allowed_of(names, self.fleet, as_told, team=together)
             # A lesson that cannot be followed changes nothing, not even what was read.
             if allowed and set(require) <= set(allowed):
                 needs = replace(needs.without(misread), environment=needs.environment)
-                certain, team = as_told
+                certain, team = as_told, together
             else:
                 lesson, allowed = None, []
         job = self.split(scenario, proposal) if team else None
-        able = {} if team else self._able(proposal, certain)
-        sets = self._distribution(proposal, certain, team, job, able)
+        may_go = deciding.allowed_of(self.fleet.names, self.fleet, certain, team=team)
+        able = {} if team else deciding.able_robots(proposal, self._abilities, may_go)
+        sets = deciding.distribution(
+            proposal,
+            self._abilities,
+            calibration=self.calibration,
+            allowed=may_go,
+            able=able,
+            team=team,
+            job=job,
+        )
         if require:
-            sets = self._with_required(sets, require, certain, team)
+            sets = deciding.with_required(
+                sets, require, fleet=self.fleet, certain=certain, team=team
+            )
         chosen = max(sets, key=lambda names: sets[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
         }
         chance |= {**able, NO_ROBOT: sets.get(frozenset(), 0.0)}
-        robots = self._ordered(chosen, proposal, chance)
-        confidence = self._confidence(sets[chosen])
+        robots = deciding.ordered(
+            chosen,
+            chance,
+            proposal=proposal,
+            abilities=self._abilities,
+            nearness=lambda names: self._nearness(proposal, names),
+        )
+        confidence = deciding.confidence(sets[chosen], self.calibration)
         # Whoever is required is not cut off.
         robots = sorted(
             allowed or robots, key=lambda name: top_k is not None and name not in require
@@ -349,11 +309,16 @@ class Selector:
             memory=(lessons.sentence(lesson),) if lesson is not None else (),
             lessons=(lesson.id,) if lesson is not None else (),
             scenario=scenario,
-            policy=self._policy(proposal),
+            policy=deciding.policy(proposal, self.fleet, self._abilities),
             read_as=read_as,
         )
         if reasoning:
-            decision = replace(decision, reasoning=self._explain(decision, proposal, team))
+            slot_of = self._abilities.slot_of
+            written = (
+                own_words(decision, proposal, self.backend, slot_of) if self.own_words else None
+            )
+            lines = explain(decision, self.fleet, team=team, written=written)
+            decision = replace(decision, reasoning=lines)
         return replace(decision, scenario=told) if read_as else decision
 
     def learn(
@@ -429,14 +394,6 @@ class Selector:
         cannot = [f"cannot {' or '.join(actions)}"] if actions else []
         return self._limits(name, needs) + cannot
 
-    def _allows(self, name: str, certain: Needs, team: bool) -> bool:
-        if name == NO_ROBOT:
-            return True
-        if name not in self.fleet:  # a lesson of another fleet
-            return False
-        robot = self.fleet[name]
-        return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
-
     def split(self, scenario: Scenario, proposal: Proposal) -> Job | None:
         """Return a job in steps, None where the network sees one step or cannot split."""
         scores = self.backend.split(proposal)
@@ -479,7 +436,7 @@ class Selector:
             words = scenario.task or "look at the place"
             return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
         preferences = [
-            self._preferences(score, liked_R)
+            deciding.preferences(score, liked_R, self._abilities)
             for score, liked_R in zip(job.scores, job.liked, strict=True)
         ]
         steps = [
@@ -497,104 +454,7 @@ class Selector:
             made = planning.allocate(self.fleet, steps, preferences=preferences)
         return made.steps
 
-    def _preferences(self, step: StepScores, liked_R: Array) -> dict[str, float]:
-        """Return the logarithm of each robot's chance to suit a step: of one that is alike the
-        network's own, of others that they can do it."""
-        abilities = self._abilities
-        able = {} if all(abilities.is_alike.values()) else abilities.chances(step)
-        return {
-            name: float(liked_R[slot] if abilities.is_alike[name] else np.log(able[name] + 1e-9))
-            for name, slot in abilities.slot_of.items()
-        }
-
-    def _distribution(
-        self,
-        proposal: Proposal,
-        certain: Needs,
-        team: bool,
-        job: Job | None,
-        able: Mapping[str, float],
-    ) -> dict[frozenset[str], float]:
-        """Return P(set) over sets of this fleet's robots; the empty set is No Robot.
-
-        The network speaks of the default robots, and one that is alike stands for one of them
-        (`abilities`). One that breaks a limit leaves the sets it is in, and their chance goes to
-        what remains of them. A team has two robots or more, and each robot stands for the one that
-        it is most like. Of single jobs, every other robot is in all sets or in none: it is able by
-        the needs, as they were read, or it is not.
-        """
-        allowed = [name for name in self.fleet.names if self._allows(name, certain, team)]
-        in_all = frozenset(name for name, p in able.items() if p > 0.5)
-        sureness = min((max(p, 1 - p) for p in able.values()), default=1.0)
-        slot_of = {
-            name: self._abilities.slot_of[name]
-            for name in allowed
-            if team or self._abilities.is_alike[name]
-        }
-        logits = proposal.subsets.copy()
-        if proposal.scene is None:
-            logits[0] += self.calibration.no_robot_shift
-        temperature = self.calibration.temperature
-        if job is not None:
-            logits = team_logits(logits, job.liked, self.calibration.team_weight)
-            temperature = self.calibration.team_temperature
-        if team:
-            logits[SIZES < 2] = -np.inf
-        chance = _softmax(logits / temperature)
-        sets: dict[frozenset[str], float] = {}
-        for number, p in enumerate(chance):
-            names = in_all.union(name for name, slot in slot_of.items() if number >> slot & 1)
-            sets[names] = sets.get(names, 0.0) + sureness * float(p)
-        return sets
-
-    def _able(self, proposal: Proposal, certain: Needs) -> dict[str, float]:
-        """Return the chance of each robot unlike all default ones to be able to do the job; none
-        of those that break a limit or are not at hand."""
-        unlike = [name for name, is_alike in self._abilities.is_alike.items() if not is_alike]
-        if not unlike:
-            return {}
-        chances = self._abilities.chances(proposal)
-        return {name: chances[name] for name in unlike if self._allows(name, certain, team=False)}
-
-    def _with_required(
-        self,
-        sets: dict[frozenset[str], float],
-        require: Collection[str],
-        certain: Needs,
-        team: bool,
-    ) -> dict[frozenset[str], float]:
-        """Return the sets that hold all the required robots."""
-        for name in require:
-            if not self._allows(name, certain, team):
-                robot = self.fleet[name]
-                why = planning.unavailable(robot) or planning.broken_limits(robot, certain)
-                raise ValueError(
-                    f"The {name} is required, but cannot be sent: it {' and '.join(why)}."
-                )
-        found = {names: p for names, p in sets.items() if names.issuperset(require)}
-        return found or {frozenset(require): 0.0}
-
-    def _ordered(
-        self, chosen: frozenset[str], proposal: Proposal, chance: Mapping[str, float]
-    ) -> list[str]:
-        if not chosen:
-            return [NO_ROBOT]
-        first, abilities = _softmax(proposal.primary), self._abilities
-        unlike = [
-            name for name in self.fleet.names if name in chosen and not abilities.is_alike[name]
-        ]
-        told = self._told(proposal, unlike) if len(unlike) > 1 else {}
-
-        def rank(name: str) -> tuple[float, float]:
-            if abilities.is_alike[name]:
-                return 1 + float(first[abilities.slot_of[name]]), chance[name]
-            return told.get(name, 0.0), chance[name]
-
-        # From the fleet's order, so that equals stay in it: a set has another order in every run.
-        in_order = [name for name in self.fleet.names if name in chosen]
-        return sorted(in_order, key=rank, reverse=True)
-
-    def _told(self, proposal: Proposal, names: Sequence[str]) -> dict[str, float]:
+    def _nearness(self, proposal: Proposal, names: Sequence[str]) -> dict[str, float]:
         """Return how near the descriptions of robots are to the request, cosines below 1, for the
         first `_DESCRIBED` of them that have one; each is read once."""
         near: dict[str, float] = {}
@@ -608,246 +468,6 @@ class Selector:
             near[name] = float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
         return near
 
-    def _policy(self, proposal: Proposal) -> dict[str, float]:
-        """Return whom the network would send first, a distribution over this fleet's outcomes.
-
-        Robots that stand for one default robot share its chance; where nobody stands for one, its
-        chance goes to the others in proportion.
-        """
-        first = _softmax(proposal.primary)
-        slots = [self._abilities.slot_of[name] for name in self.fleet.names]
-        sharing = Counter(slots)
-        shares = [float(first[slot]) / sharing[slot] for slot in slots] + [float(first[-1])]
-        whole = sum(shares)
-        return {
-            name: share / whole for name, share in zip(self.fleet.outcomes, shares, strict=True)
-        }
-
-    def _confidence(self, p: float) -> float:
-        p = min(max(p, 1e-6), 1 - 1e-6)
-        odds = np.log(p / (1 - p))
-        shifted = self.calibration.confidence_scale * odds + self.calibration.confidence_shift
-        return float(1 / (1 + np.exp(-shifted)))
-
-    def _explain(
-        self, decision: Decision, proposal: Proposal, team: bool
-    ) -> tuple[str, str, str, str]:
-        task = decision.scenario.task if decision.scenario else None
-        place = _capitalised(decision.environment.replace("_", " "))
-        asked = describe_needs(decision.needs) if task else "no request; the photo alone"
-        if task and not decision.needs.actions:
-            asked = f"no action that a robot takes was read; {asked}"
-        sentence = decision_sentence(decision, team)
-        if self.own_words:
-            written = self._own_words(decision, proposal)
-            numbers = {mention.value for mention in find_quantities(task or "")}
-            if not new_numbers(written.task, numbers):
-                asked = written.task
-            if not new_numbers(written.environment, numbers):
-                place = f"{place}. {_capitalised(written.environment)}"
-            sentence = checked_decision(written, decision.robots, self.fleet, numbers) or sentence
-        why = []
-        for name in decision.robots:
-            facts = (
-                planning.reasons_for(self.fleet[name], _needs_for(name, decision))
-                if name in self.fleet
-                else ["no robot of the fleet can do the core of this"]
-            )
-            why.append(f"{name}: {', '.join(facts)}")
-        why += [f"not {name}: {reason}" for name, reason in decision.rejected.items()]
-        return (
-            f"Task: {_capitalised(asked)}",
-            f"Environment: {place}",
-            f"Robots: {'; '.join(why)}",
-            f"Decision: {_capitalised(sentence)}",
-        )
-
-    def _own_words(self, decision: Decision, proposal: Proposal) -> Reasoning:
-        # The decoder knows the default robots; one of another name is told as the one it stands
-        # for.
-        told = [
-            _DEFAULT_FLEET.names[self._abilities.slot_of[name]] if name in self.fleet else name
-            for name in decision.robots
-        ]
-        written = parse_reasoning(self.backend.write(proposal, tuple(dict.fromkeys(told))))
-        assert written is not None, "the decoder's grammar lets nothing else out"
-        return written
-
-
-class EmberVLM(Selector):
-    """The selector with the weights that ship, under the project's name.
-
-    Attributes:
-        source: the GGUF file that it was loaded from; None where a backend was given instead.
-        revision: the whole commit, of a model from the Hub.
-    """
-
-    source: Path | None = None
-    revision: str | None = None
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path | None = None,
-        *,
-        revision: str | None = None,
-        fleet: Fleet | None = None,
-        backend: Backend | None = None,
-        memory: LessonMemory | str | Path | None = None,
-    ) -> EmberVLM:
-        """Load a model, run by the C engine unless a backend is given.
-
-        Args:
-            path: a GGUF file, a folder that `save_pretrained` wrote, or "owner/name" on the Hugging
-                Face Hub; None is the model that ships.
-            revision: of a model on the Hub a commit, a tag or a branch; None is its newest.
-            fleet: the robots; None is those of the folder, or else the default five.
-            backend: runs the model in place of the engine.
-            memory: keeps the lessons; see `Selector`.
-
-        Raises:
-            ValueError: the model is missing, damaged or cannot be fetched, or the engine is not
-                compiled here.
-        """
-        commit, file = None, None if path is None else Path(path)
-        if path is not None and not Path(path).is_file():
-            from embervlm import hub
-
-            if hub.is_name(path):
-                found = hub.pull(str(path), revision=revision)
-                file, commit = found.folder, found.commit
-        if revision is not None and commit is None:
-            raise ValueError(
-                f"revision is {revision!r}, which only a model on the Hub has; give its name, such "
-                "as owner/name, or leave the revision out."
-            )
-        if file is not None and file.is_dir():
-            from embervlm import hub
-
-            description = hub.check(file)
-            fleet = fleet or Fleet.from_yaml(file / description.fleet)
-            file = file / description.model
-        if backend is None:
-            from embervlm.backends import load_backend
-            from embervlm.checkpoint import SHIPPED
-
-            file = file or SHIPPED
-            backend = load_backend("native", file)
-        model = cls(backend, fleet, memory=memory)
-        model.source, model.revision = file, commit
-        return model
-
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        report: str | Path | Mapping[str, Any] | None = None,
-        licence: str | None = None,
-    ) -> Path:
-        """Write a folder for others: model, fleet, configuration and card; lessons stay out of it.
-
-        Args:
-            folder: new, or empty.
-            report: what `embervlm eval --json` wrote of this model, for the card's figures.
-            licence: as the Hub names them; None is that of the model that ships, of others none.
-
-        Raises:
-            ValueError: the folder holds something, the report is of another model, or this was not
-                loaded from a file.
-        """
-        from embervlm import hub
-
-        if self.source is None:
-            raise ValueError(
-                "This model was made of a backend; load it from its GGUF file to save it."
-            )
-        report = Path(report) if isinstance(report, str) else report
-        hub.save(Path(folder), [self.source], fleet=self.fleet, report=report, licence=licence)
-        return Path(folder)
-
-    def push_to_hub(
-        self,
-        name: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        report: str | Path | Mapping[str, Any] | None = None,
-        licence: str | None = None,
-    ) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face Hub; return the commit.
-
-        Args:
-            name: "owner/name"; the repository is made if it is not there.
-            private: True never uploads to a public repository; None is the account's default.
-            token: of an account that may write; None is the one that is logged in.
-            report: see `save_pretrained`.
-            licence: see `save_pretrained`.
-
-        Raises:
-            ValueError: see `save_pretrained`; there is no token, or the Hub refuses.
-        """
-        import tempfile  # and with it OpenSSL, which a decision does without
-
-        from embervlm import hub
-
-        with tempfile.TemporaryDirectory() as place:
-            folder = self.save_pretrained(Path(place) / "model", report=report, licence=licence)
-            return hub.push(folder, name, private=private, token=token)
-
-    def select_robots(
-        self,
-        image: str | Path | bytes | None = None,
-        task: str | None = None,
-        *,
-        top_k: int | None = None,
-        reasoning: bool = True,
-    ) -> Decision:
-        """Decide for a photo, a request, or both; see `Selector.decide`."""
-        return self.decide(Scenario(task=task, image=image), top_k=top_k, reasoning=reasoning)
-
-    def extract_robot_selections(self, outputs: Decision | Sequence[Decision]) -> list[list[str]]:
-        """Return the robots of each decision in order, `["No Robot"]` where none is sent."""
-        return [list(decision.robots) for decision in _listed(outputs)]
-
-    def get_reasoning_analysis(self, outputs: Decision | Sequence[Decision]) -> ReasoningAnalysis:
-        """Return what was decided, what the policy says and what is right about the reasoning.
-
-        Raises:
-            ValueError: a decision has no reasoning, or was not made by `decide`.
-        """
-        decisions = _listed(outputs)
-        if not all(decision.policy for decision in decisions):
-            raise ValueError("A decision has no policy; give what decide() returned.")
-        checks = [
-            checks_of(write_thinking(Thinking.of(decision)), decision, self.fleet)
-            for decision in decisions
-        ]
-        return {
-            "robot_probabilities": [dict(decision.policy) for decision in decisions],
-            "reasoning_quality": [sum(found.values()) / len(found) for found in checks],
-            "robot_selections": self.extract_robot_selections(decisions),
-        }
-
-
-class ReasoningAnalysis(TypedDict):
-    """What `EmberVLM.get_reasoning_analysis` tells of decisions, an entry for each.
-
-    `robot_probabilities` is a softmax over all outcomes, six of the default fleet: the network's
-    own opinion of whom to send first (the head `primary`), before rules and lessons.
-    `Decision.probabilities` are something else: for each robot the chance that it is in the set.
-    `reasoning_quality` is the share of `faithfulness.checks_of` that hold, 0 to 1. The selector
-    words its lines by rules and shows no own words of the decoder that fail them, so a decision
-    that falls short has been altered, or has met a fault; `checks_of` measures any writer's text.
-    """
-
-    robot_probabilities: list[dict[str, float]]
-    reasoning_quality: list[float]
-    robot_selections: list[list[str]]
-
-
-def _listed(outputs: Decision | Sequence[Decision]) -> list[Decision]:
-    return [outputs] if isinstance(outputs, Decision) else list(outputs)
-
 
 def _with_steps(needs: Needs, plan: Sequence[Subtask]) -> Needs:
     """Return what a job needs by its whole words and by its steps."""
@@ -855,101 +475,6 @@ def _with_steps(needs: Needs, plan: Sequence[Subtask]) -> Needs:
     actions = [*needs.actions, *(action for one in of_steps for action in one.actions)]
     flags = needs.flags.union(*(one.flags for one in of_steps))
     return replace(needs, actions=tuple(dict.fromkeys(actions)), flags=flags)
-
-
-def _needs_for(name: str, decision: Decision) -> Needs:
-    """Return those of a decision's needs that a robot's own steps have; all of a single job's."""
-    own = [s.needs for s in decision.plan if s.robot == name and s.needs is not None]
-    if len(decision.plan) < 2 or not own:
-        return decision.needs
-    whole = decision.needs
-    actions = {action for needs in own for action in needs.actions}
-    limits = {item for needs in own for item in needs.quantities.items()}
-    return Needs(
-        tuple(action for action in whole.actions if action in actions),
-        whole.environment,
-        {key: value for key, value in whole.quantities.items() if (key, value) in limits},
-        frozenset(flag for needs in own for flag in needs.flags),
-    )
-
-
-def read_needs(
-    proposal: Proposal, calibration: Calibration, task: str | None
-) -> tuple[Needs, Needs, bool]:
-    """Return what the job needs, the part of it that is certain enough for hard limits, and whether
-    it is a team job.
-
-    Where no action is likelier than not, the likeliest is told, and rules nothing out.
-    """
-    actions = tuple(a for a, logit in zip(ACTIONS, proposal.actions, strict=True) if logit > 0)
-    best = int(proposal.actions.argmax())
-    told = actions or ((ACTIONS[best],) if proposal.actions[best] > _LIKELY_ACTION else ())
-    environment = ENVIRONMENTS[int(proposal.environment.argmax())]
-    likely, certain = set(), set()
-    sure = np.log(calibration.certain_flag / (1 - calibration.certain_flag))
-    for flag, logit in zip(FLAGS, proposal.flags, strict=True):
-        if logit > 0:
-            likely.add(flag)
-        if logit > sure:
-            certain.add(flag)
-    quantities = stated_quantities(proposal.mentions, proposal.roles, calibration.limit_shift)
-    places = _softmax(proposal.environment)
-    sure_place = environment if places.max() > calibration.certain_flag else "none"
-    needs = Needs(told, environment, quantities, frozenset(likely))
-    hard = Needs(actions, sure_place, quantities, frozenset(certain))
-    return needs, hard, proposal.team > 0 and bool(task)
-
-
-def stated_quantities(
-    mentions: Sequence[Mention], roles_MR: NDArray[np.float32], limit_shift: float = 0.0
-) -> dict[str, float]:
-    """Return the quantities that the request states; of several for one key the largest counts.
-
-    `limit_shift` is added to all roles but the last, "none of these".
-    """
-    found: dict[str, float] = {}
-    for mention, roles in zip(mentions, roles_MR, strict=True):
-        limits = roles[: len(QUANTITIES)] + limit_shift
-        role = int(limits.argmax())
-        if limits[role] <= roles[len(QUANTITIES)]:
-            continue
-        factor = FACTORS[mention.kind].get(QUANTITIES[role])
-        if factor is not None:
-            key = QUANTITIES[role]
-            value = round(mention.value * factor, 4)
-            smallest = key == "width_m"
-            found[key] = (min if smallest else max)(found.get(key, value), value)
-    return found
-
-
-def decision_sentence(decision: Decision, team: bool) -> str:
-    """Return the decision in one sentence that names every decided robot once."""
-    first, *others = decision.robots
-    if first == NO_ROBOT:
-        return "No Robot: none of the fleet can do the core of this."
-    if not others:
-        return f"Send the {first}."
-    rest = " and the ".join(others)
-    if team:
-        return f"Send the {first} and the {rest} as a team."
-    return f"Send the {first}; the {rest} would do as well."
-
-
-def checked_decision(
-    written: Reasoning, robots: Sequence[str], fleet: Fleet, stated_numbers: set[float]
-) -> str | None:
-    """Return the decoder's line on the decision, or None unless it names each decided robot once,
-    no others, and no new number."""
-    text = written.decision
-    named = {name for name in fleet.outcomes if name.lower() in text.lower()}
-    once = all(text.lower().count(name.lower()) == 1 for name in robots)
-    right = named == set(robots) and once and not new_numbers(text, stated_numbers)
-    return text if right else None
-
-
-def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
-    """Return the quantities of a line that the request does not state."""
-    return {mention.value for mention in find_quantities(text)} - stated_numbers
 
 
 def _open_store(path: str | Path | LessonMemory | None) -> LessonMemory:
@@ -966,13 +491,3 @@ def _words_in_names(fleet: Fleet) -> frozenset[str]:
     """Return the words of the robots' names, which nobody mistypes into something else."""
     names = " ".join(fleet.names).lower()
     return frozenset(spelling.WORD.findall(names))
-
-
-def _capitalised(line: str) -> str:
-    return line[:1].upper() + line[1:]
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shares = np.exp(logits - logits.max())
-    probabilities: NDArray[np.float32] = shares / shares.sum()
-    return probabilities

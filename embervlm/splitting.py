@@ -71,7 +71,7 @@ def steps_of(
         task: the request in one line, `prompts.one_line`.
         spans: the characters of each token, `prompts.token_spans`.
         scores: what the network says of each step.
-        mentions: each number of the request, and what it states, `selector.stated_quantities`.
+        mentions: each number of the request, and what it states, `reading.stated_quantities`.
         certain: how likely an action, a flag or a place must be to count, 0 to 1.
     """
     pieces = pieces_of(task)

@@ -7,11 +7,12 @@ import pytest
 
 MODULES = (
     "data.example", "data.mixture", "data.public", "data.robot_requests", "hub.remote",
-    "evaluation.robustness", "fleet", "memory.chain",
+    "evaluation.robustness", "explaining", "fleet", "memory.chain",
     "live", "memory.entries", "memory.free_text", "memory.home", "memory.lessons", "planning",
     "planning.costs", "planning.graph", "planning.limits", "prompts",
-    "quantities", "reasoner.equations", "reasoner.judging", "reasoner.metrics", "reasoner.prompts",
-    "scoring", "suites.comparison", "suites.export", "suites.scorers", "training.teacher_prompts",
+    "quantities", "reading", "reasoner.equations", "reasoner.judging", "reasoner.metrics",
+    "reasoner.prompts", "scoring", "suites.comparison", "suites.export", "suites.scorers",
+    "training.teacher_prompts",
 )  # fmt: skip
 
 

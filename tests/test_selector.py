@@ -11,10 +11,12 @@ from opinion import DIVER, DRONE, HUMANOID, LEGS, WHEELS, Opinion, one
 
 import embervlm
 from embervlm.abilities import Abilities
+from embervlm.ember_vlm import EmberVLM
 from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
 from embervlm.quantities import find_quantities
+from embervlm.reading import Calibration, read_needs
 from embervlm.scenario import Feedback, Scenario
-from embervlm.selector import Calibration, EmberVLM, Selector, read_needs
+from embervlm.selector import Selector
 
 
 def test_the_set_of_most_weight_is_sent_its_first_in_front() -> None:

@@ -91,7 +91,7 @@ class Backend(Protocol):
 
     @property
     def calibration(self) -> dict[str, float]:
-        """The numbers fitted on validation data; see `selector.Calibration`."""
+        """The numbers fitted on validation data; see `reading.Calibration`."""
 
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo (3, size, size) in -1..1 from `imaging.preprocess`, or both."""

@@ -40,8 +40,9 @@ from embervlm.data.scenarios import load
 from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
 from embervlm.fleet import NO_ROBOT
+from embervlm.reading import SIZES, Calibration
 from embervlm.scoring import exact
-from embervlm.selector import SIZES, Calibration, Selector
+from embervlm.selector import Selector
 from embervlm.splitting import liked_robots, team_logits
 
 MAX_ERROR_ANSWERED = 0.10
@@ -59,7 +60,7 @@ Floats = NDArray[np.float64]
 
 
 def fit(selector: Selector, cases: Sequence[Case], swaps: Sequence[Swap] = ()) -> dict[str, float]:
-    """Return the fields of `selector.Calibration` for these cases; see `fit_proposals`."""
+    """Return the fields of `reading.Calibration` for these cases; see `fit_proposals`."""
     console = Console(stderr=True)
     proposals = [
         selector.propose(case.scenario) for case in track(cases, "read the split", console=console)

@@ -51,9 +51,10 @@ from embervlm.faithfulness import (
     with_fact_undone,
 )
 from embervlm.fleet import ACTIONS, Fleet, Robot
+from embervlm.reading import read_needs
 from embervlm.scenario import Decision
 from embervlm.scoring import exact
-from embervlm.selector import Selector, read_needs
+from embervlm.selector import Selector
 
 _PRAISED = re.compile(r"can (.+)")
 

@@ -48,8 +48,9 @@ from embervlm.evaluation.metrics import (
     share,
 )
 from embervlm.fleet import Fleet
+from embervlm.reading import Calibration
 from embervlm.scoring import exact
-from embervlm.selector import Calibration, Selector
+from embervlm.selector import Selector
 
 RISKS = (0.01, 0.05, 0.10)
 LEVELS = (0.90, 0.95)

@@ -26,9 +26,11 @@ from embervlm.spelling import SHIPPED as SHIPPED_WORDS
 TARGETS = ("pi",)
 PACKAGE = Path(__file__).parents[1]
 FILES = Path(__file__).parent / "pi"
-# What run_inference.py imports, and what `Selector.learn` does; all else follows from these.
+# What run_inference.py imports, what `Selector.learn` does, and `embervlm.EmberVLM`; all else
+# follows from these.
 ENTRIES = (
     "embervlm.backends.native",
+    "embervlm.ember_vlm",
     "embervlm.fleet",
     "embervlm.intake",
     "embervlm.memory.store",

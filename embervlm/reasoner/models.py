@@ -80,7 +80,7 @@ def open_model(name: str, settings: TeacherSettings | None = None) -> LanguageMo
     if found is None or (found[1] != "embervlm" and not found[2]):
         raise ValueError(f"There is no model {name!r}; give {_KINDS}.")
     if found[1] == "embervlm":
-        from embervlm.selector import EmberVLM
+        from embervlm.ember_vlm import EmberVLM
 
         selector = EmberVLM.from_pretrained(found[2] or None)
         return SelectorModel(selector, name)

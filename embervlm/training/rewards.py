@@ -25,12 +25,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from embervlm.explaining import checked_decision, new_numbers
 from embervlm.faithfulness import names_in
 from embervlm.fleet import Fleet
 from embervlm.prompts import Reasoning, parse_reasoning
 from embervlm.quantities import find_quantities
 from embervlm.scoring import set_reward
-from embervlm.selector import checked_decision, new_numbers
 
 # What each reward counts in the sum; those that count share 1 among them.
 WEIGHTS = {"set": 0.5, "format": 0.1, "faithfulness": 0.3, "brevity": 0.1}

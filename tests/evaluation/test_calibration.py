@@ -29,8 +29,9 @@ from embervlm.evaluation.calibration import (
 from embervlm.evaluation.cases import Case
 from embervlm.evaluation.counterfactual import Swap, read_swap
 from embervlm.evaluation.metrics import Truth
+from embervlm.reading import Calibration
 from embervlm.scenario import FLAGS, QUANTITIES, Scenario
-from embervlm.selector import Calibration, Selector
+from embervlm.selector import Selector
 
 
 def test_temperature_equals_an_exhaustive_search() -> None:

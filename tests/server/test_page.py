@@ -19,9 +19,9 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from conftest import HERE, wait_until
 from playwright import sync_api
 
+from embervlm.ember_vlm import EmberVLM
 from embervlm.engine import library_path
 from embervlm.fleet import Fleet
-from embervlm.selector import EmberVLM
 from embervlm.server.app import App, create_app
 from embervlm.server.run import server_for
 from embervlm.server.settings import ServerSettings

@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw
 from starlette.testclient import TestClient
 
 import embervlm
+from embervlm.ember_vlm import EmberVLM
 from embervlm.fleet import Fleet
 from embervlm.scenario import Scenario
-from embervlm.selector import EmberVLM, Selector
+from embervlm.selector import Selector
 from embervlm.server.app import create_app
 
 TASK = "carry the 8 kg pump up the stairs"

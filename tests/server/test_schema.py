@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
     status_code_conformance,
 )
 
-from embervlm.selector import EmberVLM  # noqa: E402
+from embervlm.ember_vlm import EmberVLM  # noqa: E402
 from embervlm.server.app import create_app  # noqa: E402
 from embervlm.server.run import server_for  # noqa: E402
 from embervlm.server.settings import ServerSettings  # noqa: E402

@@ -1,0 +1,131 @@
+"""The four lines of a decision's reasoning, worded by rules or, checked, by the decoder.
+
+    explain(decision, fleet, team=False)
+    # ("Task: Carry; load 8 kg", "Environment: Indoor cluttered", "Robots: ...", "Decision: ...")
+
+The lines say what was read, why each robot was taken or left, and the decision. Of what the decoder
+words itself a line is shown only if it states no number that the request does not:
+
+    >>> new_numbers("Carry the 9 kg pump", stated_numbers={8.0})
+    {9.0}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from embervlm import planning
+from embervlm.backends.base import Backend, Proposal
+from embervlm.fleet import NO_ROBOT, Fleet
+from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
+from embervlm.quantities import find_quantities
+from embervlm.scenario import Decision, Needs
+
+_DEFAULT_FLEET = Fleet.default()
+
+
+def explain(
+    decision: Decision, fleet: Fleet, *, team: bool, written: Reasoning | None = None
+) -> tuple[str, str, str, str]:
+    """Return the lines on task, place, robots and decision.
+
+    Args:
+        decision: what was decided.
+        fleet: the robots as they were when it was.
+        team: whether the robots go together, rather than one in place of another.
+        written: the decoder's own words, `own_words`; of them goes in what holds.
+    """
+    task = decision.scenario.task if decision.scenario else None
+    place = _capitalised(decision.environment.replace("_", " "))
+    asked = describe_needs(decision.needs) if task else "no request; the photo alone"
+    if task and not decision.needs.actions:
+        asked = f"no action that a robot takes was read; {asked}"
+    sentence = decision_sentence(decision, team)
+    if written is not None:
+        numbers = {mention.value for mention in find_quantities(task or "")}
+        if not new_numbers(written.task, numbers):
+            asked = written.task
+        if not new_numbers(written.environment, numbers):
+            place = f"{place}. {_capitalised(written.environment)}"
+        sentence = checked_decision(written, decision.robots, fleet, numbers) or sentence
+    why = []
+    for name in decision.robots:
+        facts = (
+            planning.reasons_for(fleet[name], _needs_for(name, decision))
+            if name in fleet
+            else ["no robot of the fleet can do the core of this"]
+        )
+        why.append(f"{name}: {', '.join(facts)}")
+    why += [f"not {name}: {reason}" for name, reason in decision.rejected.items()]
+    return (
+        f"Task: {_capitalised(asked)}",
+        f"Environment: {place}",
+        f"Robots: {'; '.join(why)}",
+        f"Decision: {_capitalised(sentence)}",
+    )
+
+
+def own_words(
+    decision: Decision, proposal: Proposal, backend: Backend, slot_of: Mapping[str, int]
+) -> Reasoning:
+    """Return how the decoder words a decision, unchecked.
+
+    It knows the default robots; one of another name is told as the one it stands for, `slot_of` by
+    name (`abilities`).
+    """
+    told = [
+        _DEFAULT_FLEET.names[slot_of[name]] if name in slot_of else name for name in decision.robots
+    ]
+    written = parse_reasoning(backend.write(proposal, tuple(dict.fromkeys(told))))
+    assert written is not None, "the decoder's grammar lets nothing else out"
+    return written
+
+
+def decision_sentence(decision: Decision, team: bool) -> str:
+    """Return the decision in one sentence that names every decided robot once."""
+    first, *others = decision.robots
+    if first == NO_ROBOT:
+        return "No Robot: none of the fleet can do the core of this."
+    if not others:
+        return f"Send the {first}."
+    rest = " and the ".join(others)
+    if team:
+        return f"Send the {first} and the {rest} as a team."
+    return f"Send the {first}; the {rest} would do as well."
+
+
+def checked_decision(
+    written: Reasoning, robots: Sequence[str], fleet: Fleet, stated_numbers: set[float]
+) -> str | None:
+    """Return the decoder's line on the decision, or None unless it names each decided robot once,
+    no others, and no new number."""
+    text = written.decision
+    named = {name for name in fleet.outcomes if name.lower() in text.lower()}
+    once = all(text.lower().count(name.lower()) == 1 for name in robots)
+    right = named == set(robots) and once and not new_numbers(text, stated_numbers)
+    return text if right else None
+
+
+def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
+    """Return the quantities of a line that the request does not state."""
+    return {mention.value for mention in find_quantities(text)} - stated_numbers
+
+
+def _needs_for(name: str, decision: Decision) -> Needs:
+    """Return those of a decision's needs that a robot's own steps have; all of a single job's."""
+    own = [s.needs for s in decision.plan if s.robot == name and s.needs is not None]
+    if len(decision.plan) < 2 or not own:
+        return decision.needs
+    whole = decision.needs
+    actions = {action for needs in own for action in needs.actions}
+    limits = {item for needs in own for item in needs.quantities.items()}
+    return Needs(
+        tuple(action for action in whole.actions if action in actions),
+        whole.environment,
+        {key: value for key, value in whole.quantities.items() if (key, value) in limits},
+        frozenset(flag for needs in own for flag in needs.flags),
+    )
+
+
+def _capitalised(line: str) -> str:
+    return line[:1].upper() + line[1:]
