@@ -67,11 +67,15 @@ step words/network.safetensors "11 words: the decoder repeats what was read" &&
 step reason/network.safetensors "12 reason: decisions put into words" &&
   train --recipe recipes/nano/reason.yaml --model "$out/words/network.safetensors" --output-dir "$out/reason"
 
-log "13 export and calibrate"
+log "13 export"
 "$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
   --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
+step steady/eye.safetensors "14 steady: the eye learns not to mind damage" &&
+  "$bin/python" -m embervlm.training.steady --model "$out/ember-nano.gguf" --shared "$shared" --photos "$out/vision" \
+    --out "$out/steady" --epochs 4 --threads "$threads"
+"$bin/python" -m embervlm.export.steady --model "$out/ember-nano.gguf" --eye "$out/steady/eye.safetensors" --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
-step plan/plan.safetensors "14 plans: a job in steps" &&
+step plan/plan.safetensors "15 plans: a job in steps" &&
   "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan" --threads "$threads"
 "$bin/python" -m embervlm.export.plan_steps --model "$out/ember-nano.gguf" --plan "$out/plan/plan.safetensors" --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --only teams

@@ -13,8 +13,6 @@ if shutil.which("bash") is None:
     pytest.skip("needs bash", allow_module_level=True)
 pytest.importorskip("torch")
 
-# Pages whose blocks still have to be gone through, and marked or given reasons.
-NOT_YET_MARKED = ("evaluation.md", "hub.md", "suites.md")
 WITH_BLOCKS = [
     document
     for document in DOCUMENTS
@@ -31,11 +29,7 @@ def test_blocks_run_as_they_stand(document: Path, tmp_path: Path) -> None:
 
 def test_every_block_of_commands_is_marked() -> None:
     unmarked = [
-        block.place
-        for document in DOCUMENTS
-        if document.name not in NOT_YET_MARKED
-        for block in blocks_of(document)
-        if block.is_commands
+        block.place for document in DOCUMENTS for block in blocks_of(document) if block.is_commands
     ]
     assert unmarked == [], "mark them ```console (tests/documents.py)"
 

@@ -184,7 +184,7 @@ def train(
     """
     torch.manual_seed(settings.seed)
     teacher = eye.eval().requires_grad_(False)
-    student = Eye(_weights_of(start or eye)).train()
+    student = Eye(_weights_of(eye if start is None else start)).train()
     mean = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, weight_decay=0.01)
     steps = settings.epochs * (len(files) // settings.batch)
@@ -193,8 +193,8 @@ def train(
         random = np.random.default_rng([settings.seed, epoch])
         order, total = random.permutation(len(files)), 0.0
         starts = range(0, len(files) - settings.batch + 1, settings.batch)
-        for start in track(starts, f"epoch {epoch + 1}", console=Console(stderr=True)):
-            chosen = [files[i] for i in order[start : start + settings.batch]]
+        for first in track(starts, f"epoch {epoch + 1}", console=Console(stderr=True)):
+            chosen = [files[i] for i in order[first : first + settings.batch]]
             views = [augment(photos[file], size, random) for file in chosen]
             shown = [
                 view if random.random() < settings.clean else damage(view, words, random)
@@ -207,7 +207,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             step += 1
