@@ -1,13 +1,18 @@
-"""`embervlm decide --batch IN --ray --out DIR`: what the options say, for `bulk` and its actors.
+"""`embervlm decide --batch`: many requests, line by line here or, with --ray, on many engines.
 
-The options are plain values, since each actor is another process, perhaps on another machine, which
-reads the model, the fleet and the lessons for itself. Files are named by whole paths: on several
-machines they lie in a folder that all of them see.
+    embervlm decide --batch requests.jsonl --out decisions.jsonl
+    embervlm decide --batch requests/ --ray --out decisions/
+
+For `bulk` and its actors the options are plain values, since each actor is another process, perhaps
+on another machine, which reads the model, the fleet and the lessons for itself. Files are named by
+whole paths: on several machines they lie in a folder that all of them see.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import embervlm
 from embervlm.checkpoint import SHIPPED
+from embervlm.intake import decide_line, numbered_lines
 from embervlm.terminal import load_selector, open_memory, printable
 
 if TYPE_CHECKING:
@@ -71,6 +77,53 @@ class BulkOptions:
             "--state": asdict(self.state) if self.state else None,
             "--exclude": list(self.exclude),
         }
+
+
+def check_batch_files(source: Path, target: Path) -> None:
+    """Fail before the model is loaded if a batch cannot be read or written.
+
+    Raises:
+        ValueError: see the message.
+    """
+    if not source.is_file():
+        raise ValueError(f"{source} is not a file; give a file with one JSON object a line.")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ValueError(f"{target} cannot be written: give a file in a folder that is there.")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the input itself; write to another file.")
+
+
+def decide_batch(
+    selector: Selector, source: Path, target: Path, *, top_k: int | None, reasoning: bool
+) -> tuple[int, int]:
+    """Decide every line of `source`; return how many lines there were and how many failed.
+
+    `target` appears when all is done. If the run is broken off, what was done stays in the file
+    with `.unfinished` behind its name.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    unfinished = target.with_name(target.name + ".unfinished")
+    count = failed = 0
+    with (
+        source.open("rb") as lines,
+        unfinished.open("w", encoding="utf-8") as written,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        bar = progress.add_task("deciding", total=max(1, source.stat().st_size))
+        for number, line in numbered_lines(lines):
+            record = decide_line(
+                selector, number, line, source.parent, top_k=top_k, reasoning=reasoning
+            )
+            count += 1
+            failed += "error" in record
+            written.write(json.dumps(record) + "\n")
+            progress.update(bar, completed=lines.tell())
+        written.flush()
+        os.fsync(written.fileno())
+    unfinished.replace(target)
+    return count, failed
 
 
 def decide_batch_on_ray(

@@ -1,4 +1,9 @@
-"""What every command shares: its usual options, its errors in one sentence, and safe printing."""
+"""What every command shares: its usual options and what they name, its errors in one sentence, and
+safe printing.
+
+    with user_errors():
+        selector = load_selector("native", None, fleet).at(read_state(state))
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from embervlm.live import FleetState
     from embervlm.memory.store import LessonStore
     from embervlm.selector import Selector
 
@@ -135,6 +141,19 @@ def load_selector(
     return Selector(network, robots, own_words=own_words, memory=memory)
 
 
+def read_state(path: Path | None) -> FleetState | None:
+    """Return what a state file says, or None without one.
+
+    Raises:
+        ValueError: the file is missing or wrong.
+    """
+    if path is None:
+        return None
+    from embervlm.live import FleetState
+
+    return FleetState.from_file(path)
+
+
 def open_memory(place: str | None, site: str) -> LessonStore:
     """Return the store at a place, None being the user's own; it may not be there yet.
 
@@ -153,6 +172,45 @@ def place_of(memory: str | None) -> str:
 
     place = memory or lessons_path()
     return str(place) if is_address(place) else str(Path(place).absolute())
+
+
+def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonStore | None:
+    """Return the lessons to decide with, or None; say on stderr if they cannot be used.
+
+    Raises:
+        ValueError: a place was given and no lessons are wanted.
+    """
+    if no_memory:
+        if memory is not None:
+            raise ValueError("--memory and --no-memory exclude each other: leave one out.")
+        return None
+    from embervlm.memory.home import lessons_path, may_be_there
+
+    # Without a file nothing is imported for lessons: a decision stays as small as it was.
+    if not may_be_there(memory or lessons_path()):
+        return None
+    store = open_memory(memory, site)
+    if fault := store.fault:
+        sys.stderr.write(f"embervlm: {printable(fault)} It was decided without lessons.\n")
+        return None
+    return store
+
+
+def lessons_place(memory: str | None, site: str, *, no_memory: bool) -> str | None:
+    """Return where the lessons lie, for other processes, or None if `lessons_to_use` has none."""
+    store = lessons_to_use(memory, site, no_memory=no_memory)
+    if store is None:
+        return None
+    store.close()
+    return place_of(memory)
+
+
+def tell_missed(lessons: LessonStore | None) -> None:
+    """Say on stderr how often the lessons could not be asked, if a fault came after the first
+    look."""
+    count, fault = lessons.missed if lessons is not None else (0, "")
+    if count:
+        sys.stderr.write(f"embervlm: {printable(fault)} {count} decided without lessons.\n")
 
 
 def console() -> Any:

@@ -1,5 +1,10 @@
-"""The commands that start a server: `embervlm serve` (or `python -m embervlm.server`) for clients
-over HTTP, `embervlm mcp` for an assistant over stdin and stdout."""
+"""The commands that answer until they are stopped: `embervlm serve` (or `python -m
+embervlm.server`) for clients over HTTP, `mcp` for an assistant over stdin and stdout, `ros` for the
+topics of ROS.
+
+    embervlm serve --api-key-file keys --workers 4
+    embervlm ros ws://robot:9090 --fleet my-fleet.yaml
+"""
 
 from __future__ import annotations
 
@@ -15,10 +20,13 @@ from embervlm.terminal import (
     MemoryOption,
     ModelOption,
     SiteOption,
+    StateOption,
+    ThreadsOption,
     load_selector,
     open_memory,
     place_of,
     printable,
+    read_state,
     user_errors,
 )
 
@@ -37,6 +45,14 @@ embervlm serve --ray --max-replicas 8 --memory postgresql://ember@db.lan/fleet
 Other machines are let in only with --api-key-file: one key a line, a client's name in front of it.
 SIGTERM ends it once all accepted requests are answered; exit code 0.
 docs/server.md has the routes, and what it withstands."""
+
+ROS_EPILOG = """[bold]Examples[/bold]
+
+embervlm ros ws://robot:9090 --fleet my-fleet.yaml
+
+ros2 topic pub --once /embervlm/request std_msgs/String "data: 'look at the roof'"
+
+docs/plans.md has the form of requests and answers."""
 
 
 def serve(
@@ -165,3 +181,51 @@ def mcp(
         selector = load_selector(backend, model, fleet, memory=open_memory(memory, site))
         log_to_stderr()
         create_mcp(selector, photos).run("stdio")
+
+
+def ros(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Where rosbridge listens.")
+    ] = "ws://localhost:9090",
+    fleet: FleetOption = None,
+    state: StateOption = None,
+    request_topic: Annotated[
+        str, typer.Option("--request-topic", metavar="TOPIC", help="Requests come from there.")
+    ] = "/embervlm/request",
+    decision_topic: Annotated[
+        str, typer.Option("--decision-topic", metavar="TOPIC", help="Decisions go there.")
+    ] = "/embervlm/decision",
+    notify: Annotated[
+        str,
+        typer.Option(
+            "--notify", metavar="SERVICE", help="A std_srvs/Trigger, called after each decision."
+        ),
+    ] = "",
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            "--retries", metavar="N", help="Give up after N failures in a row; else never.", min=0
+        ),
+    ] = None,
+    backend: BackendOption = "native",
+    model: ModelOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Answer requests from a ROS topic, through rosbridge. Needs the ros extra."""
+    with user_errors():
+        import websockets  # noqa: F401  # says at once what is missing
+
+        from embervlm.ros import RosSettings, serve
+
+        settings = RosSettings(url, request_topic, decision_topic, notify, retries)
+        live = read_state(state)
+        selector = load_selector(backend, model, fleet, threads=threads)
+        selector.at(live)  # a state that does not fit the fleet is told before the first request
+
+        def tell(line: str) -> None:
+            sys.stderr.write(printable(line) + "\n")
+
+        try:
+            serve(selector, settings, tell, state=live)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None

@@ -8,7 +8,7 @@ from opinion import DRONE, LEGS, Opinion, one
 from PIL import Image
 from typer.testing import CliRunner
 
-from embervlm import cli
+from embervlm import cli, decide_command
 from embervlm.fleet import Fleet
 from embervlm.selector import Selector
 
@@ -19,7 +19,7 @@ def decided_by_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
         return Selector(Opinion({**one(DRONE, LEGS), frozenset({DRONE}): 0.2}), robots)
 
-    monkeypatch.setattr(cli, "load_selector", load)
+    monkeypatch.setattr(decide_command, "load_selector", load)
 
 
 def run(*words: object) -> tuple[int, str, str]:

@@ -1,0 +1,340 @@
+"""`embervlm decide`: which robots to send, for a photo and a request, as text, JSON or a picture.
+
+    embervlm decide flood.jpg "reach the people on the roof"
+    embervlm decide --batch requests.jsonl --out decisions.jsonl
+
+Options that exclude each other are refused before the model is loaded. A batch is decided by
+`bulk_command`, here or on many engines.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embervlm.intake import sort_words
+from embervlm.terminal import (
+    BackendOption,
+    FleetOption,
+    MemoryOption,
+    ModelOption,
+    SiteOption,
+    StateOption,
+    ThreadsOption,
+    console,
+    lessons_place,
+    lessons_to_use,
+    load_selector,
+    printable,
+    read_state,
+    tell_missed,
+    user_errors,
+)
+
+if TYPE_CHECKING:
+    from embervlm.scenario import Decision
+
+DECIDE_EPILOG = """[bold]Examples[/bold]
+
+embervlm decide flood.jpg "reach the people on the roof"
+
+embervlm decide "carry the 8 kg pump up the stairs" --fleet my-fleet.yaml
+
+embervlm decide --image site.jpg --json
+
+embervlm decide "look at the roof" --tags
+
+embervlm decide "map the site, then shut the valve" --picture plan.svg --alternatives
+
+embervlm decide "look at the roof" --state state.yaml --exclude Drone
+
+embervlm decide --batch requests.jsonl --out decisions.jsonl
+
+embervlm decide --batch requests/ --ray --out decisions/
+
+[bold]Batch[/bold]
+
+IN has lines like {"id": 7, "task": text or null, "image": path or null}.
+The path counts from the folder of IN. Other keys and empty lines are skipped.
+OUT has the id and the decision, or the id and an error, line by line.
+With --ray IN may be a folder; the same command goes on where it stopped (docs/scaling.md).
+Exit code: 0 if all lines were decided, 1 if some failed, 2 if nothing was done."""
+
+
+def decide(
+    photo: Annotated[
+        str | None,
+        typer.Argument(metavar="PHOTO", help="A JPEG, PNG or WebP file.", show_default=False),
+    ] = None,
+    request: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="REQUEST",
+            help="What is asked, in words. The photo or the request may be left out.",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="PHOTO", help="The photo, whatever its name.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TEXT", help="The request, whatever its words.")
+    ] = None,
+    fleet: FleetOption = None,
+    state: StateOption = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="ROBOT", help="Do not send it; may be repeated."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="ROBOT", help="Send it in any case; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+    as_tags: Annotated[
+        bool,
+        typer.Option("--tags", help="Print robots and reasons in tags, <thinking> and others."),
+    ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="text, json, or rmf: the plan as task requests for Open-RMF.",
+        ),
+    ] = None,
+    rmf_fleet: Annotated[
+        str, typer.Option("--rmf-fleet", metavar="NAME", help="What Open-RMF calls the fleet.")
+    ] = "embervlm",
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="F.svg|F.png", help="Draw the plan into this file."),
+    ] = None,
+    alternatives: Annotated[
+        bool, typer.Option("--alternatives", help="Say what would be decided without each robot.")
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="N", help="At most N robots, the best first.")
+    ] = None,
+    backend: BackendOption = "native",
+    model: ModelOption = None,
+    threads: ThreadsOption = 1,
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning/--no-reasoning", help="Write the four lines of reasons.")
+    ] = True,
+    own_words: Annotated[
+        bool,
+        typer.Option("--own-words", help="Let the small decoder word the reasons; still clumsy."),
+    ] = False,
+    batch: Annotated[
+        Path | None,
+        typer.Option("--batch", metavar="IN.jsonl", help="Decide every line of a file."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="OUT.jsonl", help="Where a batch is written; with --ray, a folder."
+        ),
+    ] = None,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Decide a batch on all cores, or the cluster that RAY_ADDRESS names."
+        ),
+    ] = False,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            "--actors", metavar="N", help="With --ray: engines at most; else one a core.", min=1
+        ),
+    ] = None,
+    memory: MemoryOption = None,
+    no_memory: Annotated[
+        bool, typer.Option("--no-memory", help="Decide without the lessons that were kept.")
+    ] = False,
+    site: SiteOption = "default",
+) -> None:
+    """Decide which robots to send, in which order, why these and why not the others."""
+    with user_errors():
+        if (batch is None) != (out is None):
+            raise ValueError("--batch and --out belong together: give both files.")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"--top-k is {top_k}; ask for 1 robot or more.")
+        if form not in (None, "text", "json", "rmf"):
+            raise ValueError(f"--format is {form!r}; it is text, json or rmf.")
+        if as_json and form not in (None, "json"):
+            raise ValueError(f"--json and --format {form} exclude each other: leave one out.")
+        as_json = as_json or form == "json"
+        if as_tags and (as_json or form or batch is not None or not reasoning):
+            raise ValueError(
+                "--tags prints one reasoning: leave out --json, --format, --batch and "
+                "--no-reasoning."
+            )
+        if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
+            raise ValueError(f"--picture {picture} must end in .svg or .png.")
+        if alternatives and (as_tags or form == "rmf"):
+            raise ValueError("--alternatives goes with text and json: leave out --tags and rmf.")
+        if batch is None and on_ray:
+            raise ValueError("--ray is for many requests: give --batch and --out too.")
+        if actors is not None and not on_ray:
+            raise ValueError("--actors goes with --ray: give both or leave it out.")
+        if batch is not None and out is not None:
+            if any(word is not None for word in (photo, request, image, task)):
+                raise ValueError("--batch takes its requests from the file; leave out the others.")
+            if require or alternatives or picture or form in ("text", "rmf"):
+                raise ValueError(
+                    "--require, --alternatives, --picture and --format are for one request: leave "
+                    "them out with --batch."
+                )
+            if on_ray:
+                from embervlm.bulk_command import BulkOptions, decide_batch_on_ray
+
+                options = BulkOptions(
+                    backend=backend,
+                    model=model and model.absolute(),
+                    fleet=fleet and fleet.absolute(),
+                    threads=threads,
+                    own_words=own_words,
+                    lessons=lessons_place(memory, site, no_memory=no_memory),
+                    site=site,
+                    state=read_state(state),
+                    exclude=tuple(exclude or ()),
+                )
+                count, failed = decide_batch_on_ray(
+                    options, batch, out, top_k=top_k, reasoning=reasoning, actors=actors
+                )
+            else:
+                from embervlm.bulk_command import check_batch_files, decide_batch
+
+                check_batch_files(batch, out)
+                lessons = lessons_to_use(memory, site, no_memory=no_memory)
+                selector = load_selector(
+                    backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
+                ).at(read_state(state), exclude or [])
+                count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
+                tell_missed(lessons)
+            sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
+            if failed:
+                sys.stderr.write(f"{failed} lines failed; each has its `error` in {out}.\n")
+                raise typer.Exit(1)
+            return
+
+        from embervlm.scenario import Scenario
+
+        image, task = sort_words(photo, request, image, task)
+        scenario = Scenario(task=task, image=image)
+        lessons = lessons_to_use(memory, site, no_memory=no_memory)
+        selector = load_selector(
+            backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
+        )
+        live = read_state(state)
+        decision = selector.decide(
+            scenario,
+            top_k=top_k,
+            reasoning=reasoning,
+            state=live,
+            exclude=exclude or [],
+            require=require or [],
+        )
+        tell_missed(lessons)
+        others = (
+            selector.alternatives(decision, state=live, exclude=exclude or [])
+            if alternatives
+            else {}
+        )
+        if picture is not None and not decision.plan:
+            sys.stderr.write("No robot is sent, so there is no plan to draw.\n")
+        elif picture is not None:
+            from embervlm.planning.pictures import draw
+
+            draw(decision.plan, picture, title=task or "")
+        if as_json:
+            record = decision.to_dict()
+            if alternatives:
+                record["alternatives"] = {
+                    name: {"robots": list(other.robots), "confidence": round(other.confidence, 4)}
+                    for name, other in others.items()
+                }
+            typer.echo(json.dumps(record, indent=2))
+        elif form == "rmf":
+            from embervlm.planning.rmf import task_requests
+
+            requests = task_requests(
+                decision.plan, fleet_name=rmf_fleet, now_ms=round(time.time() * 1000)
+            )
+            typer.echo(json.dumps(requests, indent=2))
+        elif as_tags:
+            from embervlm.prompts import Thinking, write_thinking
+
+            typer.echo(printable(write_thinking(Thinking.of(decision))))
+        else:
+            show_decision(decision, photo=image)
+            for name, other in others.items():
+                order = " then ".join(other.robots)
+                typer.echo(printable(f"without the {name}: {order} ({other.confidence:.0%})"))
+
+
+def show_decision(decision: Decision, *, photo: str | None) -> None:
+    """Print a decision for people."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    from embervlm.prompts import describe_needs
+
+    def text(words: str, style: str = "") -> Text:
+        return Text(printable(words), style=style)
+
+    asked = decision.scenario.task if decision.scenario else None
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    if photo:
+        facts.add_row("photo", text(Path(photo).name))
+    if asked:
+        facts.add_row("request", text(asked))
+    order = " then ".join(decision.robots)
+    facts.add_row("send", text(order, "bold green"))
+    facts.add_row("first", text(decision.primary))
+    facts.add_row("place", text(decision.environment.replace("_", " ")))
+    sure = Text(f"{decision.confidence:.0%}")
+    if decision.ask:
+        sure.append("  not sure enough: ask a person", style="bold yellow")
+    facts.add_row("confidence", sure)
+    facts.add_row("needs", text(describe_needs(decision.needs)))
+
+    chances = Table.grid(padding=(0, 2))
+    for name, chance in decision.probabilities.items():
+        style = "bold green" if name in decision.robots else ""
+        bar = ProgressBar(total=1.0, completed=min(chance, 1.0), width=24, complete_style="green")
+        chances.add_row(
+            text(name, style), bar, f"{chance:.0%}", text(decision.rejected.get(name, ""), "dim")
+        )
+
+    parts: list[Any] = [facts, Text(), chances]
+    if decision.plan:
+        steps = Table.grid(padding=(0, 2))
+        for i, step in enumerate(decision.plan, start=1):
+            after = ", ".join(str(j + 1) for j in step.after)
+            when = ""
+            if step.start_min is not None and step.duration_min is not None:
+                end = step.start_min + step.duration_min
+                when = f"minutes {step.start_min:.0f} to {end:.0f}"
+            wait = ", ".join(part for part in (when, f"after {after}" if after else "") if part)
+            wait = f"{wait} {step.why}".strip()
+            steps.add_row(
+                f"{i}.", text(step.robot or "nobody"), text(step.subtask), text(wait, "dim")
+            )
+        parts += [Text(), Text("plan", style="dim"), steps]
+    if decision.reasoning:
+        parts += [Text(), *(text(line) for line in decision.reasoning)]
+    parts += [text(note, "cyan") for note in decision.memory]
+    read = [f"{typed} as {word}" for typed, word in decision.read_as.items()]
+    parts += [text(f"read {', '.join(read)}", "dim")] if read else []
+    console().print(Panel(Group(*parts), title="embervlm", title_align="left", padding=(1, 2)))
