@@ -9,10 +9,11 @@ likeliest: how common it is in requests, times how common such a slip is (the no
 Kernighan, Church and Gale, 1990; one slip after Damerau, 1964). Slips that fingers make count most:
 two neighbours swapped, a letter doubled, one hit beside its key. Numbers, names (a capital within a
 sentence), abbreviations in capitals and words of the fleet stay, and so does a word that is known
-but rare: a larder is no ladder. What was read otherwise is told in `Decision.read_as`.
+but rare: a larder is no ladder. A request of which most words are unknown is in another language,
+and stays as a whole. What was read otherwise is told in `Decision.read_as`.
 
 The words are kept as hashes, beside the weights, made from the training split and public texts by
-`training/spelling.py`: a list of 77,000 words would take ten times the memory of a Pi Zero's budget
+`training/spelling.py`: a list of 75,000 words would take ten times the memory of a Pi Zero's budget
 for this, 0.4 MB.
 """
 
@@ -37,6 +38,7 @@ STEPS_PER_DOUBLING = 16
 _SHORTEST, _LONGEST = 4, 24
 # Each takes about 400 look-ups: so many are looked for in one request, of which there are few.
 _MOST_UNKNOWN = 64
+_MANY = 4
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _BESIDE = {
     pair for row in _KEYS for a, b in zip(row, row[1:], strict=False) for pair in (a + b, b + a)
@@ -91,9 +93,9 @@ class Spelling:
 
         `own` are further words that stay, in lower case, such as the names of robots.
         """
-        words = {match[0].lower() for match in WORD.finditer(text)}
-        unknown = self._unknown({word for word in words if _could_be_slip(word)} - set(own))
-        if not unknown:
+        words = {match[0].lower() for match in WORD.finditer(text)} - set(own)
+        unknown = self._unknown({word for word in words if _could_be_slip(word)})
+        if not unknown or len(unknown) >= _MANY and 2 * len(unknown) > len(words):
             return text, {}
         shouted = text.isupper()
         read_as: dict[str, str] = {}

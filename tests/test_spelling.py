@@ -59,6 +59,11 @@ def test_words_of_the_fleet_stay() -> None:
     assert FEW.read("send bridgo", {"bridgo"})[0] == "send bridgo"
 
 
+def test_another_language_stays() -> None:
+    text = "prosze sprawdzic dach szkoly przed deszczem i zglosic szkody burzowe"
+    assert shipped().read(text) == (text, {})
+
+
 def test_a_long_hostile_request_ends_and_is_bounded() -> None:
     text = " ".join("".join(random.Random(i).choices("qxzjk", k=20)) for i in range(190))
     assert FEW.read(text) == (text, {})
