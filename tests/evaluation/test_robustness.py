@@ -30,17 +30,19 @@ from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 
 WHEELS, LEGS = 8, 16
+STRANGE = "zvrknq"
 SQUARE = np.random.default_rng(0).integers(90, 160, (SIDE_PX, SIDE_PX, 3), np.uint8)
 
 
 def looker() -> Selector:
     """Return a selector that sends legs into the dark and wheels into the light, whatever the
-    words but one, which it knows by its letters."""
+    words but two, which it knows by their letters; one of them is in no list of words."""
 
     def say(proposal: Proposal, task: str | None, pixels: Array | None) -> Proposal:
         subsets = np.zeros(32, np.float32)
         bright = pixels is not None and pixels.mean() > -0.4
-        subsets[WHEELS if bright or "field" in (task or "") else LEGS] = 4
+        known = any(word in (task or "") for word in ("field", STRANGE))
+        subsets[WHEELS if bright or known else LEGS] = 4
         return replace(proposal, subsets=subsets)
 
     return Selector(FakeBackend(say))
@@ -99,9 +101,15 @@ def test_figures_are_of_pairs() -> None:
 
 
 def test_typos_cost_what_was_known_by_its_letters() -> None:
-    cases = [case("field", "Robot with Wheels", "1"), case("at", "Robot with Legs", "2")]
+    cases = [case(STRANGE, "Robot with Wheels", "1"), case("at", "Robot with Legs", "2")]
     row = typo_rows(looker(), cases)[f"a typo in each {WORDS_PER_TYPO} words"]
     assert (row["flipped"].value, row["cost"].value) == (0.5, 0.5)
+
+
+def test_typos_cost_nothing_where_the_word_is_read_as_it_was_meant() -> None:
+    cases = [case("the field", "Robot with Wheels", "1"), case("at", "Robot with Legs", "2")]
+    row = typo_rows(looker(), cases)[f"a typo in each {WORDS_PER_TYPO} words"]
+    assert (row["flipped"].value, row["cost"].value) == (0.0, 0.0)
 
 
 def test_only_the_damage_that_is_seen_flips(small_data: Path) -> None:
