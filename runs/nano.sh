@@ -72,7 +72,7 @@ log "13 export"
   --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
 step steady/eye.safetensors "14 steady: the eye learns not to mind damage" &&
   "$bin/python" -m embervlm.training.steady --model "$out/ember-nano.gguf" --shared "$shared" --photos "$out/vision" \
-    --out "$out/steady" --epochs 4 --threads "$threads"
+    --out "$out/steady" --epochs 2 --threads "$threads"
 "$bin/python" -m embervlm.export.steady --model "$out/ember-nano.gguf" --eye "$out/steady/eye.safetensors" --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
 step plan/plan.safetensors "15 plans: a job in steps" &&
