@@ -85,6 +85,7 @@ class Table:
         self.sources: dict[str, Any] = content["sources"]
         self.complete: list[str] = content["complete"]
         self.documents: dict[str, list[dict[str, Any]]] = content["documents"]
+        self._content_of = cache(content_of)
 
     def figures(self, name: str) -> Iterator[Figure]:
         """Yield the numbers of the texts of one document.
@@ -138,7 +139,8 @@ class Table:
         if source not in self.sources:
             raise ValueError(f"{steps!r}: no source is called {source!r}.")
         files = self.sources[source]
-        value = self._content(files if isinstance(files, str) else " ".join(files))
+        names = (files,) if isinstance(files, str) else tuple(files)
+        value = self._content_of(tuple(self.root / name for name in names))
         for step in path:
             value = _step(value, step, steps)
         if isinstance(value, dict):
@@ -151,17 +153,6 @@ class Table:
         if form == "thousands":
             return f"{round(value):,}"
         return format(round(value) if form == "d" else value, form)
-
-    @cache  # noqa: B019 - one table a process
-    def _content(self, names: str) -> Any:
-        """Return what the files hold, rows of several one behind the other."""
-        paths = [self.root / name for name in names.split()]
-        if paths[0].suffix == ".gguf":
-            return ModelFile(paths[0])
-        if paths[0].suffix == ".jsonl":
-            lines = [line for path in paths for line in path.read_text("utf-8").splitlines()]
-            return [json.loads(line) for line in lines]
-        return json.loads(paths[0].read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -185,6 +176,16 @@ class ModelFile:
             and not tensor.name.endswith(".scale")
             and tensor.name != "tokenizer.merges"
         )
+
+
+def content_of(paths: tuple[Path, ...]) -> Any:
+    """Return what the files hold, rows of several one behind the other."""
+    if paths[0].suffix == ".gguf":
+        return ModelFile(paths[0])
+    if paths[0].suffix == ".jsonl":
+        lines = [line for path in paths for line in path.read_text("utf-8").splitlines()]
+        return [json.loads(line) for line in lines]
+    return json.loads(paths[0].read_text("utf-8"))
 
 
 def _step(value: Any, step: str, steps: str) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from embervlm.evaluation.drawing import (
@@ -49,8 +50,9 @@ def draw_radar(figures: Mapping[str, Mapping[str, float | None]], path: Path, ti
             around, ring, color=COLOURS[i], marker=MARKS[i], markersize=5, linewidth=1.5,
             label=name, linestyle=("-", (0, (5, 2)), (0, (1, 1.5)))[i % 3],
         )  # fmt: skip
-    ax.set_theta_offset(np.pi / 2)  # type: ignore[attr-defined]
-    ax.set_theta_direction(-1)  # type: ignore[attr-defined]
+    assert isinstance(ax, PolarAxes)
+    ax.set_theta_offset(np.pi / 2)
+    ax.set_theta_direction(-1)
     ax.set_xticks(angles, [name.replace(" ", "\n", 1) for name in robots], **WORDS)
     ax.tick_params(axis="x", pad=14)
     ax.set_ylim(0, 1)
