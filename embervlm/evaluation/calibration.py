@@ -3,9 +3,8 @@
 The network is run once over the split; everything else is a search over what it said. In this
 order, each step with the numbers of those before it: the temperature of the set, the probability
 above which a flag rules robots out, the shift towards numbers being limits, the weights of a team's
-steps and of the whole request, the shift of No Robot, the map from the best set's chance to that of
-being right, the confidence under which a person decides, and the cosine above which two requests
-are the same.
+steps and of the whole request, the shift of No Robot, how sure an answer's signs make it, the
+confidence under which a person decides, and the cosine above which two requests are the same.
 
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
     python -m embervlm.evaluation.calibration --model M.gguf --only teams
@@ -13,7 +12,7 @@ are the same.
 With `--shared` the photo requests of the split, with photos of the split, count too. With `--only
 teams` the numbers for teams are fitted anew, and the file keeps the others.
 
-Axes: N requests, S sets.
+Axes: N requests, S sets or signs.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from embervlm.data.scenarios import load
 from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
 from embervlm.fleet import NO_ROBOT
-from embervlm.reading import SIZES, Calibration
+from embervlm.reading import SIGNS, SIZES, Calibration
 from embervlm.scoring import exact
 from embervlm.selector import Selector
 from embervlm.splitting import liked_robots, team_logits
@@ -97,15 +96,14 @@ def fit_proposals(
     trial.calibration = replace(trial.calibration, **teams)
     shift = fit_shift(trial, cases, proposals)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
-    chance_N, right_N = _answers(trial, cases, proposals)
-    odds_N = np.log(chance_N / (1 - chance_N))
-    scale, offset = fit_confidence(odds_N, right_N)
-    confidence_N = 1 / (1 + np.exp(-(scale * odds_N + offset)))
+    signs_NS, right_N = _answers(trial, cases, proposals)
+    weights_S, offset = fit_confidence(signs_NS, right_N)
+    confidence_N = 1 / (1 + np.exp(-(signs_NS @ weights_S + offset)))
     embeddings = np.stack([proposal.embedding for proposal in proposals])
     values = {
         "no_robot_shift": shift,
         "temperature": temperature,
-        "confidence_scale": scale,
+        **dict(zip(SIGNS, weights_S, strict=True)),
         "confidence_shift": offset,
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": certain_flag,
@@ -226,8 +224,8 @@ def lowest(loss: Callable[[float], float], low: float, high: float, width: float
     return (low + high) / 2
 
 
-def fit_confidence(odds_N: Floats, right_N: Floats) -> tuple[float, float]:
-    """Return (scale, shift) of P(right) = 1 / (1 + exp(-(scale * odds + shift))).
+def fit_confidence(signs_NS: Floats, right_N: Floats) -> tuple[Floats, float]:
+    """Return (weights, shift) of P(right) = 1 / (1 + exp(-(signs @ weights + shift))).
 
     Maximum likelihood by Newton's method; the targets are Platt's (1999), (N+ + 1) / (N+ + 2) and 1
     / (N- + 2), so that the optimum is finite where the two kinds can be told apart without fault.
@@ -235,24 +233,26 @@ def fit_confidence(odds_N: Floats, right_N: Floats) -> tuple[float, float]:
     good = float(right_N.sum())
     bad = len(right_N) - good
     target_N = np.where(right_N > 0, (good + 1) / (good + 2), 1 / (bad + 2))
-    inputs_N2 = np.column_stack([odds_N, np.ones(len(odds_N))])
+    inputs_NI = np.column_stack([signs_NS, np.ones(len(signs_NS))])
 
     def loss(weights: Floats) -> float:
-        z = inputs_N2 @ weights
+        z = inputs_NI @ weights
         return float((np.logaddexp(0.0, z) - target_N * z).sum() + 1e-6 * weights @ weights)
 
-    weights = np.array([0.0, math.log((good + 1) / (bad + 1))])
+    weights = np.zeros(inputs_NI.shape[1])
+    weights[-1] = math.log((good + 1) / (bad + 1))
     for _ in range(100):
-        p = 1 / (1 + np.exp(-(inputs_N2 @ weights)))
-        slope = inputs_N2.T @ (p - target_N) + 2e-6 * weights
-        curvature = (inputs_N2 * (p * (1 - p))[:, None]).T @ inputs_N2 + 2e-6 * np.eye(2)
+        p = 1 / (1 + np.exp(-(inputs_NI @ weights)))
+        slope = inputs_NI.T @ (p - target_N) + 2e-6 * weights
+        curvature = (inputs_NI * (p * (1 - p))[:, None]).T @ inputs_NI
+        curvature += 2e-6 * np.eye(len(weights))
         step, size = np.linalg.solve(curvature, slope), 1.0
         while loss(weights - size * step) > loss(weights) and size > 1e-6:
             size /= 2
         weights = weights - size * step
         if np.abs(size * step).max() < 1e-9:
             break
-    return float(weights[0]), float(weights[1])
+    return weights[:-1], float(weights[-1])
 
 
 def answer_from(
@@ -293,13 +293,13 @@ def same_request(
 def _answers(
     selector: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
 ) -> tuple[Floats, Floats]:
-    """Return the chance of each best set, and 1.0 where it is right."""
+    """Return the signs of each answer, (N, S), and 1.0 where it is right."""
     decisions = [
         selector.answer(proposal, case.scenario, reasoning=False)
         for proposal, case in zip(proposals, cases, strict=True)
     ]
     right = [exact(d.robots, case.truth.robots) for d, case in zip(decisions, cases, strict=True)]
-    return np.array([d.confidence for d in decisions]), np.array(right, dtype=np.float64)
+    return np.array([d.signs for d in decisions]), np.array(right, dtype=np.float64)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -61,14 +61,14 @@ def test_temperature_undoes_a_scale() -> None:
 def test_confidence_of_two_levels_is_the_share_right_at_each() -> None:
     odds = np.array([-1.0] * 100 + [2.0] * 100)
     right = np.array([1.0] * 30 + [0.0] * 70 + [1.0] * 90 + [0.0] * 10)
-    scale, shift = fit_confidence(odds, right)
+    (scale,), shift = fit_confidence(odds[:, None], right)
     at = 1 / (1 + np.exp(-(scale * np.array([-1.0, 2.0]) + shift)))
     good, bad = 121 / 122, 1 / 82
     assert at == pytest.approx([0.3 * good + 0.7 * bad, 0.9 * good + 0.1 * bad], abs=1e-5)
 
 
 def test_confidence_stays_finite_where_all_answers_are_right() -> None:
-    scale, shift = fit_confidence(np.array([0.5, 1.0, 3.0]), np.ones(3))
+    (scale,), shift = fit_confidence(np.array([[0.5], [1.0], [3.0]]), np.ones(3))
     assert np.isfinite([scale, shift]).all()
 
 
