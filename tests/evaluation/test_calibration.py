@@ -67,6 +67,17 @@ def test_confidence_of_two_levels_is_the_share_right_at_each() -> None:
     assert at == pytest.approx([0.3 * good + 0.7 * bad, 0.9 * good + 0.1 * bad], abs=1e-5)
 
 
+def test_confidence_weighs_several_signs_as_scikit_learn_does() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    rng = np.random.default_rng(6)
+    signs = rng.normal(size=(2000, 3))
+    right = rng.random(2000) < 1 / (1 + np.exp(-(signs @ [1.0, -0.5, 0.0] + 1)))
+    weights, shift = fit_confidence(signs, right.astype(float))
+    known = linear_model.LogisticRegression(C=np.inf).fit(signs, right)
+    assert weights == pytest.approx(known.coef_[0], abs=0.02)
+    assert shift == pytest.approx(known.intercept_[0], abs=0.02)
+
+
 def test_confidence_stays_finite_where_all_answers_are_right() -> None:
     (scale,), shift = fit_confidence(np.array([[0.5], [1.0], [3.0]]), np.ones(3))
     assert np.isfinite([scale, shift]).all()
