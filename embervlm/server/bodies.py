@@ -7,9 +7,7 @@ own size). Forms stay in memory; the photo is a file in them.
 
 from __future__ import annotations
 
-import binascii
 import json
-import re
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,7 +21,6 @@ MAX_DEPTH = 32
 MAX_PARTS = 20_000
 _MAX_FIELDS = 20
 _MAX_FIELD_BYTES = 200_000
-_DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -141,27 +138,6 @@ def wrong_value(place: tuple[int | str, ...], kind: str, why: str) -> RefusalErr
         why = "expected an object with named values"
     where = f"`{param}`: " if param else "The body: "
     return RefusalError(422, "invalid_request", f"{where}{why}.", param=param or None)
-
-
-def decode_photo(text: str) -> bytes:
-    """Return the bytes of a photo given as base64 or as a data URI.
-
-    Raises:
-        ValueError: it is an address, or no base64.
-    """
-    if found := _DATA_URI.match(text):
-        text = text[found.end() :]
-    elif ":" in text[:200]:
-        raise ValueError(
-            "The photo must be base64, or a data URI of a JPEG, PNG or WebP file; addresses are "
-            "never fetched."
-        )
-    try:
-        if len(text) % 4:
-            raise binascii.Error("not whole groups of four")
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("The photo is not base64; encode the file's bytes again.") from error
 
 
 def _media_type(request: Request) -> str:
