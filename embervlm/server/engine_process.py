@@ -33,6 +33,7 @@ from embervlm.server.logs import log_to_stderr
 from embervlm.server.workers import LocalWorker, safely
 
 _LENGTH = struct.Struct("!I")
+_CHUNK_BYTES = 1 << 18
 # The engine makes few objects that refer to each other: to look for them more rarely saves time.
 _COLLECT_EVERY = 20_000
 
@@ -100,17 +101,24 @@ def receive(line: socket.socket) -> Any:
         EOFError: the other end is gone.
         OSError: nothing came in the socket's time, or the other end was lost.
     """
-    (size,) = _LENGTH.unpack(_whole(line, _LENGTH.size))
-    return pickle.loads(_whole(line, size))
+    # Nobody sends a second message before the first is answered, so nothing more can come with it.
+    data = _some(line, _CHUNK_BYTES)
+    while len(data) < _LENGTH.size:
+        data += _some(line, _CHUNK_BYTES)
+    missing = _LENGTH.size + _LENGTH.unpack_from(data)[0] - len(data)
+    if missing:
+        parts = [data]
+        while missing:
+            parts.append(_some(line, missing))
+            missing -= len(parts[-1])
+        data = b"".join(parts)
+    return pickle.loads(memoryview(data)[_LENGTH.size :])
 
 
-def _whole(line: socket.socket, size: int) -> bytes:
-    data = line.recv(size, socket.MSG_WAITALL)
-    while len(data) < size:
-        more = line.recv(size - len(data), socket.MSG_WAITALL)
-        if not more:
-            raise EOFError("the other end is gone")
-        data += more
+def _some(line: socket.socket, most: int) -> bytes:
+    data = line.recv(most)
+    if not data:
+        raise EOFError("the other end is gone")
     return data
 
 

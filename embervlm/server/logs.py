@@ -23,7 +23,11 @@ _MOST_FRAMES = 12
 
 def log(event: str, *, level: int = logging.INFO, **facts: Any) -> None:
     """Write an event with its facts."""
-    LOGGER.log(level, event, extra={"facts": facts})
+    if LOGGER.isEnabledFor(level):
+        # Not LOGGER.log, which walks the stack for the caller's line: every request is an event.
+        record = LOGGER.makeRecord(LOGGER.name, level, "", 0, event, (), None)
+        record.facts = facts
+        LOGGER.handle(record)
 
 
 def log_fault(error: BaseException, request_id: str, *, words: bool) -> None:
@@ -44,6 +48,8 @@ def log_to_stderr() -> None:
     root.setLevel(logging.WARNING)
     logging.captureWarnings(True)
     LOGGER.setLevel(logging.INFO)
+    # What a record would ask the system for, and no line tells (logging, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class _JsonLines(logging.Formatter):

@@ -50,8 +50,8 @@ Author = Annotated[str, Query(min_length=1, max_length=60)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def service_of(request: Request) -> Service:
-    """Return what the routes share."""
+async def service_of(request: Request) -> Service:
+    """Return what the routes share; FastAPI would call a plain function in a thread."""
     service: Service = request.app.state.service
     return service
 
