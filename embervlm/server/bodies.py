@@ -40,7 +40,8 @@ async def read_json(request: Request) -> Any:
         raise RefusalError(
             415, "media_type", "The body must be JSON, with Content-Type: application/json."
         )
-    return parse_json(await request.body())
+    # The gate has it; Starlette would ask for it part by part.
+    return parse_json(request.scope["state"]["body"])
 
 
 def parse_json(body: bytes) -> Any:
@@ -141,7 +142,8 @@ def wrong_value(place: tuple[int | str, ...], kind: str, why: str) -> RefusalErr
 
 
 def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind: str = request.scope["state"]["visit"].header("content-type") or ""
+    return kind.partition(";")[0].strip().lower()
 
 
 def _has_too_many_parts(body: bytes) -> bool:

@@ -239,6 +239,7 @@ class Gate:
                 is_gone = True
                 app.cancel()
 
+        visit.scope["state"]["body"] = body
         watcher = asyncio.ensure_future(watch())
         try:
             await self._app(visit.scope, receive, visit.send)

@@ -19,6 +19,7 @@ from typing import Any
 
 LOGGER = logging.getLogger("embervlm.server")
 _MOST_FRAMES = 12
+_written = json.JSONEncoder(default=str).encode
 
 
 def log(event: str, *, level: int = logging.INFO, **facts: Any) -> None:
@@ -63,7 +64,7 @@ class _JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             row["kind"] = type(record.exc_info[1]).__name__
             row["at"] = frames_of(record.exc_info[2])
-        return json.dumps(row, default=str)
+        return _written(row)
 
 
 def frames_of(trace: TracebackType | None) -> list[str]:

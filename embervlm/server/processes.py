@@ -34,6 +34,7 @@ from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 from embervlm.server.answers import Form
 from embervlm.server.engine_process import EngineOptions, receive, send
+from embervlm.server.jobs import ClosedError
 from embervlm.server.logs import log
 from embervlm.server.workers import Fault, LocalWorker, Refused
 
@@ -152,7 +153,7 @@ class ProcessWorker:
                 found = receive(self._line)
             except (OSError, EOFError) as error:
                 if self._is_closed:
-                    break
+                    raise ClosedError("The server is stopping.") from error
                 self._restart(attempt, error)
                 continue
             if isinstance(found, Refused):
