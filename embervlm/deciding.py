@@ -13,6 +13,7 @@ others, or where one of them breaks a limit, is said here by rules; they keep no
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -186,9 +187,24 @@ def policy(proposal: Proposal, fleet: Fleet, abilities: Abilities) -> dict[str, 
     return {name: share / whole for name, share in zip(fleet.outcomes, shares, strict=True)}
 
 
-def confidence(chance: float, calibration: Calibration) -> float:
-    """Return how likely the best set is to be right, from the chance that the network gives it."""
+def signs_of(
+    sets: Mapping[frozenset[str], float], chosen: frozenset[str], proposal: Proposal
+) -> tuple[float, ...]:
+    """Return what tells how likely the chosen set is to be right, in the order of
+    `reading.SIGNS`."""
+    second = max((p for names, p in sets.items() if names != chosen), default=0.0)
+    chance_A = 1 / (1 + np.exp(-proposal.actions.astype(np.float64)))
+    undecided = float(np.minimum(chance_A, 1 - chance_A).max())
+    return (_log_odds(sets[chosen]), _log_odds(second), float(len(chosen) > 1), undecided)
+
+
+def confidence(signs: Sequence[float], calibration: Calibration) -> float:
+    """Return how likely the best set is to be right, from what `signs_of` returned."""
+    weights = calibration.confidence_weights
+    odds = math.fsum(w * x for w, x in zip(weights, signs, strict=True))
+    return 1 / (1 + math.exp(-(odds + calibration.confidence_shift)))
+
+
+def _log_odds(chance: float) -> float:
     p = min(max(chance, 1e-6), 1 - 1e-6)
-    odds = np.log(p / (1 - p))
-    shifted = calibration.confidence_scale * odds + calibration.confidence_shift
-    return float(1 / (1 + np.exp(-shifted)))
+    return math.log(p / (1 - p))

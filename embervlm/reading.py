@@ -32,25 +32,34 @@ SIZES = np.array([number.bit_count() for number in range(32)])
 _LIKELY_ACTION = -2.0
 
 
+# What tells how likely an answer is to be right, by the number that weighs it: the log-odds of its
+# set; those of the set that is second; whether it holds several robots; the chance of the action
+# that is nearest to being as likely as not, or of it not being needed, whichever is less.
+SIGNS = ("confidence_scale", "confidence_second", "confidence_several", "confidence_undecided")
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Numbers fitted on the validation split by `evaluation.calibration`, shipped beside the
     weights.
 
     `no_robot_shift` is added to the logit of the empty set where there is no photo, then
-    `temperature` divides all of them. `confidence_scale` and `confidence_shift` map the log-odds
-    of the best set to those of being right. `ask_below` is the confidence under which a person
-    should decide. `certain_flag` is the probability above which a flag counts as stated, for hard
-    limits. `limit_shift` is added to the logits with which a number states a limit, against "none
-    of these". `step_weight` is how much a step's own words, read alone, say of whom it suits, and
-    `team_weight` what the whole request says of a team beside its steps (`splitting.liked_robots`,
-    `team_logits`); `team_temperature` divides the sum of both. `same_request` is the cosine above
-    which a lesson applies.
+    `temperature` divides all of them. The log-odds of an answer being right are the sum of its
+    `SIGNS`, each times its `confidence_` number, and of `confidence_shift`. `ask_below` is the
+    confidence under which a person should decide. `certain_flag` is the probability above which a
+    flag counts as stated, for hard limits. `limit_shift` is added to the logits with which a number
+    states a limit, against "none of these". `step_weight` is how much a step's own words, read
+    alone, say of whom it suits, and `team_weight` what the whole request says of a team beside its
+    steps (`splitting.liked_robots`, `team_logits`); `team_temperature` divides the sum of both.
+    `same_request` is the cosine above which a lesson applies.
     """
 
     no_robot_shift: float = 0.0
     temperature: float = 1.0
     confidence_scale: float = 1.0
+    confidence_second: float = 0.0
+    confidence_several: float = 0.0
+    confidence_undecided: float = 0.0
     confidence_shift: float = 0.0
     ask_below: float = 0.5
     certain_flag: float = 0.9
@@ -59,6 +68,11 @@ class Calibration:
     team_weight: float = 1.0
     team_temperature: float = 2.0
     same_request: float = 0.97
+
+    @property
+    def confidence_weights(self) -> tuple[float, ...]:
+        """How much each of `SIGNS` counts."""
+        return tuple(getattr(self, name) for name in SIGNS)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> Calibration:

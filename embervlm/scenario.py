@@ -223,7 +223,7 @@ class Decision:
     decision. `memory` says which lesson decided, `lessons` holds its number. `policy` is what the
     network alone says of whom to send first, before rules and lessons: one distribution over all
     outcomes, while `probabilities` are a chance for each. `read_as` maps each mistyped word to the
-    one that it was read as.
+    one that it was read as. `signs` is what `confidence` was worked out from (`reading.SIGNS`).
     """
 
     robots: tuple[str, ...]
@@ -241,9 +241,11 @@ class Decision:
     scenario: Scenario | None = None
     policy: Mapping[str, float] = field(default_factory=dict)
     read_as: Mapping[str, str] = field(default_factory=dict)
+    signs: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the decision as plain JSON values; photo, request and policy are left out."""
+        """Return the decision as plain JSON values; photo, request, policy and signs are left
+        out."""
         return {
             "robots": list(self.robots),
             "primary": self.primary,

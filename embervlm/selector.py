@@ -279,7 +279,8 @@ class Selector:
             abilities=self._abilities,
             nearness=lambda names: self._nearness(proposal, names),
         )
-        confidence = deciding.confidence(sets[chosen], self.calibration)
+        signs = deciding.signs_of(sets, chosen, proposal)
+        confidence = deciding.confidence(signs, self.calibration)
         # Whoever is required is not cut off.
         robots = sorted(
             allowed or robots, key=lambda name: top_k is not None and name not in require
@@ -301,6 +302,7 @@ class Selector:
             primary=robots[0],
             environment=needs.environment,
             confidence=confidence,
+            signs=signs,
             probabilities=chance,
             ask=confidence < self.calibration.ask_below,
             needs=needs,

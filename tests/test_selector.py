@@ -1,6 +1,7 @@
 """The network proposes, rules dispose: held against a backend that says what the test wants."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_asks_a_person_when_it_is_not_sure() -> None:
     assert decision.confidence == pytest.approx(0.4, abs=1e-3)
     opinion.calibration = {"ask_below": 0.5, "confidence_shift": 2.0}
     assert not Selector(opinion).decide(Scenario("look")).ask
+
+
+def test_says_what_makes_it_sure_and_weighs_it() -> None:
+    shares = {frozenset({DRONE, LEGS}): 0.6, frozenset({DRONE}): 0.3, frozenset(): 0.1}
+    opinion = Opinion(shares)
+    best, second, several, undecided = Selector(opinion).decide(Scenario("look")).signs
+    assert best == pytest.approx(math.log(0.6 / 0.4), abs=1e-3)
+    assert second == pytest.approx(math.log(0.3 / 0.7), abs=1e-3)
+    assert several == 1
+    assert 0 < undecided < 0.05
+    opinion.calibration = {"confidence_scale": 0.5, "confidence_second": -1.0,
+                           "confidence_several": 0.25, "confidence_undecided": -2.0}  # fmt: skip
+    odds = 0.5 * best - second + 0.25 - 2 * undecided
+    sure = Selector(opinion).decide(Scenario("look")).confidence
+    assert sure == pytest.approx(1 / (1 + math.exp(-odds)))
 
 
 def test_a_lesson_answers_the_same_request_and_is_named() -> None:

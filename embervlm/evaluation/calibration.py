@@ -3,17 +3,17 @@
 The network is run once over the split; everything else is a search over what it said. In this
 order, each step with the numbers of those before it: the temperature of the set, the probability
 above which a flag rules robots out, the shift towards numbers being limits, the weights of a team's
-steps and of the whole request, the shift of No Robot, the map from the best set's chance to that of
-being right, the confidence under which a person decides, and the cosine above which two requests
-are the same.
+steps and of the whole request, the shift of No Robot, how sure an answer's signs make it, the
+confidence under which a person decides, and the cosine above which two requests are the same.
 
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
     python -m embervlm.evaluation.calibration --model M.gguf --only teams
 
 With `--shared` the photo requests of the split, with photos of the split, count too. With `--only
-teams` the numbers for teams are fitted anew, and the file keeps the others.
+teams` the numbers for teams are fitted anew, and the file keeps the others. `--no-robot-recall`
+trades right sets for requests where nobody can go (`fit_shift`).
 
-Axes: N requests, S sets.
+Axes: N requests, S sets or signs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from embervlm.data.scenarios import load
 from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
 from embervlm.fleet import NO_ROBOT
-from embervlm.reading import SIZES, Calibration
+from embervlm.reading import SIGNS, SIZES, Calibration
 from embervlm.scoring import exact
 from embervlm.selector import Selector
 from embervlm.splitting import liked_robots, team_logits
@@ -59,14 +59,19 @@ CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 Floats = NDArray[np.float64]
 
 
-def fit(selector: Selector, cases: Sequence[Case], swaps: Sequence[Swap] = ()) -> dict[str, float]:
+def fit(
+    selector: Selector,
+    cases: Sequence[Case],
+    swaps: Sequence[Swap] = (),
+    no_robot_recall: float | None = None,
+) -> dict[str, float]:
     """Return the fields of `reading.Calibration` for these cases; see `fit_proposals`."""
     console = Console(stderr=True)
     proposals = [
         selector.propose(case.scenario) for case in track(cases, "read the split", console=console)
     ]
     read = [read_swap(selector, swap) for swap in track(swaps, "swap the numbers", console=console)]
-    return fit_proposals(selector, cases, proposals, read)
+    return fit_proposals(selector, cases, proposals, read, no_robot_recall)
 
 
 def fit_proposals(
@@ -74,6 +79,7 @@ def fit_proposals(
     cases: Sequence[Case],
     proposals: Sequence[Proposal],
     swaps: Sequence[SwapRead] = (),
+    no_robot_recall: float | None = None,
 ) -> dict[str, float]:
     """Return the calibration for cases of which the network has said `proposals`.
 
@@ -95,17 +101,16 @@ def fit_proposals(
     trial.calibration = replace(trial.calibration, limit_shift=limit_shift)
     teams = fit_teams(trial, cases, proposals)
     trial.calibration = replace(trial.calibration, **teams)
-    shift = fit_shift(trial, cases, proposals)
+    shift = fit_shift(trial, cases, proposals, no_robot_recall)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
-    chance_N, right_N = _answers(trial, cases, proposals)
-    odds_N = np.log(chance_N / (1 - chance_N))
-    scale, offset = fit_confidence(odds_N, right_N)
-    confidence_N = 1 / (1 + np.exp(-(scale * odds_N + offset)))
+    signs_NS, right_N = _answers(trial, cases, proposals)
+    weights_S, offset = fit_confidence(signs_NS, right_N)
+    confidence_N = 1 / (1 + np.exp(-(signs_NS @ weights_S + offset)))
     embeddings = np.stack([proposal.embedding for proposal in proposals])
     values = {
         "no_robot_shift": shift,
         "temperature": temperature,
-        "confidence_scale": scale,
+        **dict(zip(SIGNS, weights_S, strict=True)),
         "confidence_shift": offset,
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": certain_flag,
@@ -174,28 +179,41 @@ def fit_teams(
     return dict(zip(names, best, strict=True))
 
 
-def fit_shift(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
-    """Return the shift with which No Robot is answered as often as it is right, all rules on.
+def fit_shift(
+    trial: Selector,
+    cases: Sequence[Case],
+    proposals: Sequence[Proposal],
+    recall: float | None = None,
+) -> float:
+    """Return the shift with which No Robot is answered as often as it is right, all rules on; or
+    the lowest with which at least `recall` of the cases where it is right are answered so.
 
     Counted over the cases without a photo; of shifts that come equally close, the smallest. The
-    training rows hold another share of No Robot than requests do, and the network learns it.
+    training rows hold another share of No Robot than requests do, and the network learns it. Where
+    a robot that is sent in vain costs more than a person who is asked in vain, give `recall`.
     """
     alone = [
         (case, proposal)
         for case, proposal in zip(cases, proposals, strict=True)
         if case.scenario.image is None
     ]
-    wanted = sum(NO_ROBOT in case.truth.robots for case, _ in alone)
+    is_right_N = np.array([NO_ROBOT in case.truth.robots for case, _ in alone])
 
-    def distance(shift: float) -> tuple[int, float]:
+    def said(shift: float) -> NDArray[np.bool_]:
         trial.calibration = replace(trial.calibration, no_robot_shift=shift)
-        answered = sum(
-            NO_ROBOT in trial.answer(proposal, case.scenario, reasoning=False).robots
-            for case, proposal in alone
+        return np.array(
+            [
+                NO_ROBOT in trial.answer(proposal, case.scenario, reasoning=False).robots
+                for case, proposal in alone
+            ]
         )
-        return abs(answered - wanted), abs(shift)
 
-    return min(SHIFTS, key=distance)
+    if recall is None:
+        wanted = is_right_N.sum()
+        return min(SHIFTS, key=lambda shift: (abs(said(shift).sum() - wanted), abs(shift)))
+    wanted = recall * is_right_N.sum()
+    enough = (shift for shift in SHIFTS if (said(shift) & is_right_N).sum() >= wanted)
+    return next(enough, SHIFTS[-1])
 
 
 def fit_temperature(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
@@ -226,8 +244,8 @@ def lowest(loss: Callable[[float], float], low: float, high: float, width: float
     return (low + high) / 2
 
 
-def fit_confidence(odds_N: Floats, right_N: Floats) -> tuple[float, float]:
-    """Return (scale, shift) of P(right) = 1 / (1 + exp(-(scale * odds + shift))).
+def fit_confidence(signs_NS: Floats, right_N: Floats) -> tuple[Floats, float]:
+    """Return (weights, shift) of P(right) = 1 / (1 + exp(-(signs @ weights + shift))).
 
     Maximum likelihood by Newton's method; the targets are Platt's (1999), (N+ + 1) / (N+ + 2) and 1
     / (N- + 2), so that the optimum is finite where the two kinds can be told apart without fault.
@@ -235,24 +253,26 @@ def fit_confidence(odds_N: Floats, right_N: Floats) -> tuple[float, float]:
     good = float(right_N.sum())
     bad = len(right_N) - good
     target_N = np.where(right_N > 0, (good + 1) / (good + 2), 1 / (bad + 2))
-    inputs_N2 = np.column_stack([odds_N, np.ones(len(odds_N))])
+    inputs_NI = np.column_stack([signs_NS, np.ones(len(signs_NS))])
 
     def loss(weights: Floats) -> float:
-        z = inputs_N2 @ weights
+        z = inputs_NI @ weights
         return float((np.logaddexp(0.0, z) - target_N * z).sum() + 1e-6 * weights @ weights)
 
-    weights = np.array([0.0, math.log((good + 1) / (bad + 1))])
+    weights = np.zeros(inputs_NI.shape[1])
+    weights[-1] = math.log((good + 1) / (bad + 1))
     for _ in range(100):
-        p = 1 / (1 + np.exp(-(inputs_N2 @ weights)))
-        slope = inputs_N2.T @ (p - target_N) + 2e-6 * weights
-        curvature = (inputs_N2 * (p * (1 - p))[:, None]).T @ inputs_N2 + 2e-6 * np.eye(2)
+        p = 1 / (1 + np.exp(-(inputs_NI @ weights)))
+        slope = inputs_NI.T @ (p - target_N) + 2e-6 * weights
+        curvature = (inputs_NI * (p * (1 - p))[:, None]).T @ inputs_NI
+        curvature += 2e-6 * np.eye(len(weights))
         step, size = np.linalg.solve(curvature, slope), 1.0
         while loss(weights - size * step) > loss(weights) and size > 1e-6:
             size /= 2
         weights = weights - size * step
         if np.abs(size * step).max() < 1e-9:
             break
-    return float(weights[0]), float(weights[1])
+    return weights[:-1], float(weights[-1])
 
 
 def answer_from(
@@ -293,13 +313,13 @@ def same_request(
 def _answers(
     selector: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
 ) -> tuple[Floats, Floats]:
-    """Return the chance of each best set, and 1.0 where it is right."""
+    """Return the signs of each answer, (N, S), and 1.0 where it is right."""
     decisions = [
         selector.answer(proposal, case.scenario, reasoning=False)
         for proposal, case in zip(proposals, cases, strict=True)
     ]
     right = [exact(d.robots, case.truth.robots) for d, case in zip(decisions, cases, strict=True)]
-    return np.array([d.confidence for d in decisions]), np.array(right, dtype=np.float64)
+    return np.array([d.signs for d in decisions]), np.array(right, dtype=np.float64)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -309,7 +329,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
     parser.add_argument("--backend", choices=BACKENDS, default="native")
     parser.add_argument("--only", choices=["teams"])
+    parser.add_argument(
+        "--no-robot-recall", type=float, metavar="X",
+        help="find at least this share of the requests for which nobody can go, 0 to 1",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
+    recall = options.no_robot_recall
+    if recall is not None and not 0 < recall <= 1:
+        parser.error(f"--no-robot-recall is {recall}; give a share above 0, at most 1.")
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")
     swaps = [
@@ -321,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         proposals = [selector.propose(case.scenario) for case in cases]
         values = fit_teams(selector, cases, proposals)
     else:
-        values = fit(selector, cases, swaps)
+        values = fit(selector, cases, swaps, recall)
     update_calibration(options.model, values)
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
 

@@ -34,6 +34,8 @@ from embervlm.evaluation.drawing import (
 # What a format costs, and how that is called on an axis.
 COSTS = {"megabytes": "size of the file, MB", "request_ms": "time of a decision, ms",
          "memory_mb": "most memory used, MiB"}  # fmt: skip
+# Width of a letter in a legend, inches.
+_LETTER = 0.062
 
 
 def draw_radar(figures: Mapping[str, Mapping[str, float | None]], path: Path, title: str) -> None:
@@ -167,8 +169,10 @@ def draw_progression(
 ) -> None:
     """Write how the last figures of each stage follow each other; a stage without one has a gap."""
     width = max(3.6, 0.9 * len(stages))
-    picture, (ax,) = Sheet((width, 2.8), left=0.8, bottom=0.75, top=0.75, right=1.9).panels(1, 1)
     names = list(dict.fromkeys(name for figures in stages.values() for name in figures))
+    right = 0.5 + _LETTER * max(len(f"{name}, last 100.0%") for name in names)
+    sheet = Sheet((width, 2.8), left=0.8, bottom=0.75, top=0.75, right=right)
+    picture, (ax,) = sheet.panels(1, 1)
     for i, name in enumerate(names):
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
         held = [(x, one[name]) for x, one in enumerate(stages.values()) if name in one]

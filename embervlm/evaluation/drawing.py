@@ -111,8 +111,9 @@ def share_axis(ax: Axes, label: str, start: float = 0.0, end: float = 1.0) -> No
 
 
 def put_title(ax: Axes, title: str, below: str, size: int = 12) -> None:
-    """Put a title over a panel, and below it what is shown, in small."""
-    ax.set_title(f"{title}\n", loc="left", color=INK, fontsize=size)
+    """Put a title over a panel, and below it what is shown, in small, of one line or more."""
+    lines = below.count("\n") + 1
+    ax.set_title(title + "\n" * lines, loc="left", color=INK, fontsize=size)
     ax.text(0, 1.02, below, transform=ax.transAxes, color="#52606d", fontsize=8, va="bottom")
 
 

@@ -6,7 +6,8 @@
 The model is its own teacher. What its eye sees in a clean view of a photo, a copy of the eye learns
 to see in the same view damaged: the vector that the reader gets, and the place. Nothing else of the
 model changes, so nothing else needs to be trained again. A quarter of the views stay clean, which
-holds the copy where it is. Words are of any kind, place, size and colour: they mean nothing.
+holds the copy where it is. Words are of any kind, place, size and colour: they mean nothing. Half
+of the damaged views have the light and colours of another camera besides, or no colour.
 
 Axes: B batch, C channels, H height, W width, V view, E environments.
 """
@@ -36,22 +37,32 @@ from embervlm.checkpoint import load_checkpoint
 from embervlm.data.photos import TABLE, load_photos
 from embervlm.data.scenarios import load
 from embervlm.models.vision import MobileNetV2
-from embervlm.training.vision import STORED_SIZE, Pixels, augment, load_pixels, to_pixels
+from embervlm.training.vision import (
+    STORED_SIZE,
+    Pixels,
+    augment,
+    jitter_colour,
+    load_pixels,
+    to_pixels,
+)
 
 _EYE = ("vision.", "image.view.", "image.scene.")
-_KINDS = ("words", "noise", "blur", "dark", "jpeg", "turn")
-_SHARES = (0.35, 0.2, 0.1, 0.1, 0.1, 0.15)
+# Kinds of damage, and how often each is drawn: words move what an eye sees more than the others.
+_KINDS = {"words": 0.5, "noise": 0.15, "blur": 0.1, "dark": 0.1, "jpeg": 0.1, "turn": 0.05}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is trained; `clean` is the share of views that stay as they are."""
+    """How it is trained; `clean` is the share of views that stay as they are, `own` that of the
+    damaged ones in their own colours, `grey` that of the others without any."""
 
     epochs: int = 3
     batch: int = 32
     learning_rate: float = 2e-4
     warmup: int = 50
     clean: float = 0.25
+    own: float = 0.5
+    grey: float = 0.4
     scene_weight: float = 0.5
     mean_decay: float = 0.995
     seed: int = 0
@@ -94,9 +105,7 @@ def eye_of(model: Path) -> Eye:
 
 def damage(view_HWC: Pixels, words: Sequence[str], random: np.random.Generator) -> Pixels:
     """Return a view, uint8, as a bad camera or a prankster would give it."""
-    kind = random.choice(
-        ["words", "noise", "blur", "dark", "jpeg"], p=[0.35, 0.25, 0.15, 0.1, 0.15]
-    )
+    kind = random.choice(list(_KINDS), p=list(_KINDS.values()))
     image = Image.fromarray(view_HWC)
     if kind == "words":
         return np.asarray(with_words(image, words, random))
@@ -114,6 +123,29 @@ def damage(view_HWC: Pixels, words: Sequence[str], random: np.random.Generator) 
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(random.integers(5, 40)))
     return np.asarray(Image.open(file))
+
+
+def recoloured(views_BHWC: Pixels, grey: float, random: np.random.Generator) -> Pixels:
+    """Return views, uint8, with other light and colours; a share `grey` of them without colour."""
+    pixels_BCHW = jitter_colour(to_pixels(views_BHWC), random)
+    is_grey_B = torch.from_numpy(random.random(len(views_BHWC)) < grey)
+    pixels_BCHW[is_grey_B] = pixels_BCHW[is_grey_B].mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    bytes_BCHW = (pixels_BCHW * 128 + 128).round().clamp(0, 255).to(torch.uint8)
+    return bytes_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def shown_to_copy(
+    views_BHWC: Pixels, words: Sequence[str], settings: Settings, random: np.random.Generator
+) -> Pixels:
+    """Return the views as the copy sees them, uint8: clean, damaged, or recoloured and damaged."""
+    shown_BHWC = views_BHWC.copy()
+    is_clean_B, is_own_B = (
+        random.random(len(views_BHWC)) < share for share in (settings.clean, settings.own)
+    )
+    other_BHWC = recoloured(views_BHWC, settings.grey, random)
+    for b in np.flatnonzero(~is_clean_B):
+        shown_BHWC[b] = damage((views_BHWC if is_own_B[b] else other_BHWC)[b], words, random)
+    return shown_BHWC
 
 
 def turned(image: Image.Image, degrees: float) -> Image.Image:
@@ -195,14 +227,11 @@ def train(
         starts = range(0, len(files) - settings.batch + 1, settings.batch)
         for first in track(starts, f"epoch {epoch + 1}", console=Console(stderr=True)):
             chosen = [files[i] for i in order[first : first + settings.batch]]
-            views = [augment(photos[file], size, random) for file in chosen]
-            shown = [
-                view if random.random() < settings.clean else damage(view, words, random)
-                for view in views
-            ]
+            views_BHWC = np.stack([augment(photos[file], size, random) for file in chosen])
+            shown_BHWC = shown_to_copy(views_BHWC, words, settings, random)
             with torch.no_grad():
-                wanted = teacher(to_pixels(np.stack(views)))
-            loss = loss_of(student(to_pixels(np.stack(shown))), wanted, settings.scene_weight)
+                wanted = teacher(to_pixels(views_BHWC))
+            loss = loss_of(student(to_pixels(shown_BHWC)), wanted, settings.scene_weight)
             rate = settings.learning_rate * _share(step, settings.warmup, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate

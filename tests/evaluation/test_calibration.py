@@ -61,14 +61,25 @@ def test_temperature_undoes_a_scale() -> None:
 def test_confidence_of_two_levels_is_the_share_right_at_each() -> None:
     odds = np.array([-1.0] * 100 + [2.0] * 100)
     right = np.array([1.0] * 30 + [0.0] * 70 + [1.0] * 90 + [0.0] * 10)
-    scale, shift = fit_confidence(odds, right)
+    (scale,), shift = fit_confidence(odds[:, None], right)
     at = 1 / (1 + np.exp(-(scale * np.array([-1.0, 2.0]) + shift)))
     good, bad = 121 / 122, 1 / 82
     assert at == pytest.approx([0.3 * good + 0.7 * bad, 0.9 * good + 0.1 * bad], abs=1e-5)
 
 
+def test_confidence_weighs_several_signs_as_scikit_learn_does() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    rng = np.random.default_rng(6)
+    signs = rng.normal(size=(2000, 3))
+    right = rng.random(2000) < 1 / (1 + np.exp(-(signs @ [1.0, -0.5, 0.0] + 1)))
+    weights, shift = fit_confidence(signs, right.astype(float))
+    known = linear_model.LogisticRegression(C=np.inf).fit(signs, right)
+    assert weights == pytest.approx(known.coef_[0], abs=0.02)
+    assert shift == pytest.approx(known.intercept_[0], abs=0.02)
+
+
 def test_confidence_stays_finite_where_all_answers_are_right() -> None:
-    scale, shift = fit_confidence(np.array([0.5, 1.0, 3.0]), np.ones(3))
+    (scale,), shift = fit_confidence(np.array([[0.5], [1.0], [3.0]]), np.ones(3))
     assert np.isfinite([scale, shift]).all()
 
 
@@ -145,6 +156,9 @@ def test_no_robot_is_answered_as_often_as_it_is_right() -> None:
     selector = Selector(FakeBackend(say))
     proposals = [selector.propose(case.scenario) for case in cases]
     assert fit_shift(selector, cases, proposals) == -0.9
+    # Half of the 12 lead by 1.25 or more.
+    assert fit_shift(selector, cases, proposals, recall=0.5) == -1.2
+    assert fit_shift(selector, cases, proposals, recall=1.0) == -0.9
 
 
 def test_numbers_are_limits_more_readily_where_swaps_show_it_and_no_set_is_lost() -> None:
@@ -180,3 +194,9 @@ def test_the_command_rewrites_the_numbers_and_not_the_weights(
         assert np.array_equal(after.weights[name], tensor)
     main(["--model", str(file), "--shared", str(small_data)])
     assert json.loads(capsys.readouterr().out) == printed
+
+
+def test_refuses_a_recall_that_is_no_share() -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--model", "m.gguf", "--no-robot-recall", "85"])
+    assert error.value.code == 2

@@ -18,6 +18,8 @@ from embervlm.training.steady import (  # noqa: E402
     damage,
     eye_of,
     loss_of,
+    recoloured,
+    shown_to_copy,
     train,
     with_words,
 )
@@ -48,6 +50,19 @@ def test_words_are_painted_over_a_copy() -> None:
     clean = Image.new("RGB", (64, 64), "grey")
     shown = with_words(clean, WORDS, np.random.default_rng(0))
     assert np.asarray(clean).std() == 0 < np.asarray(shown).std()
+
+
+def test_some_views_are_clean_and_the_others_damaged_in_their_own_colours_or_none() -> None:
+    views = np.stack(list(photos(6).values()))
+    random = np.random.default_rng(0)
+    clean = shown_to_copy(views, WORDS, Settings(clean=1.0), random)
+    assert np.array_equal(clean, views)
+    damaged = shown_to_copy(views, WORDS, Settings(clean=0.0), random)
+    assert all((a != b).any() for a, b in zip(damaged, views, strict=True))
+    grey = recoloured(views, 1.0, random)
+    assert (grey.shape, grey.dtype) == (views.shape, np.uint8)
+    assert (grey == grey[..., :1]).all()
+    assert (recoloured(views, 0.0, random) != recoloured(views, 0.0, random)).any()
 
 
 def test_loss_is_nothing_where_both_see_the_same_and_one_where_nothing_is_seen() -> None:
