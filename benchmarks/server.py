@@ -4,8 +4,8 @@
     python benchmarks/server.py --only load --seconds 120 --workers 2
 
 Each part starts `python -m embervlm.server` anew on this machine, with the model that ships, and
-asks it from this process over raw sockets, so that asking costs little; it costs some all the same,
-on the same cores. Parts:
+asks it from this process over raw sockets (`many_clients`), so that asking costs little; it costs
+some all the same, on the same cores. Memory is that of the server with its engine processes. Parts:
 
     rest      seconds from the start of the process to "ready" (median of three), memory before and
               behind the first decision
@@ -35,12 +35,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from many_clients import Outcome, ask_from_many
 
 import embervlm
 
@@ -59,9 +60,18 @@ class Server:
     ready_s: float
 
     def memory_kb(self) -> int:
-        """Return the resident memory of the process."""
-        text = Path(f"/proc/{self.pid}/status").read_text("ascii")
-        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
+        """Return the memory of the process and its engine processes; what they share counts once.
+
+        A process alone: its resident memory. Several: their proportional shares (PSS of Linux).
+        """
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii").split()
+        found, pids = ("Pss:", [self.pid, *children]) if children else ("Rss:", [self.pid])
+        rows = (
+            row.split()
+            for pid in pids
+            for row in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
+        )
+        return sum(int(row[1]) for row in rows if row[0] == found)
 
     def descriptors(self) -> int:
         """Return how many files and sockets the process holds."""
@@ -100,30 +110,6 @@ def photo_request() -> bytes:
     return request(json.dumps({"task": TASK, "image": image}).encode())
 
 
-@dataclass
-class Outcome:
-    """What clients saw: how often each status, and the seconds of each answer with 200."""
-
-    statuses: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    elapsed_s: float = 0.0
-
-    def record(self) -> dict[str, Any]:
-        """Return the figures."""
-        milliseconds = np.array(self.seconds) * 1e3
-        return {
-            "seconds": round(self.elapsed_s, 1),
-            "statuses": dict(sorted(self.statuses.items())),
-            "answers_per_s": round(len(self.seconds) / self.elapsed_s, 1),
-            **{
-                f"p{q}_ms": round(float(np.percentile(milliseconds, q)), 1)
-                if self.seconds
-                else None
-                for q in (50, 99)
-            },
-        }
-
-
 async def exchange(
     line: tuple[asyncio.StreamReader, asyncio.StreamWriter], sent: bytes
 ) -> tuple[str, dict[str, str]]:
@@ -137,7 +123,7 @@ async def exchange(
 
 
 async def ask(port: int, clients: int, until: float, sent: bytes) -> Outcome:
-    """Let clients ask one request behind the other; one who is refused waits a quarter second."""
+    """Do what `ask_from_many` does, beside other coroutines."""
     outcome, began = Outcome(), time.monotonic()
 
     async def client() -> None:
@@ -185,7 +171,7 @@ def measure_rest(_: argparse.Namespace) -> dict[str, Any]:
         with running() as server:
             ready.append(server.ready_s)
             before.append(server.memory_kb())
-            outcome = asyncio.run(ask(server.port, 1, time.monotonic() + 0.5, photo_request()))
+            outcome = ask_from_many(server.port, 1, time.monotonic() + 0.5, photo_request())
             assert outcome.statuses["200"]
             time.sleep(1)
             behind.append(server.memory_kb())
@@ -202,7 +188,7 @@ def measure_load(options: argparse.Namespace) -> dict[str, Any]:
     words = ("--workers", str(options.workers), "--queue", str(options.queue))
     with running(*words) as server:
         ends = time.monotonic() + options.seconds
-        outcome = asyncio.run(ask(server.port, 64, ends, photo_request()))
+        outcome = ask_from_many(server.port, 64, ends, photo_request())
         memory = server.memory_kb()
     most = (options.queue + 1) * alone_s * 1.5
     return {
@@ -223,9 +209,9 @@ def measure_overload(options: argparse.Namespace) -> dict[str, Any]:
     """Ask from 200 clients for 16 places, then wait for one good answer."""
     with running("--workers", str(options.workers), "--queue", "16") as server:
         ends = time.monotonic() + options.seconds / 2
-        outcome = asyncio.run(ask(server.port, 200, ends, photo_request()))
+        outcome = ask_from_many(server.port, 200, ends, photo_request())
         began = time.monotonic()
-        asyncio.run(ask(server.port, 1, began + 0.01, photo_request()))
+        ask_from_many(server.port, 1, began + 0.01, photo_request())
         recovered_s = time.monotonic() - began
     return {"clients": 200, "queue": 16, **outcome.record(), "recovered_s": round(recovered_s, 2)}
 
@@ -323,10 +309,10 @@ def measure_slow(_: argparse.Namespace) -> dict[str, Any]:
 def measure_soak(options: argparse.Namespace) -> dict[str, Any]:
     """Ask from 4 clients for as long as told."""
     with running("--workers", str(options.workers)) as server:
-        first = asyncio.run(ask(server.port, 4, time.monotonic() + 60, photo_request()))
+        first = ask_from_many(server.port, 4, time.monotonic() + 60, photo_request())
         memory, descriptors = server.memory_kb(), server.descriptors()
         ends = time.monotonic() + options.seconds
-        outcome = asyncio.run(ask(server.port, 4, ends, photo_request()))
+        outcome = ask_from_many(server.port, 4, ends, photo_request())
         memory_end, descriptors_end = server.memory_kb(), server.descriptors()
     return {
         "first_minute": first.record(),

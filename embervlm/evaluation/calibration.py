@@ -10,7 +10,8 @@ confidence under which a person decides, and the cosine above which two requests
     python -m embervlm.evaluation.calibration --model M.gguf --only teams
 
 With `--shared` the photo requests of the split, with photos of the split, count too. With `--only
-teams` the numbers for teams are fitted anew, and the file keeps the others.
+teams` the numbers for teams are fitted anew, and the file keeps the others. `--no-robot-recall`
+trades right sets for requests where nobody can go (`fit_shift`).
 
 Axes: N requests, S sets or signs.
 """
@@ -58,14 +59,19 @@ CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
 Floats = NDArray[np.float64]
 
 
-def fit(selector: Selector, cases: Sequence[Case], swaps: Sequence[Swap] = ()) -> dict[str, float]:
+def fit(
+    selector: Selector,
+    cases: Sequence[Case],
+    swaps: Sequence[Swap] = (),
+    no_robot_recall: float | None = None,
+) -> dict[str, float]:
     """Return the fields of `reading.Calibration` for these cases; see `fit_proposals`."""
     console = Console(stderr=True)
     proposals = [
         selector.propose(case.scenario) for case in track(cases, "read the split", console=console)
     ]
     read = [read_swap(selector, swap) for swap in track(swaps, "swap the numbers", console=console)]
-    return fit_proposals(selector, cases, proposals, read)
+    return fit_proposals(selector, cases, proposals, read, no_robot_recall)
 
 
 def fit_proposals(
@@ -73,6 +79,7 @@ def fit_proposals(
     cases: Sequence[Case],
     proposals: Sequence[Proposal],
     swaps: Sequence[SwapRead] = (),
+    no_robot_recall: float | None = None,
 ) -> dict[str, float]:
     """Return the calibration for cases of which the network has said `proposals`.
 
@@ -94,7 +101,7 @@ def fit_proposals(
     trial.calibration = replace(trial.calibration, limit_shift=limit_shift)
     teams = fit_teams(trial, cases, proposals)
     trial.calibration = replace(trial.calibration, **teams)
-    shift = fit_shift(trial, cases, proposals)
+    shift = fit_shift(trial, cases, proposals, no_robot_recall)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
     signs_NS, right_N = _answers(trial, cases, proposals)
     weights_S, offset = fit_confidence(signs_NS, right_N)
@@ -172,28 +179,41 @@ def fit_teams(
     return dict(zip(names, best, strict=True))
 
 
-def fit_shift(trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]) -> float:
-    """Return the shift with which No Robot is answered as often as it is right, all rules on.
+def fit_shift(
+    trial: Selector,
+    cases: Sequence[Case],
+    proposals: Sequence[Proposal],
+    recall: float | None = None,
+) -> float:
+    """Return the shift with which No Robot is answered as often as it is right, all rules on; or
+    the lowest with which at least `recall` of the cases where it is right are answered so.
 
     Counted over the cases without a photo; of shifts that come equally close, the smallest. The
-    training rows hold another share of No Robot than requests do, and the network learns it.
+    training rows hold another share of No Robot than requests do, and the network learns it. Where
+    a robot that is sent in vain costs more than a person who is asked in vain, give `recall`.
     """
     alone = [
         (case, proposal)
         for case, proposal in zip(cases, proposals, strict=True)
         if case.scenario.image is None
     ]
-    wanted = sum(NO_ROBOT in case.truth.robots for case, _ in alone)
+    is_right_N = np.array([NO_ROBOT in case.truth.robots for case, _ in alone])
 
-    def distance(shift: float) -> tuple[int, float]:
+    def said(shift: float) -> NDArray[np.bool_]:
         trial.calibration = replace(trial.calibration, no_robot_shift=shift)
-        answered = sum(
-            NO_ROBOT in trial.answer(proposal, case.scenario, reasoning=False).robots
-            for case, proposal in alone
+        return np.array(
+            [
+                NO_ROBOT in trial.answer(proposal, case.scenario, reasoning=False).robots
+                for case, proposal in alone
+            ]
         )
-        return abs(answered - wanted), abs(shift)
 
-    return min(SHIFTS, key=distance)
+    if recall is None:
+        wanted = is_right_N.sum()
+        return min(SHIFTS, key=lambda shift: (abs(said(shift).sum() - wanted), abs(shift)))
+    wanted = recall * is_right_N.sum()
+    enough = (shift for shift in SHIFTS if (said(shift) & is_right_N).sum() >= wanted)
+    return next(enough, SHIFTS[-1])
 
 
 def fit_temperature(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
@@ -309,7 +329,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
     parser.add_argument("--backend", choices=BACKENDS, default="native")
     parser.add_argument("--only", choices=["teams"])
+    parser.add_argument(
+        "--no-robot-recall", type=float, metavar="X",
+        help="find at least this share of the requests for which nobody can go, 0 to 1",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
+    recall = options.no_robot_recall
+    if recall is not None and not 0 < recall <= 1:
+        parser.error(f"--no-robot-recall is {recall}; give a share above 0, at most 1.")
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")
     swaps = [
@@ -321,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         proposals = [selector.propose(case.scenario) for case in cases]
         values = fit_teams(selector, cases, proposals)
     else:
-        values = fit(selector, cases, swaps)
+        values = fit(selector, cases, swaps, recall)
     update_calibration(options.model, values)
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
 

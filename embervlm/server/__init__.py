@@ -5,5 +5,6 @@
 
 A request passes three places. The `gate` looks at its address, origin, key and size before anything
 is parsed. `routes` and `chat` turn it into a scenario. The `jobs` queue hands it to one of the
-worker threads, each with an engine of its own. docs/server.md says what each part withstands.
+workers: an engine in a thread, or several in processes of their own (`processes`), or on other
+machines (`replicas`). docs/server.md says what each part withstands.
 """

@@ -25,10 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from embervlm.prompts import Encoder
 from embervlm.scenario import Decision, Scenario
-from embervlm.server.bodies import decode_photo, read_json, validated
+from embervlm.server.answers import analysis
+from embervlm.server.asked import decode_photo
+from embervlm.server.bodies import read_json, validated
 from embervlm.server.errors import RefusalError
 from embervlm.server.records import Ask
-from embervlm.server.routes import Shared, analysis, client_of, note_words, takes
+from embervlm.server.routes import Shared, client_of, note_words, takes
 from embervlm.server.schema_fit import fit
 from embervlm.server.service import Service
 

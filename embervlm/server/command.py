@@ -72,7 +72,14 @@ def serve(
         typer.Option("--api-key-file", metavar="F", help="Keys of clients, one a line."),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Engines, a thread each.", min=1, max=64)
+        int,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Engines: 1 is a thread of the server, more are a process each.",
+            min=1,
+            max=64,
+        ),
     ] = 1,
     on_ray: Annotated[
         bool,
@@ -123,7 +130,7 @@ def serve(
             raise ValueError("--min-replicas and --max-replicas go with --ray: leave them out.")
         if on_ray and workers > 1:
             raise ValueError(
-                "--workers are engines of one process; with --ray give --max-replicas."
+                "--workers are engines of this machine; with --ray give --max-replicas."
             )
         if on_ray:
             import ray  # noqa: F401  # says at once what is missing
@@ -133,7 +140,6 @@ def serve(
 
             check_replicas(least, most, memory or lessons_path())
 
-        from embervlm.backends import load_backend
         from embervlm.server.app import create_app
         from embervlm.server.logs import log_to_stderr
         from embervlm.server.run import serve as listen
@@ -156,9 +162,17 @@ def serve(
                 log_to_stderr()
                 listen(create_app(selector, settings, workers=remote), host, port)
             return
-        more = [load_backend(backend, model) for _ in range(workers - 1)]
+        if workers > 1:
+            from embervlm.server.engine_process import EngineOptions
+            from embervlm.server.processes import engine_processes
+
+            loaded = EngineOptions(backend, model and model.absolute(), place_of(memory), site)
+            log_to_stderr()
+            with engine_processes(loaded, selector, workers) as engines:
+                listen(create_app(selector, settings, workers=engines), host, port)
+            return
         log_to_stderr()
-        listen(create_app(selector, settings, backends=more), host, port)
+        listen(create_app(selector, settings), host, port)
 
 
 def mcp(

@@ -3,6 +3,8 @@
 uvicorn waits for ever for the rest of a request's head, and for a client that takes no answer. Here
 a head must be whole `header_s` after its first byte (or after the connection was made), and what
 was sent must be taken within `write_s`; else the connection is cut. Bodies are timed by the `gate`.
+
+It also sends the head of an answer and its body by one call, since each costs as much as the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.config import Config
@@ -40,7 +42,7 @@ def protocol_for(settings: ServerSettings) -> type[H11Protocol]:
             self._write = _Deadline(self.loop, settings.write_s, self._cut)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
             self._head.start()
             if len(self.connections) > _MAX_CONNECTIONS:
                 transport.abort()
@@ -100,6 +102,33 @@ def protocol_for(settings: ServerSettings) -> type[H11Protocol]:
             self.transport.abort()
 
     return TimedProtocol
+
+
+class _Gathering:
+    """A transport that sends what is written within one turn of the loop together, at its end."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if data:
+            if not self._parts:
+                self._loop.call_soon(self._flush)
+            self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+            self._transport.write(data)
 
 
 class _Deadline:

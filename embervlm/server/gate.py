@@ -16,9 +16,10 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import os
+import random
 import re
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -49,6 +50,9 @@ _SAFE_HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
+_SAFE_PAIRS = [(key.encode(), value.encode()) for key, value in _SAFE_HEADERS.items()]
+# Numbers of requests need not be secret, only different: the system is asked once.
+_numbers = random.Random(os.urandom(16))
 
 
 class Gate:
@@ -215,7 +219,9 @@ class Gate:
 
     async def _answer(self, visit: _Visit, body: bytes) -> None:
         """Run the app with the body; cancel it where the client goes away."""
-        delivered = False
+        delivered = is_gone = False
+        app = asyncio.current_task()
+        assert app is not None
 
         async def receive() -> Message:
             nonlocal delivered
@@ -224,21 +230,34 @@ class Gate:
             delivered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        app = asyncio.ensure_future(self._app(visit.scope, receive, visit.send))
-        gone = asyncio.ensure_future(visit.wait_until_gone())
+        async def watch() -> None:
+            nonlocal is_gone
+            while (await visit.receive())["type"] != "http.disconnect":
+                pass
+            # A server says so too once it has the whole answer.
+            if not visit.is_complete:
+                is_gone = True
+                app.cancel()
+
+        visit.scope["state"]["body"] = body
+        watcher = asyncio.ensure_future(watch())
         try:
-            await asyncio.wait((app, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not app.done():
-                raise _GoneError
-            # Starlette answers a fault of ours, then raises it again for the log.
-            if error := app.exception():
-                if not visit.status:
-                    raise error
-                log_fault(error, visit.id, words=self._settings.log_requests)
+            await self._app(visit.scope, receive, visit.send)
+        except asyncio.CancelledError:
+            if not is_gone:
+                raise
+        except _GoneError:
+            raise
+        # Whoever answers a fault of ours raises it again for the log.
+        except Exception as error:
+            if not visit.status:
+                raise
+            log_fault(error, visit.id, words=self._settings.log_requests)
         finally:
-            for task in (app, gone):
-                task.cancel()
-            await asyncio.gather(app, gone, return_exceptions=True)
+            watcher.cancel()
+        if is_gone:
+            app.uncancel()
+            raise _GoneError
 
     def _too_large(self) -> RefusalError:
         most = self._settings.max_body_bytes
@@ -252,10 +271,8 @@ class Gate:
         took_s = time.perf_counter() - visit.began
         # The template, not what the client wrote.
         route = getattr(visit.scope.get("route"), "path", "other")
-        metrics = self._service.metrics
         method = visit.method if visit.method in _KNOWN_METHODS else "other"
-        metrics.requests.labels(route, method, str(visit.status)).inc()
-        metrics.request_s.labels(route).observe(took_s)
+        self._service.metrics.note(route, method, visit.status, took_s)
         log(
             "request",
             id=visit.id,
@@ -283,7 +300,7 @@ class _Visit:
         self.receive = receive
         self._send = send
         self._write_s = write_s
-        self.id = uuid.uuid4().hex[:16]
+        self.id = f"{_numbers.getrandbits(64):016x}"
         self.began = time.perf_counter()
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -291,13 +308,16 @@ class _Visit:
         self.status = 0
         self.has_whole_body = False
         self.extra: dict[str, str] = {}
-        self._is_complete = asyncio.Event()
+        self.is_complete = False
+        self._start: Message | None = None
+        self._sent: dict[bytes, list[str]] = {}
+        for key, value in scope["headers"]:
+            self._sent.setdefault(key, []).append(value.decode("latin-1"))
         state = scope.setdefault("state", {})
         state["id"], state["visit"] = self.id, self
 
     def all(self, name: str) -> list[str]:
-        wanted = name.encode()
-        return [value.decode("latin-1") for key, value in self.scope["headers"] if key == wanted]
+        return self._sent.get(name.encode(), [])
 
     def header(self, name: str) -> str | None:
         values = self.all(name)
@@ -313,34 +333,34 @@ class _Visit:
         """Whether more of the body is to come, which nobody will read."""
         return self.announces_body and not self.has_whole_body
 
-    async def wait_until_gone(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        if self._is_complete.is_set():
-            await asyncio.Event().wait()
-
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, the headers with what every answer has."""
+        """Send a part of the answer: the headers together with the first part of its body."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = [(k, v) for k, v in message.get("headers", []) if k != b"server"]
-            present = {key for key, _ in headers}
-            added = {**_SAFE_HEADERS, **self.extra, "x-request-id": self.id}
-            headers += [
-                (key.encode(), value.encode())
-                for key, value in added.items()
-                if key.encode() not in present
-            ]
-            if self.owes_body:
-                headers.append((b"connection", b"close"))
-            message = {**message, "headers": headers}
-        elif not message.get("more_body", False):
-            self._is_complete.set()
+            self._start = message
+            return
+        if not message.get("more_body", False):
+            self.is_complete = True
         try:
             async with asyncio.timeout(self._write_s):
+                if self._start is not None:
+                    start, self._start = self._start, None
+                    self.status = start["status"]
+                    await self._send({**start, "headers": self._headers(start)})
                 await self._send(message)
         except (TimeoutError, OSError) as error:
             raise _GoneError from error
+
+    def _headers(self, start: Message) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer with what every answer has."""
+        headers = [(k, v) for k, v in start.get("headers", []) if k != b"server"]
+        present = {key for key, _ in headers}
+        headers += [pair for pair in _SAFE_PAIRS if pair[0] not in present]
+        for key, value in {**self.extra, "x-request-id": self.id}.items():
+            if key.encode() not in present:
+                headers.append((key.encode(), value.encode()))
+        if self.owes_body:
+            headers.append((b"connection", b"close"))
+        return headers
 
     async def refuse(self, refusal: RefusalError) -> None:
         """Answer with the error form, unless an answer has begun."""

@@ -19,11 +19,16 @@ from typing import Any
 
 LOGGER = logging.getLogger("embervlm.server")
 _MOST_FRAMES = 12
+_written = json.JSONEncoder(default=str).encode
 
 
 def log(event: str, *, level: int = logging.INFO, **facts: Any) -> None:
     """Write an event with its facts."""
-    LOGGER.log(level, event, extra={"facts": facts})
+    if LOGGER.isEnabledFor(level):
+        # Not LOGGER.log, which walks the stack for the caller's line: every request is an event.
+        record = LOGGER.makeRecord(LOGGER.name, level, "", 0, event, (), None)
+        record.facts = facts
+        LOGGER.handle(record)
 
 
 def log_fault(error: BaseException, request_id: str, *, words: bool) -> None:
@@ -44,6 +49,8 @@ def log_to_stderr() -> None:
     root.setLevel(logging.WARNING)
     logging.captureWarnings(True)
     LOGGER.setLevel(logging.INFO)
+    # What a record would ask the system for, and no line tells (logging, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class _JsonLines(logging.Formatter):
@@ -57,7 +64,7 @@ class _JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             row["kind"] = type(record.exc_info[1]).__name__
             row["at"] = frames_of(record.exc_info[2])
-        return json.dumps(row, default=str)
+        return _written(row)
 
 
 def frames_of(trace: TracebackType | None) -> list[str]:

@@ -24,7 +24,7 @@ from embervlm.imaging import MAX_FILE_BYTES
 from embervlm.memory.protocol import StoreFaultError
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
-from embervlm.server.bodies import decode_photo
+from embervlm.server.asked import decode_photo
 from embervlm.server.errors import from_mistake
 from embervlm.server.logs import log
 

@@ -22,6 +22,8 @@ class Metrics:
 
     def __init__(self, waiting: Callable[[], float], busy: Callable[[], float]) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
+        # To look up a figure by its labels takes longer than to count.
+        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         ProcessCollector(registry=self._registry)
         self.requests = Counter(
             "embervlm_requests",
@@ -57,6 +59,16 @@ class Metrics:
             ("embervlm_workers_busy", "Workers that work.", busy),
         ):
             Gauge(name, text, registry=self._registry).set_function(value)
+
+    def note(self, route: str, method: str, status: int, took_s: float) -> None:
+        """Count a request and its time."""
+        key = route, method, status
+        known = self._of_requests.get(key)
+        if known is None:
+            counted = self.requests.labels(route, method, str(status))
+            known = self._of_requests[key] = counted, self.request_s.labels(route)
+        known[0].inc()
+        known[1].observe(took_s)
 
     def text(self) -> bytes:
         """Return all figures in Prometheus's text form."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from embervlm.scenario import MAX_TASK_CHARACTERS, Scenario
-from embervlm.server.bodies import decode_photo
+from embervlm.server.asked import scenario_of
 
 _MAX_NOTE_CHARACTERS = 1000
 _MAX_PHOTO_CHARACTERS = 12_000_000
@@ -38,8 +38,7 @@ class Ask(Record):
         Raises:
             ValueError: nothing was asked, or the photo is no base64.
         """
-        image = decode_photo(self.image) if isinstance(self.image, str) else self.image
-        return Scenario(task=self.task, image=image or None)
+        return scenario_of(self.task, self.image)
 
 
 class SelectAsk(Ask):

@@ -31,9 +31,11 @@ from embervlm.memory.home import is_address
 from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
+from embervlm.server.answers import Form, written
+from embervlm.server.asked import scenario_of
 from embervlm.server.errors import RefusalError
-from embervlm.server.logs import frames_of, log
-from embervlm.server.workers import LocalWorker
+from embervlm.server.logs import log
+from embervlm.server.workers import Fault, LocalWorker, Refused, safely, users_mistakes
 from embervlm.terminal import load_selector, open_memory
 
 T = TypeVar("T")
@@ -93,22 +95,6 @@ def check_replicas(least: int, most: int, lessons: str | Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Refused:
-    status: int
-    code: str
-    message: str
-    param: str | None
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """An exception of ours in a replica: its kind and where, not what it says, which may quote."""
-
-    kind: str
-    at: tuple[str, ...]
-
-
 class ReplicaFaultError(Exception):
     """Something went wrong in a replica; the log has it."""
 
@@ -128,13 +114,13 @@ class Replica:
 
     def decide(
         self, fleet: Fleet, scenario: Scenario, top_k: int | None, reasoning: bool
-    ) -> Decision | _Refused | _Fault:
+    ) -> Decision | Refused | Fault:
         """Decide for a fleet; see `LocalWorker.decide`."""
         return self._safely(
             lambda: self._worker.decide(self._at(fleet), scenario, top_k=top_k, reasoning=reasoning)
         )
 
-    def occlude(self, fleet: Fleet, scenario: Scenario) -> Occlusion | _Refused | _Fault:
+    def occlude(self, fleet: Fleet, scenario: Scenario) -> Occlusion | Refused | Fault:
         """Measure which parts of a photo counted."""
         return self._safely(lambda: self._worker.occlude(self._at(fleet), scenario))
 
@@ -149,15 +135,10 @@ class Replica:
             self._selector = self._selector.with_fleet(fleet)
         return self._selector
 
-    def _safely(self, work: Callable[[], T]) -> T | _Refused | _Fault:
+    def _safely(self, work: Callable[[], T]) -> T | Refused | Fault:
+        # A fault is told by its kind alone: Ray would write its words into files of its own.
         with self._one_at_a_time:
-            try:
-                return work()
-            except RefusalError as refusal:
-                return _Refused(refusal.status, refusal.code, refusal.message, refusal.param)
-            # It is told by its kind alone: Ray would write its words into files of its own.
-            except Exception as error:  # noqa: BLE001
-                return _Fault(type(error).__name__, tuple(frames_of(error.__traceback__)))
+            return safely(work)
 
 
 class RemoteWorker:
@@ -166,6 +147,21 @@ class RemoteWorker:
     def __init__(self, handle: Any, own: LocalWorker, own_lock: threading.Lock) -> None:
         self._handle = handle
         self._own, self._own_lock = own, own_lock
+
+    def answer(
+        self,
+        selector: Selector,
+        task: str | None,
+        image: str | bytes | None,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        form: Form,
+    ) -> bytes:
+        """Let a replica decide, and write the answer here; raises as `decide` does."""
+        with users_mistakes():
+            scenario = scenario_of(task, image)
+        return written(self.decide(selector, scenario, top_k=top_k, reasoning=reasoning), form)
 
     def decide(
         self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
@@ -197,9 +193,9 @@ class RemoteWorker:
             except ReplicaLostError as lost:
                 log("replica_lost", level=30, attempt=attempt, why=str(lost))
                 continue
-            if isinstance(found, _Refused):
-                raise RefusalError(found.status, found.code, found.message, param=found.param)
-            if isinstance(found, _Fault):
+            if isinstance(found, Refused):
+                raise found.error()
+            if isinstance(found, Fault):
                 log("replica_fault", level=40, kind=found.kind, at=list(found.at))
                 raise ReplicaFaultError(found.kind)
             return found

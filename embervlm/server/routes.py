@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, LIMIT_UNITS, STATUSES, Fleet
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.protocol import LessonMemory
-from embervlm.scenario import READINGS, Decision, Feedback
+from embervlm.scenario import READINGS, Feedback
 from embervlm.server import metrics
+from embervlm.server.answers import Form
 from embervlm.server.bodies import read_form, read_json, read_record, validated
 from embervlm.server.errors import RefusalError, from_mistake
 from embervlm.server.records import (
@@ -38,7 +39,7 @@ from embervlm.server.records import (
     RollbackRecord,
     SelectAsk,
 )
-from embervlm.server.service import Service, Timing
+from embervlm.server.service import Service
 
 router = APIRouter(default_response_class=JSONResponse)
 
@@ -49,8 +50,8 @@ Author = Annotated[str, Query(min_length=1, max_length=60)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def service_of(request: Request) -> Service:
-    """Return what the routes share."""
+async def service_of(request: Request) -> Service:
+    """Return what the routes share; FastAPI would call a plain function in a thread."""
     service: Service = request.app.state.service
     return service
 
@@ -84,11 +85,9 @@ JSON_OR_FORM = ("application/json", "multipart/form-data")
 async def select(request: Request, service: Shared) -> Response:
     """Decide which robots to send, in which order, why these and why not the others."""
     ask = await read_record(request, SelectAsk)
-    note_words(request, service, ask)
-    decision, timing = await service.decide(
-        client_of(request), ask.scenario, top_k=ask.top_k, reasoning=ask.reasoning
+    return await _answer(
+        request, service, ask, "decision", top_k=ask.top_k, reasoning=ask.reasoning
     )
-    return _timed(decision.to_dict(), timing)
 
 
 @router.post(
@@ -99,10 +98,7 @@ async def select(request: Request, service: Shared) -> Response:
 async def plan(request: Request, service: Shared) -> Response:
     """Say who does what, and after what."""
     ask = await read_record(request, PlanAsk)
-    note_words(request, service, ask)
-    decision, timing = await service.decide(client_of(request), ask.scenario, reasoning=False)
-    record = decision.to_dict()
-    return _timed({key: record[key] for key in PlanRecord.model_fields}, timing)
+    return await _answer(request, service, ask, "plan", reasoning=False)
 
 
 @router.post(
@@ -241,9 +237,7 @@ async def analyze(request: Request, service: Shared) -> Response:
         )
     values = {"image": fields.get("image"), "task": fields.get("instruction")}
     ask = validated(Ask, values, strict=False)
-    note_words(request, service, ask)
-    decision, timing = await service.decide(client_of(request), ask.scenario)
-    return _timed(analysis(decision), timing)
+    return await _answer(request, service, ask, "analysis")
 
 
 @router.get("/healthz")
@@ -285,25 +279,22 @@ def note_words(request: Request, service: Service, ask: Ask) -> None:
     request.state.facts = {"task": ask.task, "photo": digest}
 
 
-def analysis(decision: Decision) -> dict[str, Any]:
-    """Return a decision in the form that EmberVLM documents."""
-    record = decision.to_dict()
-    steps = [
-        f"{i}. {step.robot or 'nobody'}: {step.subtask}"
-        + (f" (after {', '.join(str(j + 1) for j in step.after)})" if step.after else "")
-        for i, step in enumerate(decision.plan, start=1)
-    ]
-    return {
-        "selected_robot": record["primary"],
-        "confidence": record["confidence"],
-        "reasoning": record["reasoning"],
-        "robot_probabilities": record["probabilities"],
-        "action_plan": "\n".join(steps),
-    }
-
-
-def _timed(record: dict[str, Any], timing: Timing) -> Response:
-    return JSONResponse(record, headers={"server-timing": timing.header()})
+async def _answer(
+    request: Request,
+    service: Service,
+    ask: Ask,
+    form: Form,
+    *,
+    top_k: int | None = None,
+    reasoning: bool = True,
+) -> Response:
+    """Let a worker decide, and pass on what it wrote."""
+    note_words(request, service, ask)
+    content, timing = await service.answer(
+        client_of(request), ask.task, ask.image, top_k=top_k, reasoning=reasoning, form=form
+    )
+    headers = {"server-timing": timing.header()}
+    return Response(content, media_type="application/json", headers=headers)
 
 
 def _get(lessons: LessonMemory, number: int) -> MemoryEntry:

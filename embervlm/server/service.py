@@ -17,6 +17,7 @@ from embervlm.memory.protocol import LessonMemory, StoreFaultError
 from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
+from embervlm.server.answers import Form
 from embervlm.server.errors import RefusalError
 from embervlm.server.jobs import ClosedError, QueueFullError, WorkerPool
 from embervlm.server.logs import log
@@ -73,6 +74,27 @@ class Service:
     def backend(self) -> Backend:
         """An engine of this process; only its constants may be read here."""
         return self._selector.backend
+
+    async def answer(
+        self,
+        client: str,
+        task: str | None,
+        image: str | bytes | None,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        form: Form,
+    ) -> tuple[bytes, Timing]:
+        """Decide what came, a text being the photo in base64; return the answer as JSON.
+
+        Raises:
+            RefusalError: the request is wrong, or there is no place in the queue.
+        """
+
+        def work(worker: Worker, selector: Selector) -> bytes:
+            return worker.answer(selector, task, image, top_k=top_k, reasoning=reasoning, form=form)
+
+        return await self._run(client, work)
 
     async def decide(
         self,

@@ -1,4 +1,5 @@
-"""Who does the jobs of the queue: an engine in this process, or (`replicas`) one somewhere else.
+"""Who does the jobs of the queue: an engine in this process, or one in another (`processes`), or on
+another machine (`replicas`).
 
     worker = LocalWorker(load_backend("native"))
     worker.decide(selector, Scenario(task="look at the roof"), top_k=None, reasoning=True)
@@ -8,9 +9,10 @@ The selector comes with each job, since its fleet may have been replaced meanwhi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from embervlm.backends.base import Backend
 from embervlm.memory.entries import MemoryEntry
@@ -18,11 +20,28 @@ from embervlm.memory.protocol import StoreFaultError
 from embervlm.occlusion import Occlusion, cover_parts
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
-from embervlm.server.errors import from_mistake
+from embervlm.server.answers import Form, written
+from embervlm.server.asked import scenario_of
+from embervlm.server.errors import RefusalError, from_mistake
+from embervlm.server.logs import frames_of
+
+T = TypeVar("T")
 
 
 class Worker(Protocol):
     """Does one job at a time; all raise RefusalError where the request is wrong."""
+
+    def answer(
+        self,
+        selector: Selector,
+        task: str | None,
+        image: str | bytes | None,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        form: Form,
+    ) -> bytes:
+        """Decide what came, a text being the photo in base64; return the answer as JSON."""
 
     def decide(
         self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
@@ -41,6 +60,21 @@ class LocalWorker:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+
+    def answer(
+        self,
+        selector: Selector,
+        task: str | None,
+        image: str | bytes | None,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        form: Form,
+    ) -> bytes:
+        """Decide with this engine, and write the answer."""
+        with users_mistakes():
+            scenario = scenario_of(task, image)
+        return written(self.decide(selector, scenario, top_k=top_k, reasoning=reasoning), form)
 
     def decide(
         self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
@@ -61,6 +95,39 @@ class LocalWorker:
         own = selector.with_backend(self._backend)
         with users_mistakes():
             return own.learn(own.decide(scenario, reasoning=False), feedback)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A RefusalError on its way from another process."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None
+
+    def error(self) -> RefusalError:
+        """Return what it was."""
+        return RefusalError(self.status, self.code, self.message, param=self.param)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An exception of ours in another process: its kind and where, not what it says, which may
+    quote a request."""
+
+    kind: str
+    at: tuple[str, ...]
+
+
+def safely(work: Callable[[], T]) -> T | Refused | Fault:
+    """Return what a job gives, or why it gives nothing, in a form that can be sent elsewhere."""
+    try:
+        return work()
+    except RefusalError as refusal:
+        return Refused(refusal.status, refusal.code, refusal.message, refusal.param)
+    except Exception as error:  # noqa: BLE001
+        return Fault(type(error).__name__, tuple(frames_of(error.__traceback__)))
 
 
 @contextmanager

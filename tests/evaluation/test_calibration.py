@@ -156,6 +156,9 @@ def test_no_robot_is_answered_as_often_as_it_is_right() -> None:
     selector = Selector(FakeBackend(say))
     proposals = [selector.propose(case.scenario) for case in cases]
     assert fit_shift(selector, cases, proposals) == -0.9
+    # Half of the 12 lead by 1.25 or more.
+    assert fit_shift(selector, cases, proposals, recall=0.5) == -1.2
+    assert fit_shift(selector, cases, proposals, recall=1.0) == -0.9
 
 
 def test_numbers_are_limits_more_readily_where_swaps_show_it_and_no_set_is_lost() -> None:
@@ -191,3 +194,9 @@ def test_the_command_rewrites_the_numbers_and_not_the_weights(
         assert np.array_equal(after.weights[name], tensor)
     main(["--model", str(file), "--shared", str(small_data)])
     assert json.loads(capsys.readouterr().out) == printed
+
+
+def test_refuses_a_recall_that_is_no_share() -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--model", "m.gguf", "--no-robot-recall", "85"])
+    assert error.value.code == 2
