@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_the_script_runs_with_its_own_arguments(
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Stand in for an installed VLMEvalKit: a package that is itself a program."""
     folder = tmp_path / "vlmeval"
     folder.mkdir()
@@ -185,9 +186,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pytest"])
+    kept = dict(sys.modules)
+    for name in [one for one in kept if one.partition(".")[0] == "vlmeval"]:
+        del sys.modules[name]
+    yield folder
     for name in [one for one in sys.modules if one.partition(".")[0] == "vlmeval"]:
-        monkeypatch.delitem(sys.modules, name)
-    return folder
+        del sys.modules[name]
+    sys.modules.update({n: m for n, m in kept.items() if n.partition(".")[0] == "vlmeval"})
 
 
 def test_an_installed_vlmevalkit_needs_no_script(package: Path) -> None:
