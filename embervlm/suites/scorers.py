@@ -32,9 +32,8 @@ _PEOPLE_THAT_AGREE = 3
 _TOLERANCE = 0.05
 _ANLS_THRESHOLD = 0.5
 _MARKS = re.compile(r"[.()\[\],:;!*#{}]")
-# A longer text that holds the word "A" says an article, not an option.
-_ARTICLE_WORDS = 3
-_FIRST_A = re.compile(r"\(?A[.):]")
+# A letter that stands before these is no answer: "A cat sits on the mat".
+_LAST_WORDS = 4
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {
     word: str(number)
@@ -49,17 +48,14 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000:
 def option_letter(text: str, options: Sequence[str]) -> str | None:
     """Return the letter of the option that a text names; None if it names none, or several.
 
-    First the one letter that stands alone among the words ("A" in a longer text only in front,
-    with a mark behind it, or as the last word); then the one option whose words the text holds, if
-    the text is not more than twice as long as all options together.
+    First the one letter that stands alone among the words, if it is one of the last four; then the
+    one option whose words the text holds, if the text is not more than twice as long as all options
+    together.
     """
     words = _MARKS.sub(" ", text).split()
     said = [letter for letter in LETTERS[: len(options)] if letter in words]
-    marked = words[-1:] == ["A"] or _FIRST_A.match(text.strip())
-    if "A" in said and len(words) > _ARTICLE_WORDS and not marked:
-        said.remove("A")
-    if said:
-        return said[0] if len(said) == 1 else None
+    if len(said) == 1 and words.index(said[0]) >= len(words) - _LAST_WORDS:
+        return said[0]
     low = text.lower()
     if len(low) > 2 * sum(map(len, options)):
         return None

@@ -1,22 +1,28 @@
-"""Our models under VLMEvalKit, whose own `run.py` runs unchanged.
+"""Our models under VLMEvalKit, whose own program runs unchanged.
 
-    python -m embervlm.suites.vlmevalkit run.py --model embervlm --data embervlm_photos_test
+    python -m embervlm.suites.vlmevalkit --model embervlm --data embervlm_photos_test
     python -m embervlm.suites.vlmevalkit run.py --model embervlm:run/network.safetensors
         --data MME
 
 VLMEvalKit has no entry points. This registers our class in its table of models
-(`vlmeval.config.supported_VLM`) and then runs the script that is named, with the rest of the
-arguments. The tables of `embervlm data export-suite vlmevalkit` lie in the folder that LMUData
+(`vlmeval.config.supported_VLM`) and then does what `python -m vlmeval` does with the same
+arguments, or runs the script that stands before them: a clone has `run.py`, the wheel `ms-vlmeval`
+the module. The tables of `embervlm data export-suite vlmevalkit` lie in the folder that LMUData
 names; of their questions the selector is given the request, and answers with the letter of the set
 that is most like its decision.
+
+VLMEvalKit makes file names of a model's name, so `embervlm:run/network.safetensors` is called
+`embervlm-run-network.safetensors` there.
 """
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,11 @@ from embervlm.suites.own import OURS, open_own
 from embervlm.suites.scorers import LETTERS
 
 Message = dict[str, Any]
+
+# Said where there is no answer. An empty one would come back from VLMEvalKit's spreadsheet as
+# "nan", in which its rules find the option "A" and OCRBench's words "a" and "an".
+NO_ANSWER = "-"
+_NOT_IN_FILE_NAMES = re.compile(r"[^\w.-]+")
 
 
 class EmberVLM:
@@ -64,7 +75,7 @@ class EmberVLM:
         return [*messages, *({"type": "text", "value": str(option)} for option in options)]
 
     def generate(self, message: Sequence[Message], dataset: str | None = None) -> str:
-        """Return the answer; an empty one where the model does not answer such a question."""
+        """Return the answer; `NO_ANSWER` where the model does not answer such a question."""
         photos = tuple(Path(m["value"]).read_bytes() for m in message if m["type"] == "image")
         words = [str(m["value"]) for m in message if m["type"] == "text"]
         ours = self.use_custom_prompt(dataset)
@@ -72,39 +83,66 @@ class EmberVLM:
         try:
             return self._model.answer(question, one_photo(photos), options, request=ours)
         except NoAnswerError:
-            return ""
+            return NO_ANSWER
 
 
-def register(names: Sequence[str]) -> None:
-    """Put our models into VLMEvalKit's table: `embervlm`, and those of these names that are ours.
+def register(arguments: Sequence[str]) -> list[str]:
+    """Put our models into VLMEvalKit's table: `embervlm`, and those that the arguments name.
+
+    Return the arguments with the names that stand in the table.
 
     Raises:
-        ValueError: VLMEvalKit is not installed.
+        ValueError: VLMEvalKit or a package that it needs is not installed, or two models would have
+            the same name.
     """
     try:
         from vlmeval.config import supported_VLM
     except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
         raise ValueError(
-            "VLMEvalKit is not installed; clone github.com/open-compass/VLMEvalKit and install it."
+            "VLMEvalKit is not installed; docs/suites.md says how."
+            if missing == "vlmeval"
+            else f"VLMEvalKit needs the package {missing!r}, which is not installed; install it."
         ) from error
     supported_VLM["embervlm"] = EmberVLM
-    for name in names:
-        if name.startswith(OURS):
-            supported_VLM[name] = partial(EmberVLM, name)
+    ours: dict[str, str] = {}
+    renamed = []
+    for argument in arguments:
+        if argument.startswith(OURS):
+            name = _NOT_IN_FILE_NAMES.sub("-", argument).strip("-")
+            if ours.setdefault(name, argument) != argument:
+                raise ValueError(
+                    f"{ours[name]} and {argument} would both be called {name}; rename one file."
+                )
+            supported_VLM[name] = partial(EmberVLM, argument)
+            argument = name
+        renamed.append(argument)
+    return renamed
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Register our models and run VLMEvalKit's script with the rest of the arguments.
+    """Register our models and run VLMEvalKit with the arguments.
 
     Raises:
-        ValueError: there is no such script, or VLMEvalKit is not installed.
+        ValueError: no arguments, no such script, or VLMEvalKit is not installed.
     """
-    if not arguments or not Path(arguments[0]).is_file():
-        raise ValueError("Give VLMEvalKit's run.py first, then its own arguments.")
-    register(arguments)
-    sys.argv = list(arguments)
-    sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
-    runpy.run_path(arguments[0], run_name="__main__")
+    if not arguments:
+        raise ValueError("Give VLMEvalKit's arguments, such as --model embervlm --data NAME.")
+    script = Path(arguments[0]) if arguments[0].endswith(".py") else None
+    if script is not None and not script.is_file():
+        raise ValueError(f"There is no {script}; give the run.py of a clone of VLMEvalKit.")
+    renamed = register(arguments)
+    if script is not None:
+        sys.argv = renamed
+        sys.path.insert(0, str(script.resolve().parent))
+        runpy.run_path(str(script), run_name="__main__")
+        return
+    if find_spec("vlmeval.__main__") is None:
+        raise ValueError(
+            "This VLMEvalKit is started by the run.py of its clone; name that file first."
+        )
+    sys.argv = ["vlmeval", *renamed]
+    runpy.run_module("vlmeval", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ def kit(monkeypatch: pytest.MonkeyPatch, model: OwnModel) -> dict[str, Any]:
 def test_vlmevalkits_inference_over_our_rows(
     kit: dict[str, Any], robots: tuple[str, ...], photo: Path
 ) -> None:
-    vlmevalkit.register(["--model", "embervlm:other.gguf"])
-    assert set(kit) == {"embervlm", "embervlm:other.gguf"}
+    told = vlmevalkit.register(["--model", "embervlm:run/other.gguf", "--data", "MME"])
+    assert told == ["--model", "embervlm-run-other.gguf", "--data", "MME"], "a name of files"
+    assert set(kit) == {"embervlm", "embervlm-run-other.gguf"}
     ours = kit["embervlm"]()
     ours.set_dump_image(lambda line: [str(photo)])
     line = {"index": 0, "question": f"{vlmevalkit.QUESTION}{TASK}", "A": "Humanoid and Drone",
@@ -137,9 +139,20 @@ def test_vlmevalkits_inference_over_our_rows(
     assert message[0] == {"type": "image", "value": str(photo)}
     assert ours.generate(message=message, dataset="embervlm_photos_test") in ("A", "B")
     assert not ours.use_custom_prompt("MME")
-    assert ours.generate(message=[{"type": "text", "value": "Which?"}], dataset="MME") == ""
+    assert ours.generate(message=[{"type": "text", "value": "Which?"}], dataset="MME") == "-"
     with pytest.raises(ValueError, match="has no setting 'use_vllm'"):
         kit["embervlm"](use_vllm=True)
+    with pytest.raises(ValueError, match=r"would both be called embervlm-a-b\.gguf"):
+        vlmevalkit.register(["embervlm:a/b.gguf", "embervlm:a-b.gguf"])
+
+
+def test_no_answer_outlives_vlmevalkits_spreadsheet(tmp_path: Path) -> None:
+    """VLMEvalKit writes the answers to a table and reads them back before it scores them."""
+    pandas = pytest.importorskip("pandas")
+    table = tmp_path / "answers.tsv"
+    pandas.DataFrame({"prediction": ["", vlmevalkit.NO_ANSWER]}).to_csv(table, sep="\t")
+    back = [str(one) for one in pandas.read_csv(table, sep="\t")["prediction"]]
+    assert back == ["nan", vlmevalkit.NO_ANSWER]
 
 
 def test_the_script_runs_with_its_own_arguments(
@@ -154,8 +167,48 @@ def test_the_script_runs_with_its_own_arguments(
     )
     vlmevalkit.main([str(script), "--model", "embervlm"])
     assert kit["told"] == (["--model", "embervlm"], "__main__")
-    with pytest.raises(ValueError, match=r"Give VLMEvalKit's run\.py"):
+    with pytest.raises(ValueError, match="Give VLMEvalKit's arguments"):
         vlmevalkit.main([])
+    with pytest.raises(ValueError, match=r"There is no away\.py"):
+        vlmevalkit.main(["away.py", "--model", "embervlm"])
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Stand in for an installed VLMEvalKit: a package that is itself a program."""
+    folder = tmp_path / "vlmeval"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "config.py").write_text("supported_VLM = {}\n")
+    (folder / "__main__.py").write_text(
+        "import sys\nfrom vlmeval.config import supported_VLM\n"
+        "supported_VLM['told'] = (sys.argv[1:], __name__)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    kept = dict(sys.modules)
+    for name in [one for one in kept if one.partition(".")[0] == "vlmeval"]:
+        del sys.modules[name]
+    yield folder
+    for name in [one for one in sys.modules if one.partition(".")[0] == "vlmeval"]:
+        del sys.modules[name]
+    sys.modules.update({n: m for n, m in kept.items() if n.partition(".")[0] == "vlmeval"})
+
+
+def test_an_installed_vlmevalkit_needs_no_script(package: Path) -> None:
+    vlmevalkit.main(["--model", "embervlm:run/network.safetensors"])
+    table = sys.modules["vlmeval.config"].supported_VLM
+    assert table["told"] == (["--model", "embervlm-run-network.safetensors"], "__main__")
+    assert "embervlm-run-network.safetensors" in table
+    (package / "__main__.py").unlink()
+    with pytest.raises(ValueError, match=r"run\.py of its clone"):
+        vlmevalkit.main(["--model", "embervlm"])
+
+
+def test_what_is_missing_is_named(package: Path) -> None:
+    (package / "config.py").write_text("import a_package_that_is_not_there\n")
+    with pytest.raises(ValueError, match="needs the package 'a_package_that_is_not_there'"):
+        vlmevalkit.main(["--model", "embervlm"])
 
 
 def test_lmms_eval_finds_our_model() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from embervlm.suites.scorers import (
@@ -36,6 +38,10 @@ PETS = ["a dog", "a cat", "a red bird"]
         ("a cat", "B"),
         ("It is a red bird", "C"),
         ("B or C", None),
+        ("B or C: a red bird", "C"),
+        ("C, for it is in a tree", None),
+        ("I see a dog, it is A", "A"),
+        ("I think A is in it", "A"),
         ("a dog and a cat", None),
         ("D", None),
         ("a horse", None),
@@ -149,3 +155,40 @@ def test_hallusion_by_hand() -> None:
     ]  # fmt: skip
     assert hallusion(rows) == {"aAcc": 75, "fAcc": 50, "qAcc": 50}
     assert chance_of_all({"fig 1": 2, "fig 2": 1}) == pytest.approx(100 * (0.25 + 0.5) / 2)
+
+
+def test_the_rules_score_as_vlmevalkits_own() -> None:
+    """Where VLMEvalKit is installed (it is none of our dependencies)."""
+    matching = pytest.importorskip("vlmeval.utils.matching_util")
+    from vlmeval.dataset.utils.vqa_eval import hit_calculate, process_line
+    from vlmeval.dataset.utils.yorn import YOrN_Extraction
+
+    draw = random.Random(1)
+    words = [*"ABCD", "A.", "(B)", "C:", "**D**", "answer", "is", "the", "or", "Yes", "no,", *PETS]
+    short = [
+        "two",
+        "2",
+        "the dog",
+        "dog",
+        "1,000",
+        "1000",
+        "don't",
+        "5%",
+        "0.05",
+        "100",
+        "103",
+        "106",
+    ]
+    for _ in range(2000):
+        text = " ".join(draw.choices(words, k=draw.randint(1, 8)))
+        found = matching.can_infer(text, dict(zip("ABC", PETS, strict=True)))
+        assert option_letter(text, PETS) == (found or None), text
+        assert yes_or_no_word(text) == {"Yes": "yes", "No": "no"}.get(YOrN_Extraction(text)), text
+        said, answers = draw.choice(short), draw.choices(short, k=10)
+        for suite, method, ours in (
+            ("TextVQA", "vqa_score", vqa_accuracy(said, answers)),
+            ("ChartQA", "relaxed_accuracy", max(relaxed(said, one) for one in answers)),
+            ("DocVQA", "anls", anls(said, answers)),
+        ):
+            theirs = process_line({"answer": str(answers), "prediction": said}, method)
+            assert ours == pytest.approx(hit_calculate([theirs], suite)[0]), (suite, said, answers)
