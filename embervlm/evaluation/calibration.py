@@ -9,9 +9,10 @@ confidence under which a person decides, and the cosine above which two requests
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
     python -m embervlm.evaluation.calibration --model M.gguf --only teams
 
-With `--shared` the photo requests of the split, with photos of the split, count too. With `--only
-teams` the numbers for teams are fitted anew, and the file keeps the others. `--no-robot-recall`
-trades right sets for requests where nobody can go (`fit_shift`).
+With `--shared` the photo requests of the split, with photos of the split, count too, for how sure
+an answer is also without their words. With `--only teams` the numbers for teams are fitted anew,
+and the file keeps the others. `--no-robot-recall` trades right sets for requests where nobody can
+go (`fit_shift`).
 
 Axes: N requests, S sets or signs.
 """
@@ -67,11 +68,18 @@ def fit(
 ) -> dict[str, float]:
     """Return the fields of `reading.Calibration` for these cases; see `fit_proposals`."""
     console = Console(stderr=True)
+    wordless = [
+        replace(case, scenario=replace(case.scenario, task=None))
+        for case in cases
+        if case.scenario.image is not None
+    ]
     proposals = [
-        selector.propose(case.scenario) for case in track(cases, "read the split", console=console)
+        selector.propose(case.scenario)
+        for case in track([*cases, *wordless], "read the split", console=console)
     ]
     read = [read_swap(selector, swap) for swap in track(swaps, "swap the numbers", console=console)]
-    return fit_proposals(selector, cases, proposals, read, no_robot_recall)
+    alone = list(zip(wordless, proposals[len(cases) :], strict=True))
+    return fit_proposals(selector, cases, proposals[: len(cases)], read, alone, no_robot_recall)
 
 
 def fit_proposals(
@@ -79,13 +87,15 @@ def fit_proposals(
     cases: Sequence[Case],
     proposals: Sequence[Proposal],
     swaps: Sequence[SwapRead] = (),
+    wordless: Sequence[tuple[Case, Proposal]] = (),
     no_robot_recall: float | None = None,
 ) -> dict[str, float]:
     """Return the calibration for cases of which the network has said `proposals`.
 
     `certain_flag` is the candidate with the most exact sets, all hard rules on; of equals the
-    lowest, which keeps the most rules. The selector's lessons and its present calibration play no
-    part.
+    lowest, which keeps the most rules. Photos without words, `wordless`, play a part only in how
+    sure an answer is: without them one to a photo alone was taken to be surer than it is. The
+    selector's lessons and its present calibration play no part.
     """
     logits_NS = np.stack([proposal.subsets for proposal in proposals]).astype(np.float64)
     true_N = np.array([subset_of(case.truth.robots) for case in cases])
@@ -104,7 +114,12 @@ def fit_proposals(
     shift = fit_shift(trial, cases, proposals, no_robot_recall)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
     signs_NS, right_N = _answers(trial, cases, proposals)
-    weights_S, offset = fit_confidence(signs_NS, right_N)
+    more = (
+        _answers(trial, *zip(*wordless, strict=True)) if wordless else (signs_NS[:0], right_N[:0])
+    )
+    weights_S, offset = fit_confidence(
+        np.concatenate([signs_NS, more[0]]), np.concatenate([right_N, more[1]])
+    )
     confidence_N = 1 / (1 + np.exp(-(signs_NS @ weights_S + offset)))
     embeddings = np.stack([proposal.embedding for proposal in proposals])
     values = {
