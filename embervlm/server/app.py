@@ -70,6 +70,7 @@ class App:
             response = await call(request, self.service)
         except RefusalError as refusal:
             response = _answer(request, refusal)
+        # As Starlette does: the client gets a 500 of ours, the gate's log the exception.
         except Exception as error:
             await (await _fault(request, error))(scope, receive, send)
             raise

@@ -31,11 +31,9 @@ from embervlm.memory.home import is_address
 from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
-from embervlm.server.answers import Form, written
-from embervlm.server.asked import scenario_of
 from embervlm.server.errors import RefusalError
 from embervlm.server.logs import log
-from embervlm.server.workers import Fault, LocalWorker, Refused, safely, users_mistakes
+from embervlm.server.workers import Fault, LocalWorker, Refused, Worker, safely
 from embervlm.terminal import load_selector, open_memory
 
 T = TypeVar("T")
@@ -141,27 +139,12 @@ class Replica:
             return safely(work)
 
 
-class RemoteWorker:
+class RemoteWorker(Worker):
     """Gives jobs to whichever replica has least to do; learns with an engine of this process."""
 
     def __init__(self, handle: Any, own: LocalWorker, own_lock: threading.Lock) -> None:
         self._handle = handle
         self._own, self._own_lock = own, own_lock
-
-    def answer(
-        self,
-        selector: Selector,
-        task: str | None,
-        image: str | bytes | None,
-        *,
-        top_k: int | None,
-        reasoning: bool,
-        form: Form,
-    ) -> bytes:
-        """Let a replica decide, and write the answer here; raises as `decide` does."""
-        with users_mistakes():
-            scenario = scenario_of(task, image)
-        return written(self.decide(selector, scenario, top_k=top_k, reasoning=reasoning), form)
 
     def decide(
         self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool

@@ -41,7 +41,13 @@ class Worker(Protocol):
         reasoning: bool,
         form: Form,
     ) -> bytes:
-        """Decide what came, a text being the photo in base64; return the answer as JSON."""
+        """Decide what came, a text being the photo in base64; return the answer as JSON.
+
+        It is written here, from what `decide` returns; an engine elsewhere may write it there.
+        """
+        with users_mistakes():
+            scenario = scenario_of(task, image)
+        return written(self.decide(selector, scenario, top_k=top_k, reasoning=reasoning), form)
 
     def decide(
         self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
@@ -55,26 +61,11 @@ class Worker(Protocol):
         """Keep a correction of the decision on a scenario."""
 
 
-class LocalWorker:
+class LocalWorker(Worker):
     """An engine in this process."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-
-    def answer(
-        self,
-        selector: Selector,
-        task: str | None,
-        image: str | bytes | None,
-        *,
-        top_k: int | None,
-        reasoning: bool,
-        form: Form,
-    ) -> bytes:
-        """Decide with this engine, and write the answer."""
-        with users_mistakes():
-            scenario = scenario_of(task, image)
-        return written(self.decide(selector, scenario, top_k=top_k, reasoning=reasoning), form)
 
     def decide(
         self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
@@ -126,6 +117,7 @@ def safely(work: Callable[[], T]) -> T | Refused | Fault:
         return work()
     except RefusalError as refusal:
         return Refused(refusal.status, refusal.code, refusal.message, refusal.param)
+    # Whatever it is has to reach the server, and by its kind alone: its words may quote a request.
     except Exception as error:  # noqa: BLE001
         return Fault(type(error).__name__, tuple(frames_of(error.__traceback__)))
 
