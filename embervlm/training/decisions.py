@@ -51,6 +51,7 @@ class Settings:
     seed: int = 1
     max_tokens: int = 128
     scenarios: str = ""  # folder of one's own requests; without it, the repository's
+    plans: bool = True  # written plans too, as requests for their team
     # photos
     attach_photo: float = 0.25
     drop_view: float = 0.4
@@ -80,7 +81,8 @@ class Photos:
     def load(cls, folder: Path, shared: Path, grid: int = 0) -> Photos:
         """Read `features.npz` of a vision run, the table of photos, and the captions.
 
-        With `grid` the features are those of so many places a side, which `photo_grid` wrote.
+        Other views of training photos (`photo_features.py`) are rows of their own. With `grid` the
+        features are those of so many places a side, which `photo_grid` wrote, without other views.
         """
         content = np.load(folder / "features.npz", allow_pickle=False)
         rows = {str(name): i for i, name in enumerate(content["files"])}
@@ -93,13 +95,21 @@ class Photos:
                 by_environment[photo.environment, photo.split].append(row)
             if photo.split == "train" and photo.file in texts:
                 captions[row] = texts[photo.file]
-        features = content["features"].astype(np.float32)
+        features, logits = content["features"].astype(np.float32), content["environment_logits"]
         if grid:
             # Half precision: a batch's features become floats when it is made.
             features = np.load(folder / f"grid-{grid}.npy", allow_pickle=False)
+        elif "view_of" in content:
+            views_of = defaultdict(list)
+            for row, whole in enumerate(content["view_of"].tolist(), len(features)):
+                views_of[whole].append(row)
+            for found in by_environment.values():
+                found += [view for row in found for view in views_of[row]]
+            features = np.concatenate([features, content["view_features"].astype(np.float32)])
+            logits = np.concatenate([logits, content["view_logits"]])
         return cls(
             torch.from_numpy(features),
-            torch.from_numpy(content["environment_logits"].astype(np.float32)).softmax(-1),
+            torch.from_numpy(logits.astype(np.float32)).softmax(-1),
             dict(by_environment),
             captions,
         )
@@ -117,11 +127,11 @@ class Item:
     roles: tuple[int, ...] | None = None
 
 
-def base_samples(split: str, scenarios: str = "") -> list[Sample]:
-    """Return the samples of the requests and plans of a split; see `load_own`."""
+def base_samples(split: str, scenarios: str = "", plans: bool = True) -> list[Sample]:
+    """Return the samples of the requests of a split, and of its plans; see `load_own`."""
     return [
         *(from_scenario(row) for row in load_own("scenarios", split, scenarios)),
-        *(from_plan(row) for row in load_own("plans", split, scenarios)),
+        *(from_plan(row) for row in (load_own("plans", split, scenarios) if plans else ())),
     ]
 
 
@@ -130,7 +140,7 @@ class Mixture:
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer, photos: Photos | None) -> None:
         self.settings, self.tokenizer, self.photos = settings, tokenizer, photos
-        self.requests = base_samples("train", settings.scenarios)
+        self.requests = base_samples("train", settings.scenarios, settings.plans)
         self.with_numbers = [sample for sample in self.requests if mentions_of(sample)]
         self.photo_rows = load_own("photo_requests", "train", settings.scenarios)
         # Of the requests as they stand, which each epoch reads again.

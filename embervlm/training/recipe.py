@@ -71,6 +71,9 @@ class Recipe:
     )
     freeze: str = _field("", "parts that stay though the stage would move them: text., heads.")
     rounding: str = _field("none", f"{' or '.join(ROUNDINGS)}: what moves is trained in four bits")
+    plans: bool = _field(
+        True, "select: written plans too; the plans' part learns best of a reader that has not"
+    )
     redraw: float = _field(0.25, "select: how often requests are read again with other numbers")
     drop_digits: float = _field(
         0.3, "select: share of requests read without their digits, by the marks behind them alone"

@@ -208,6 +208,7 @@ def _data(
         drop_numbers=recipe.drop_numbers,
         vary=recipe.vary,
         scenarios=recipe.scenarios,
+        plans=recipe.plans,
     )
     if recipe.stage == "select":
         scores = read_scores(recipe.teacher_scores) if recipe.teacher_scores else None

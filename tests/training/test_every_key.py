@@ -123,6 +123,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "drop_numbers": (SELECT, 0, 1, weights),
     "vary": (SELECT, 0, 1, weights),
     "scenarios": (SELECT, None, "OWN", weights),
+    "plans": (SELECT, True, False, weights),
     "group": (GRPO, 4, 6, weights),
     "pool": (GRPO, 1, 2, weights),
     "iterations": (GRPO, 1, 2, weights),
