@@ -70,7 +70,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
             torch.nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5)
     torch.nn.init.uniform_(network.ngrams.importance, 1, 9)
     # The part that splits comes last, so that it changes none of the others.
-    config = replace(config, plan_width=32, plan_layers=2)
+    config = replace(config, plan_width=32, plan_layers=2, plan_readers=1)
     network.plan = PlanSteps(config)
     for part in (network.plan.answers, network.plan.order):
         torch.nn.init.normal_(part.weight, 0, 0.5)

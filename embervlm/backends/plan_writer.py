@@ -8,7 +8,7 @@ only for steps in front of it, so that no circle can come out.
     steps = writer.write(words_TD, tokens_T)
     steps[1].after       # (1,): the logit that step 1 waits for step 0
 
-Axes: T words, D width of the reader, W width here, K steps, L labels of a step.
+Axes: T words, D width of the reader, W width here, X either, K steps, L labels of a step.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class PlanWriter:
         self._linear, self._tensor = linear, tensor
         self._width = width = int(config.get("plan_width", 0))
         self._layers = int(config.get("plan_layers", 0))
+        self._readers = int(config.get("plan_readers", 0))
+        self._reader_heads = int(config.get("text_heads", 0))
         self._is_there = width > 0
         if self._is_there:
             self._step_KW = self._take("plan.step.weight", MAX_STEPS + 1, width)
@@ -62,10 +64,12 @@ class PlanWriter:
         file has no part for it."""
         if not self._is_there:
             return ()
+        for i in range(self._readers):
+            words_TD = self._read(f"plan.readers.{i}", words_TD, self._reader_heads)
         words_TW = self._linear("plan.narrow", words_TD)
         rows_TE = self._table_VE[tokens_T].astype(np.float32)
         words_TW = words_TW + self._linear("plan.words", rows_TE)
-        words_TW = self._read(self._norm("plan.norm", words_TW))
+        words_TW = self._read("plan.reader", self._norm("plan.norm", words_TW), _HEADS)
         key_TW = self._linear("plan.pointer_key", words_TW)
         keys_values = [
             np.split(self._linear(f"plan.layers.{i}.key_value", words_TW), 2, -1)
@@ -102,15 +106,14 @@ class PlanWriter:
             told_KL = np.concatenate([told_KL, label_L[None]])
         return tuple(steps)
 
-    def _read(self, x_TW: Array) -> Array:
-        """Run the layer over the words, `models.text.EncoderLayer`."""
-        q_TW, k_TW, v_TW = np.split(self._linear("plan.reader.qkv", x_TW), 3, -1)
-        read_TW = attend(q_TW, k_TW, v_TW, _HEADS)
-        x_TW = x_TW + self._linear("plan.reader.out", read_TW)
-        x_TW = self._norm("plan.reader.attention_norm", x_TW, _READER_EPSILON)
-        up = gelu(self._linear("plan.reader.up", x_TW))
-        x_TW = x_TW + self._linear("plan.reader.down", up)
-        return self._norm("plan.reader.output_norm", x_TW, _READER_EPSILON)
+    def _read(self, name: str, x_TX: Array, heads: int) -> Array:
+        """Run a layer over the words, `models.text.EncoderLayer`."""
+        q_TX, k_TX, v_TX = np.split(self._linear(f"{name}.qkv", x_TX), 3, -1)
+        x_TX = x_TX + self._linear(f"{name}.out", attend(q_TX, k_TX, v_TX, heads))
+        x_TX = self._norm(f"{name}.attention_norm", x_TX, _READER_EPSILON)
+        up = gelu(self._linear(f"{name}.up", x_TX))
+        x_TX = x_TX + self._linear(f"{name}.down", up)
+        return self._norm(f"{name}.output_norm", x_TX, _READER_EPSILON)
 
     def _layer(self, name: str, x_KW: Array, key_TW: Array, value_TW: Array) -> Array:
         q_KW, k_KW, v_KW = np.split(self._linear(f"{name}.qkv", x_KW), 3, -1)

@@ -54,7 +54,9 @@ static int load_switches(ember *m, const char *json) {
         config_optional(m, json, "reasoning_width", 4096, &m->reasoning_width) ||
         config_optional(m, json, "plan_width", 4096, &m->plan_width))
         return -1;
-    if (m->plan_width && config_number(m, json, "plan_layers", 1, 4, &m->plan_layers)) return -1;
+    if (m->plan_width && (config_number(m, json, "plan_layers", 1, 4, &m->plan_layers) ||
+                          config_optional(m, json, "plan_readers", 4, &m->plan_readers)))
+        return -1;
     if (m->memory_slots && config_number(m, json, "memory_width", 1, 4096, &m->memory_width))
         return -1;
     m->table_width = m->embed_width ? m->embed_width : m->width;
@@ -288,7 +290,11 @@ static int load_plan(ember *m) {
                 {"told", W, 0},          {"pointer_query", W, W}, {"pointer_key", W, W},
                 {"found", W, 2 * W},     {"answers", 0, W},       {"order", 2 * W, W}},
       each[] = {{"qkv", 3 * W, W}, {"out", W, W},    {"query", W, W},   {"key_value", 2 * W, W},
-                {"read", W, W},    {"up", 2 * W, W}, {"down", W, 2 * W}};
+                {"read", W, W},    {"up", 2 * W, W}, {"down", W, 2 * W}},
+      reader[] = {{"qkv", 3 * m->width, m->width},
+                  {"out", m->width, m->width},
+                  {"up", m->hidden, m->width},
+                  {"down", m->width, m->hidden}};
     char name[NAME];
     for (size_t i = 0; i < sizeof once / sizeof *once; i++) {
         snprintf(name, sizeof name, "plan.%s", once[i].name);
@@ -298,6 +304,11 @@ static int load_plan(ember *m) {
         for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
             snprintf(name, sizeof name, "plan.layers.%d.%s", l, each[i].name);
             if (load_linear(m, name, each[i].outputs, each[i].inputs)) return -1;
+        }
+    for (int l = 0; l < m->plan_readers; l++)
+        for (size_t i = 0; i < sizeof reader / sizeof *reader; i++) {
+            snprintf(name, sizeof name, "plan.readers.%d.%s", l, reader[i].name);
+            if (load_linear(m, name, reader[i].outputs, reader[i].inputs)) return -1;
         }
     return 0;
 }

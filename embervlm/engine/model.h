@@ -91,7 +91,7 @@ struct ember {
     int fusion_layers, fusion_width, fusion_heads; /* 0 layers: image tokens are read as words */
     int in_front; /* image tokens that the reader sees before the words */
     int memory_slots, memory_width, reasoning_width; /* 0 where there is none */
-    int plan_width, plan_layers;
+    int plan_width, plan_layers, plan_readers;
     int decoder_width, decoder_heads, decoder_hidden, decoder_positions, decoder_layers;
 
     const gguf_tensor *embeddings; /* read in the file, row by row */

@@ -42,7 +42,8 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
             "python -m embervlm.training.plan_steps."
         ) from error
     _check(part, load_checkpoint(model).config, plan)
-    replace_part(model, out, part, config=sizes, drop=PART)
+    # A part from before there were such layers has none.
+    replace_part(model, out, part, config={"plan_readers": 0, **sizes}, drop=PART)
 
 
 def _check(part: Mapping[str, Any], config: Mapping[str, Any], plan: Path) -> None:

@@ -34,7 +34,8 @@ class EmberConfig:
     of the words ("prefix") or are read by cross-attention ("fiber", `fusion.py`), and then are
     one for the place and G x G of `image_grid`; with "both" those are read so, and two tokens of
     the whole photo stand in front as with "prefix". `memory_slots`: 0: no `episodic_memory.py`.
-    `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`.
+    `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`, which
+    has `plan_readers` layers as wide as the reader before it narrows the states.
     `match_width`: how wide the space is in which a photo lies near what is said of it
     (`matching.py`); 0: there is none.
     """
@@ -70,6 +71,7 @@ class EmberConfig:
     match_width: int = 0
     plan_width: int = 0
     plan_layers: int = 2
+    plan_readers: int = 0
     vision: str = "mobilenet-v2"
 
     def __post_init__(self) -> None:

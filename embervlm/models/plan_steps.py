@@ -1,6 +1,7 @@
 """A request as the steps of a plan: written one after the other behind the reader.
 
-    states of the words, and the words as such -> narrow -> one layer of its own
+    states of the words -> layers of its own, as wide as the reader's
+    those, and the words as such -> narrow -> one layer more
     step k: what was written so far -> reads the words -> points at the words it stands in
             -> is there such a step? who suits it, actions, flags, place, which steps it waits for
 
@@ -83,6 +84,8 @@ class PlanSteps(nn.Module):
     def __init__(self, config: EmberConfig) -> None:
         super().__init__()
         W = config.plan_width
+        sizes = (config.text_width, config.text_heads, config.text_hidden, config.dropout)
+        self.readers = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.plan_readers))
         self.narrow = nn.Linear(config.text_width, W)
         self.table = nn.Embedding(config.vocabulary_size, TABLE_WIDTH)
         self.words = nn.Linear(TABLE_WIDTH, W)
@@ -115,6 +118,8 @@ class PlanSteps(nn.Module):
             K): row k, column j: step k waits for step j < k; `pointer` (B, K, T): the words that
             the step stands in.
         """
+        for layer in self.readers:
+            words_BTD = layer(words_BTD, mask_BT[:, None, None])
         words_BTW = self.narrow(words_BTD) + self.words(self.table(tokens_BT))
         words_BTW = self.reader(self.norm(words_BTW), mask_BT[:, None, None])
         told_BKW = F.pad(self.told(told_BKL)[:, :-1], (0, 0, 1, 0))

@@ -4,11 +4,10 @@
     # build/plan/plan.safetensors, metrics.jsonl; python -m embervlm.export.plan_steps adds it
 
 The states of all requests are read once; then `models/plan_steps.py` learns on them, from the
-plans that people wrote and from requests joined by `data/generate.py`. Where in a written plan's
-request a step stands nobody has marked: there the pieces that have most of the rare words of the
-step's short form count.
+plans that people wrote and from requests joined by `data/generate.py` (`plan_examples.py`). Its own
+layers as wide as the reader begin as copies of the reader's last ones.
 
-Axes: B batch, T tokens, K steps, L labels of a step, P pieces.
+Axes: B batch, K steps, L labels of a step.
 """
 
 from __future__ import annotations
@@ -20,38 +19,34 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 
-from embervlm.backends.base import MAX_TASK_TOKENS
 from embervlm.backends.native import NativeBackend
-from embervlm.data.generate import JoinedStep, compose, continued, parts_of
-from embervlm.data.sample import outcome_index
-from embervlm.data.scenarios import load_own
-from embervlm.fleet import ACTIONS, ENVIRONMENTS
-from embervlm.models.configuration import EmberConfig
+from embervlm.checkpoint import SHIPPED, load_checkpoint
+from embervlm.models.configuration import EmberConfig, config_of
 from embervlm.models.heads import ROBOTS
-from embervlm.models.plan_steps import LABELS, MAX_STEPS, PlanSteps
-from embervlm.prompts import one_line, token_spans
-from embervlm.scenario import FLAGS
+from embervlm.models.plan_steps import MAX_STEPS, PlanSteps
 from embervlm.scoring import exact, jaccard
-from embervlm.splitting import pieces_of
 from embervlm.training.moving_average import MovingAverage
+from embervlm.training.plan_examples import (
+    IGNORED,
+    Example,
+    batches,
+    collate,
+    continued_examples,
+    joined_examples,
+    written_examples,
+)
 from embervlm.training.rounding import keep_rounded, round_weights
-from embervlm.waiting import stems
-
-_IGNORED = -100
-_UNUSED = LABELS - ROBOTS - len(ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -61,12 +56,14 @@ class Settings:
 
     `forget` is how often a step is not told what the one before it was, `blank` how often a word is
     not seen at all. `average` is the decay of the moving average that the result is. `point` weighs
-    the loss of the pointer.
+    the loss of the pointer. `plan_readers` layers, which know the language already, learn at
+    `reader_rate`.
     """
 
     seed: int = 1
     plan_width: int = 192
     plan_layers: int = 2
+    plan_readers: int = 2
     dropout: float = 0.15
     jobs: int = 4000
     written: int = 4
@@ -74,190 +71,13 @@ class Settings:
     epochs: int = 8
     batch_size: int = 32
     learning_rate: float = 1e-3
+    reader_rate: float = 2e-4
     weight_decay: float = 0.05
     warmup: float = 0.1
     forget: float = 0.15
     blank: float = 0.0
     average: float = 0.0
     point: float = 0.3
-
-
-@dataclass(frozen=True)
-class Example:
-    """A request as the reader has it (T, D), half precision, its tokens, and its steps as targets
-    for K = `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and
-    `pointer` are to be."""
-
-    states_TD: Tensor
-    tokens_T: Tensor
-    count: int
-    told_KL: Tensor
-    robots_KO: Tensor
-    actions_KA: Tensor
-    flags_KF: Tensor
-    environment_K: Tensor
-    after_KK: Tensor
-    pointer_KT: Tensor
-
-
-def written_examples(split: str, backend: NativeBackend, folder: str = "") -> list[Example]:
-    """Return the plans of a split that people wrote."""
-    rows = load_own("plans", split, folder)
-    seen = Counter(word for row in rows for word in set(stems(row["task"])))
-    return [
-        _example(*_as_steps(row), _written_pointer(row, row["task"], backend, seen), backend)
-        for row in track(rows, f"plans, {split}", console=Console(stderr=True))
-    ]
-
-
-def continued_examples(
-    settings: Settings, backend: NativeBackend, folder: str = ""
-) -> list[Example]:
-    """Return the written plans of the training split, each with a request more at its end, as often
-    as `continued` says."""
-    rows, parts = load_own("plans", "train", folder), parts_of("train", folder)
-    rows = [row for row in rows if len(row["plan"]) < MAX_STEPS]
-    seen = Counter(word for row in rows for word in set(stems(row["task"])))
-    rng, examples = random.Random(settings.seed + 1), []
-    for row in track(rows * settings.continued, "continued plans", console=Console(stderr=True)):
-        task, steps = _as_steps(row)
-        after = [tuple(step["after"]) for step in steps]
-        longer, last = continued(one_line(task), after, rng.choice(parts), rng)
-        pointer_KT = _written_pointer(row, longer, backend, seen)
-        own_KT = _span_pointer([last.span], longer, backend)
-        steps.append(_joined_step(last))
-        examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), backend))
-    return examples
-
-
-def _as_steps(row: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """Return a written plan's request and its steps, whose place is not known."""
-    steps = [{**step, "robots": [step["robot"]], "environment": None} for step in row["plan"]]
-    return row["task"], steps
-
-
-def _written_pointer(
-    row: Mapping[str, Any], task: str, backend: NativeBackend, seen: Counter[str]
-) -> NDArray[np.float32]:
-    spans = token_spans(task, backend.tokenizer, MAX_TASK_TOKENS)
-    return _likeliest_words(one_line(task), [step["subtask"] for step in row["plan"]], spans, seen)
-
-
-def _span_pointer(
-    spans_K: Sequence[tuple[int, int]], task: str, backend: NativeBackend
-) -> NDArray[np.float32]:
-    spans_T = token_spans(task, backend.tokenizer, MAX_TASK_TOKENS)
-    inside_KT = [[a >= begin and b <= end for a, b in spans_T] for begin, end in spans_K]
-    return np.array(inside_KT, np.float32)
-
-
-def _joined_step(step: JoinedStep) -> dict[str, Any]:
-    part = step.part
-    return {
-        "robots": part.robots,
-        "actions": part.actions,
-        "limits": part.limits,
-        "environment": part.environment,
-        "after": step.after,
-    }
-
-
-def joined_examples(settings: Settings, backend: NativeBackend, folder: str = "") -> list[Example]:
-    """Return jobs that are joined from requests of the training split."""
-    rng, parts, examples = random.Random(settings.seed), parts_of("train", folder), []
-    for _ in track(range(settings.jobs), "joined requests", console=Console(stderr=True)):
-        job = compose(parts, rng)
-        pointer_KT = _span_pointer([step.span for step in job.steps], job.task, backend)
-        examples.append(_example(job.task, list(map(_joined_step, job.steps)), pointer_KT, backend))
-    return examples
-
-
-def _example(
-    task: str,
-    steps: Sequence[Mapping[str, Any]],
-    pointer_KT: NDArray[np.float32],
-    backend: NativeBackend,
-) -> Example:
-    states_SD, tokens_S = backend.propose(task, None).states
-    K, n = MAX_STEPS + 1, len(steps)
-    robots_KO, actions_KA = torch.zeros(K, ROBOTS + 1), torch.zeros(K, len(ACTIONS))
-    flags_KF, after_KK = torch.zeros(K, len(FLAGS)), torch.zeros(K, K)
-    environment_K = torch.full((K,), _IGNORED)
-    for k, step in enumerate(steps):
-        for name in step["robots"]:
-            robots_KO[k, outcome_index(name)] = 1 / len(step["robots"])
-        actions_KA[k, [ACTIONS.index(name) for name in step["actions"] if name in ACTIONS]] = 1
-        flags_KF[k, [i for i, flag in enumerate(FLAGS) if step["limits"].get(flag) is True]] = 1
-        after_KK[k, list(step["after"])] = 1
-        if step["environment"] is not None:
-            environment_K[k] = ENVIRONMENTS.index(step["environment"])
-    told_KL = F.pad(torch.cat([(robots_KO[:, :ROBOTS] > 0).float(), actions_KA], -1), (0, _UNUSED))
-    states_TD = torch.from_numpy(states_SD[tokens_S >= 0]).half()
-    wanted_KT = torch.zeros(K, len(states_TD))
-    wanted_KT[:n] = torch.from_numpy(pointer_KT)
-    wanted_KT /= wanted_KT.sum(-1, keepdim=True).clamp(min=1e-6)
-    tokens_T = torch.from_numpy(tokens_S[tokens_S >= 0])
-    return Example(
-        states_TD,
-        tokens_T,
-        n,
-        told_KL,
-        robots_KO,
-        actions_KA,
-        flags_KF,
-        environment_K,
-        after_KK,
-        wanted_KT,
-    )
-
-
-def _likeliest_words(
-    task: str, texts: Sequence[str], spans: Sequence[tuple[int, int]], seen: Counter[str]
-) -> NDArray[np.float32]:
-    """Return where each step may stand, (K, T): the pieces that have its rarer words more than
-    those of any other step."""
-    pieces = pieces_of(task)
-    score_KP = np.zeros((len(texts), len(pieces)), np.float32)
-    found_P = [set(stems(task[slice(*piece)])) for piece in pieces]
-    for k, text in enumerate(texts):
-        for p, found in enumerate(found_P):
-            common = found & set(stems(text))
-            score_KP[k, p] = sum(math.log(300 / seen[word]) for word in common if seen[word])
-    score_KP *= score_KP >= score_KP.max(0) - 1e-6
-    pointer_KT = np.zeros((len(texts), len(spans)), np.float32)
-    for t, (a, b) in enumerate(spans):
-        for p, (begin, end) in enumerate(pieces):
-            if begin <= a and b <= end and b > a:
-                pointer_KT[:, t] = score_KP[:, p]
-    return pointer_KT
-
-
-def batches(examples: Sequence[Example], size: int, rng: random.Random) -> list[list[Example]]:
-    """Return the examples in batches of like length, in random order."""
-    by_length = sorted(examples, key=lambda e: len(e.states_TD) + rng.random() * 8)
-    found = [list(by_length[at : at + size]) for at in range(0, len(by_length), size)]
-    rng.shuffle(found)
-    return found
-
-
-def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
-    """Return a batch as tensors by the names of `Example`'s fields, and `mask_BT`."""
-    T = max(len(example.states_TD) for example in batch)
-
-    def padded(name: str, *pads: int) -> Tensor:
-        return torch.stack(
-            [F.pad(getattr(e, name), [p * (T - len(e.tokens_T)) for p in pads]) for e in batch]
-        )
-
-    fixed = ("told_KL", "robots_KO", "actions_KA", "flags_KF", "environment_K", "after_KK")
-    return {
-        **{name: torch.stack([getattr(e, name) for e in batch]) for name in fixed},
-        "states_TD": padded("states_TD", 0, 0, 0, 1).float(),
-        "tokens_T": padded("tokens_T", 0, 1),
-        "pointer_KT": padded("pointer_KT", 0, 1),
-        "mask_BT": torch.arange(T) < torch.tensor([[len(e.states_TD)] for e in batch]),
-        "count_B": torch.tensor([e.count for e in batch]),
-    }
 
 
 def losses(
@@ -286,7 +106,7 @@ def losses(
         / pairs_BKK.sum().clamp(1),
     }
     environment_N = batch["environment_K"].flatten()
-    if (environment_N != _IGNORED).any():
+    if (environment_N != IGNORED).any():
         parts["environment"] = 0.5 * F.cross_entropy(
             out["environment"].flatten(0, 1), environment_N
         )
@@ -333,30 +153,33 @@ def train(
     joined: Sequence[Example],
     written: Sequence[Example],
     held_out: Sequence[Example],
-    width: int,
-    vocabulary: int,
+    config: EmberConfig,
+    reader: Mapping[str, Tensor],
     log: Path,
 ) -> PlanSteps:
-    """Return the trained part; each epoch adds a line to `log`."""
+    """Return the trained part; each epoch adds a line to `log`.
+
+    `config` and `reader` are the model's sizes and its weights, of which those of the reader's last
+    layers (`text.layers.I.`) are the start of the part's own.
+    """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    config = EmberConfig(
-        vocabulary_size=vocabulary,
-        text_width=width,
-        dropout=settings.dropout,
-        plan_width=settings.plan_width,
-        plan_layers=settings.plan_layers,
-    )
-    network = PlanSteps(config)
+    network = PlanSteps(replace(config, **sizes_of(settings), dropout=settings.dropout))
+    _begin(network, config, reader)
     round_weights(network)
     mean = MovingAverage(network, settings.average)
+    rates = {True: settings.reader_rate, False: settings.learning_rate}
+    groups = [
+        {"params": [p for name, p in network.named_parameters() if _is_reader(name) is which]}
+        for which in rates
+    ]
     optimizer = torch.optim.AdamW(
-        network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        groups, settings.learning_rate, weight_decay=settings.weight_decay
     )
     epoch = [*joined, *list(written) * settings.written]
     steps = settings.epochs * math.ceil(len(epoch) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, steps, pct_start=settings.warmup
+        optimizer, list(rates.values()), steps, pct_start=settings.warmup
     )
     step = 0
     for number in range(1, settings.epochs + 1):
@@ -396,6 +219,33 @@ def train(
     return network.eval()
 
 
+def sizes_of(settings: Settings) -> dict[str, Any]:
+    """Return the fields of a configuration that say how large the part is."""
+    return {
+        "plan_width": settings.plan_width,
+        "plan_layers": settings.plan_layers,
+        "plan_readers": settings.plan_readers,
+    }
+
+
+def _is_reader(name: str) -> bool:
+    return name.startswith("readers.")
+
+
+def _begin(network: PlanSteps, config: EmberConfig, reader: Mapping[str, Tensor]) -> None:
+    """Copy the reader's last layers into the part's own ones."""
+    first = config.text_layers - len(network.readers)
+    if first < 0:
+        raise ValueError(
+            f"plan_readers is {len(network.readers)}, and the model's reader has "
+            f"{config.text_layers} layers; ask for that many at most."
+        )
+    for i, layer in enumerate(network.readers, first):
+        start = f"text.layers.{i}."
+        found = {name[len(start) :]: w for name, w in reader.items() if name.startswith(start)}
+        layer.load_state_dict(found)
+
+
 def main() -> None:
     """Read the flags, read all requests, train, and write the part and its curve."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -411,18 +261,18 @@ def main() -> None:
     backend = NativeBackend.load(options["model"], threads=options["threads"])
     out: Path = options["out"]
     out.mkdir(parents=True, exist_ok=True)
-    joined = joined_examples(settings, backend, options["scenarios"])
-    joined += continued_examples(settings, backend, options["scenarios"])
-    written, held_out = (
-        written_examples(split, backend, options["scenarios"]) for split in ("train", "validation")
-    )
-    width = written[0].states_TD.shape[-1]
-    vocabulary = len(backend.tokenizer)
+    seed, own = settings.seed, options["scenarios"]
+    joined = joined_examples(settings.jobs, seed, backend, own)
+    joined += continued_examples(settings.continued, seed + 1, backend, own)
+    written, held_out = (written_examples(split, backend, own) for split in ("train", "validation"))
+    checkpoint = load_checkpoint(options["model"] or SHIPPED)
+    config = config_of(checkpoint.config)
+    assert isinstance(config, EmberConfig), "ember-37m has no GGUF file"
+    reader = {name: torch.tensor(w) for name, w in checkpoint.weights.items() if "text." in name}
     log = out / "metrics.jsonl"
-    network = train(settings, joined, written, held_out, width, vocabulary, log)
+    network = train(settings, joined, written, held_out, config, reader, log)
     weights = {f"plan.{name}": value for name, value in network.state_dict().items()}
-    sizes = {"plan_width": settings.plan_width, "plan_layers": settings.plan_layers}
-    save_file(weights, out / "plan.safetensors", {"config": json.dumps(sizes)})
+    save_file(weights, out / "plan.safetensors", {"config": json.dumps(sizes_of(settings))})
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_all_else_stays_and_the_part_is_the_new_one(
     out = tmp_path / "with.gguf"
     add_plan(tiny_model, plan, out)
     before, after = load_checkpoint(tiny_model), load_checkpoint(out)
-    assert after.config == {**before.config, "plan_width": 64, "plan_layers": 1}
+    assert after.config == {**before.config, "plan_width": 64, "plan_layers": 1, "plan_readers": 0}
     assert after.calibration == before.calibration
     others = {name for name in before.weights if not name.startswith("plan.")}
     assert {name for name in after.weights if not name.startswith("plan.")} == others

@@ -12,18 +12,18 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
 from embervlm.backends.native import NativeBackend  # noqa: E402
+from embervlm.checkpoint import load_checkpoint  # noqa: E402
+from embervlm.models.configuration import EmberConfig, config_of  # noqa: E402
 from embervlm.models.heads import ROBOTS  # noqa: E402
 from embervlm.models.plan_steps import MAX_STEPS  # noqa: E402
-from embervlm.training.plan_steps import (  # noqa: E402
-    Settings,
+from embervlm.training.plan_examples import (  # noqa: E402
     batches,
     collate,
     continued_examples,
     joined_examples,
-    measure,
-    train,
     written_examples,
 )
+from embervlm.training.plan_steps import Settings, measure, train  # noqa: E402
 
 ROWS = [
     {
@@ -82,13 +82,13 @@ def test_targets_are_what_a_row_says(folder: str, backend: NativeBackend) -> Non
 
 
 def test_continued_plans_have_one_step_more(folder: str, backend: NativeBackend) -> None:
-    found = continued_examples(Settings(continued=2), backend, folder)
+    found = continued_examples(2, 1, backend, folder)
     assert [example.count for example in found] == [3] * 4
     assert all(example.pointer_KT[2].sum() == pytest.approx(1) for example in found)
 
 
 def test_batches_hold_every_example_once(folder: str, backend: NativeBackend) -> None:
-    examples = joined_examples(Settings(jobs=11), backend, folder)
+    examples = joined_examples(11, 1, backend, folder)
     found = batches(examples, 4, random.Random(1))
     assert sorted(map(len, found)) == [3, 4, 4]
     assert {id(e) for batch in found for e in batch} == {id(e) for e in examples}
@@ -97,15 +97,16 @@ def test_batches_hold_every_example_once(folder: str, backend: NativeBackend) ->
     assert batch["mask_BT"].sum() == sum(len(e.states_TD) for e in found[0])
 
 
-def test_it_learns_plans_by_heart(folder: str, backend: NativeBackend, tmp_path: Path) -> None:
+def test_it_learns_plans_by_heart(
+    folder: str, backend: NativeBackend, tiny_model: Path, tmp_path: Path
+) -> None:
     written = written_examples("train", backend, folder)
     settings = Settings(
-        plan_width=32, plan_layers=1, dropout=0, epochs=30, written=8, batch_size=8, forget=0,
-        blank=0, average=0.5,
-        learning_rate=3e-3,
+        plan_width=32, plan_layers=1, plan_readers=1, dropout=0, epochs=30, written=8,
+        batch_size=8, forget=0, blank=0, average=0.5, learning_rate=3e-3,
     )  # fmt: skip
-    log, vocabulary = tmp_path / "metrics.jsonl", len(backend.tokenizer)
-    network = train(settings, [], written, written, 32, vocabulary, log)
+    log = tmp_path / "metrics.jsonl"
+    network = train(settings, [], written, written, *model_of(tiny_model), log)
     lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
     curve = [json.loads(line) for line in lines]
     assert len(curve) == 30
@@ -113,11 +114,37 @@ def test_it_learns_plans_by_heart(folder: str, backend: NativeBackend, tmp_path:
     assert measure(network, written) == {"team": 1, "jaccard": 1, "count": 1, "after_f1": 1}
 
 
+def model_of(path: Path) -> tuple[EmberConfig, dict[str, torch.Tensor]]:
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint.config)
+    assert isinstance(config, EmberConfig)
+    return config, {name: torch.tensor(w) for name, w in checkpoint.weights.items()}
+
+
+def test_its_own_layers_begin_as_the_reader_s_last_ones(
+    folder: str, backend: NativeBackend, tiny_model: Path, tmp_path: Path
+) -> None:
+    config, weights = model_of(tiny_model)
+    written = written_examples("train", backend, folder)
+    settings = Settings(
+        plan_width=32, plan_layers=1, plan_readers=1, epochs=1, learning_rate=0, reader_rate=0
+    )
+    network = train(settings, [], written, written, config, weights, tmp_path / "metrics.jsonl")
+    last = f"text.layers.{config.text_layers - 1}."
+    for name, value in network.readers[0].state_dict().items():
+        # Matrices come back as four bits keep them.
+        torch.testing.assert_close(value, weights[last + name], atol=0.1, rtol=0.1)
+    many = Settings(plan_readers=config.text_layers + 1)
+    with pytest.raises(ValueError, match="ask for that many at most"):
+        train(many, [], [], [], config, weights, tmp_path / "metrics.jsonl")
+
+
 def test_the_command_writes_the_part(folder: str, tiny_model: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "embervlm.training.plan_steps", "--model", str(tiny_model),
         "--out", str(tmp_path / "plan"), "--scenarios", folder, "--threads", "1",
-        "--plan-width", "32", "--plan-layers", "1", "--jobs", "4", "--continued", "1",
+        "--plan-width", "32", "--plan-layers", "1", "--plan-readers", "1",
+        "--jobs", "4", "--continued", "1",
         "--written", "1", "--epochs", "1", "--batch-size", "4",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

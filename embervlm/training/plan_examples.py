@@ -1,0 +1,223 @@
+"""Written plans and joined requests as what the plans' part learns from, read by its reader once.
+
+    written_examples("train", backend)          # the plans that people wrote
+    joined_examples(4000, 1, backend)           # jobs that `data/generate.py` joins from requests
+
+Where in a written plan's request a step stands nobody has marked: there the pieces that have most
+of the rare words of the step's short form count.
+
+Axes: B batch, T tokens, K steps, L labels of a step, P pieces.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from embervlm.backends.base import MAX_TASK_TOKENS
+from embervlm.backends.native import NativeBackend
+from embervlm.data.generate import JoinedStep, compose, continued, parts_of
+from embervlm.data.sample import outcome_index
+from embervlm.data.scenarios import load_own
+from embervlm.fleet import ACTIONS, ENVIRONMENTS
+from embervlm.models.heads import ROBOTS
+from embervlm.models.plan_steps import LABELS, MAX_STEPS
+from embervlm.prompts import one_line, token_spans
+from embervlm.scenario import FLAGS
+from embervlm.splitting import pieces_of
+from embervlm.waiting import stems
+
+IGNORED = -100
+_UNUSED = LABELS - ROBOTS - len(ACTIONS)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request as the reader has it (T, D), half precision, its tokens, and its steps as targets
+    for K = `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and
+    `pointer` are to be."""
+
+    states_TD: Tensor
+    tokens_T: Tensor
+    count: int
+    told_KL: Tensor
+    robots_KO: Tensor
+    actions_KA: Tensor
+    flags_KF: Tensor
+    environment_K: Tensor
+    after_KK: Tensor
+    pointer_KT: Tensor
+
+
+def written_examples(split: str, backend: NativeBackend, folder: str = "") -> list[Example]:
+    """Return the plans of a split that people wrote."""
+    rows = load_own("plans", split, folder)
+    seen = Counter(word for row in rows for word in set(stems(row["task"])))
+    return [
+        _example(*_as_steps(row), _written_pointer(row, row["task"], backend, seen), backend)
+        for row in track(rows, f"plans, {split}", console=Console(stderr=True))
+    ]
+
+
+def continued_examples(
+    times: int, seed: int, backend: NativeBackend, folder: str = ""
+) -> list[Example]:
+    """Return the written plans of the training split, each with a request more at its end, so many
+    times."""
+    rows, parts = load_own("plans", "train", folder), parts_of("train", folder)
+    rows = [row for row in rows if len(row["plan"]) < MAX_STEPS]
+    seen = Counter(word for row in rows for word in set(stems(row["task"])))
+    rng, examples = random.Random(seed), []
+    for row in track(rows * times, "continued plans", console=Console(stderr=True)):
+        task, steps = _as_steps(row)
+        after = [tuple(step["after"]) for step in steps]
+        longer, last = continued(one_line(task), after, rng.choice(parts), rng)
+        pointer_KT = _written_pointer(row, longer, backend, seen)
+        own_KT = _span_pointer([last.span], longer, backend)
+        steps.append(_joined_step(last))
+        examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), backend))
+    return examples
+
+
+def _as_steps(row: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """Return a written plan's request and its steps, whose place is not known."""
+    steps = [{**step, "robots": [step["robot"]], "environment": None} for step in row["plan"]]
+    return row["task"], steps
+
+
+def _written_pointer(
+    row: Mapping[str, Any], task: str, backend: NativeBackend, seen: Counter[str]
+) -> NDArray[np.float32]:
+    spans = token_spans(task, backend.tokenizer, MAX_TASK_TOKENS)
+    return _likeliest_words(one_line(task), [step["subtask"] for step in row["plan"]], spans, seen)
+
+
+def _span_pointer(
+    spans_K: Sequence[tuple[int, int]], task: str, backend: NativeBackend
+) -> NDArray[np.float32]:
+    spans_T = token_spans(task, backend.tokenizer, MAX_TASK_TOKENS)
+    inside_KT = [[a >= begin and b <= end for a, b in spans_T] for begin, end in spans_K]
+    return np.array(inside_KT, np.float32)
+
+
+def _joined_step(step: JoinedStep) -> dict[str, Any]:
+    part = step.part
+    return {
+        "robots": part.robots,
+        "actions": part.actions,
+        "limits": part.limits,
+        "environment": part.environment,
+        "after": step.after,
+    }
+
+
+def joined_examples(
+    jobs: int, seed: int, backend: NativeBackend, folder: str = ""
+) -> list[Example]:
+    """Return so many jobs that are joined from requests of the training split."""
+    rng, parts, examples = random.Random(seed), parts_of("train", folder), []
+    for _ in track(range(jobs), "joined requests", console=Console(stderr=True)):
+        job = compose(parts, rng)
+        pointer_KT = _span_pointer([step.span for step in job.steps], job.task, backend)
+        examples.append(_example(job.task, list(map(_joined_step, job.steps)), pointer_KT, backend))
+    return examples
+
+
+def _example(
+    task: str,
+    steps: Sequence[Mapping[str, Any]],
+    pointer_KT: NDArray[np.float32],
+    backend: NativeBackend,
+) -> Example:
+    states_SD, tokens_S = backend.propose(task, None).states
+    K, n = MAX_STEPS + 1, len(steps)
+    robots_KO, actions_KA = torch.zeros(K, ROBOTS + 1), torch.zeros(K, len(ACTIONS))
+    flags_KF, after_KK = torch.zeros(K, len(FLAGS)), torch.zeros(K, K)
+    environment_K = torch.full((K,), IGNORED)
+    for k, step in enumerate(steps):
+        for name in step["robots"]:
+            robots_KO[k, outcome_index(name)] = 1 / len(step["robots"])
+        actions_KA[k, [ACTIONS.index(name) for name in step["actions"] if name in ACTIONS]] = 1
+        flags_KF[k, [i for i, flag in enumerate(FLAGS) if step["limits"].get(flag) is True]] = 1
+        after_KK[k, list(step["after"])] = 1
+        if step["environment"] is not None:
+            environment_K[k] = ENVIRONMENTS.index(step["environment"])
+    told_KL = F.pad(torch.cat([(robots_KO[:, :ROBOTS] > 0).float(), actions_KA], -1), (0, _UNUSED))
+    states_TD = torch.from_numpy(states_SD[tokens_S >= 0]).half()
+    wanted_KT = torch.zeros(K, len(states_TD))
+    wanted_KT[:n] = torch.from_numpy(pointer_KT)
+    wanted_KT /= wanted_KT.sum(-1, keepdim=True).clamp(min=1e-6)
+    tokens_T = torch.from_numpy(tokens_S[tokens_S >= 0])
+    return Example(
+        states_TD,
+        tokens_T,
+        n,
+        told_KL,
+        robots_KO,
+        actions_KA,
+        flags_KF,
+        environment_K,
+        after_KK,
+        wanted_KT,
+    )
+
+
+def _likeliest_words(
+    task: str, texts: Sequence[str], spans: Sequence[tuple[int, int]], seen: Counter[str]
+) -> NDArray[np.float32]:
+    """Return where each step may stand, (K, T): the pieces that have its rarer words more than
+    those of any other step."""
+    pieces = pieces_of(task)
+    score_KP = np.zeros((len(texts), len(pieces)), np.float32)
+    found_P = [set(stems(task[slice(*piece)])) for piece in pieces]
+    for k, text in enumerate(texts):
+        for p, found in enumerate(found_P):
+            common = found & set(stems(text))
+            score_KP[k, p] = sum(math.log(300 / seen[word]) for word in common if seen[word])
+    score_KP *= score_KP >= score_KP.max(0) - 1e-6
+    pointer_KT = np.zeros((len(texts), len(spans)), np.float32)
+    for t, (a, b) in enumerate(spans):
+        for p, (begin, end) in enumerate(pieces):
+            if begin <= a and b <= end and b > a:
+                pointer_KT[:, t] = score_KP[:, p]
+    return pointer_KT
+
+
+def batches(examples: Sequence[Example], size: int, rng: random.Random) -> list[list[Example]]:
+    """Return the examples in batches of like length, in random order."""
+    by_length = sorted(examples, key=lambda e: len(e.states_TD) + rng.random() * 8)
+    found = [list(by_length[at : at + size]) for at in range(0, len(by_length), size)]
+    rng.shuffle(found)
+    return found
+
+
+def collate(batch: Sequence[Example]) -> dict[str, Tensor]:
+    """Return a batch as tensors by the names of `Example`'s fields, and `mask_BT`."""
+    T = max(len(example.states_TD) for example in batch)
+
+    def padded(name: str, *pads: int) -> Tensor:
+        return torch.stack(
+            [F.pad(getattr(e, name), [p * (T - len(e.tokens_T)) for p in pads]) for e in batch]
+        )
+
+    fixed = ("told_KL", "robots_KO", "actions_KA", "flags_KF", "environment_K", "after_KK")
+    return {
+        **{name: torch.stack([getattr(e, name) for e in batch]) for name in fixed},
+        "states_TD": padded("states_TD", 0, 0, 0, 1).float(),
+        "tokens_T": padded("tokens_T", 0, 1),
+        "pointer_KT": padded("pointer_KT", 0, 1),
+        "mask_BT": torch.arange(T) < torch.tensor([[len(e.states_TD)] for e in batch]),
+        "count_B": torch.tensor([e.count for e in batch]),
+    }
