@@ -28,7 +28,9 @@ class Proposal:
     the last one No Robot. `environment` (10,). `scene` (10,): the place in the photo alone, None
     without a photo. `actions` (9,), `flags` (15,), `team` a number, `roles` (M, 8) for the M
     `mentions`. `embedding` (384,): the request as a vector, for lessons. `states` is the backend's
-    own, for `write`. `value`, of a network that reasons in steps: how likely the set is right.
+    own, for `write`, `middle` for `split`: what a part with layers of its own reads instead of the
+    last states, None where it has none. `value`, of a network that reasons in steps: how likely
+    the set is right.
     """
 
     subsets: Array
@@ -42,6 +44,7 @@ class Proposal:
     mentions: tuple[Mention, ...]
     embedding: Array
     states: Any
+    middle: Any = None
     value: float | None = None
 
 

@@ -79,7 +79,7 @@ class NativeBackend:
         reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
         image = self.engine.see(pixels_CHW) if pixels_CHW is not None else None
         tokens = np.array(reading.tokens)
-        states_SD = self.engine.read(tokens, image)
+        states_SD, middle_TD = self.engine.read(tokens, image, self._plans.readers)
         N = int(self._config["image_tokens"])
         pooled_D = self._thoughts.recall(states_SD[N:].mean(0))
         thoughts_KD = self._thoughts.think(pooled_D, states_SD[N:])
@@ -111,6 +111,7 @@ class NativeBackend:
             mentions=reading.mentions,
             embedding=pooled_D,
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
+            middle=middle_TD,
             value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
 
@@ -118,7 +119,8 @@ class NativeBackend:
         """Return what is said of each step of a job; see `Backend.split`."""
         states_SD, tokens_S = proposal.states
         is_word = tokens_S >= 0
-        return self._plans.write(states_SD[is_word], tokens_S[is_word])
+        words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
+        return self._plans.write(words_TD, tokens_S[is_word])
 
     def _small_tensor(self, name: str) -> Array:
         """Return the numbers of a tensor of floats; tables of single rows have 16 bits in it, or

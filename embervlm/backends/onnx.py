@@ -134,13 +134,15 @@ class OnnxBackend:
             mentions=reading.mentions,
             embedding=said["embedding"][0],
             states=(said["states"][0], np.array([-1] * N + list(reading.tokens)), cross),
+            middle=said["middle"][0, N:] if "middle" in said else None,
         )
 
     def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
         """Return what is said of each step of a job; see `Backend.split`."""
         states_SD, tokens_S, _ = proposal.states
         is_word = tokens_S >= 0
-        return self._plans.write(states_SD[is_word], tokens_S[is_word])
+        words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
+        return self._plans.write(words_TD, tokens_S[is_word])
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""

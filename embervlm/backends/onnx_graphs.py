@@ -117,6 +117,8 @@ def prefill_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
     image = g.node("Slice", image, g.integers([0]), g.integers([1]), g.integers([0]))
     x = g.node("Concat", image, x, axis=1)
     for i in range(config["text_layers"]):
+        if i == config["text_layers"] - config.get("plan_readers", 0):
+            g.output("middle", x, [1, "S", D])
         name = f"text.layers.{i}."
         q, k, v = g.split(g.linear(x, name + "qkv"), [D] * 3)
         heads = int(config["text_heads"])

@@ -51,7 +51,8 @@ class PlanWriter:
         self._linear, self._tensor = linear, tensor
         self._width = width = int(config.get("plan_width", 0))
         self._layers = int(config.get("plan_layers", 0))
-        self._readers = int(config.get("plan_readers", 0))
+        # How many of the reader's last layers it has its own of.
+        self.readers = int(config.get("plan_readers", 0)) if width else 0
         self._reader_heads = int(config.get("text_heads", 0))
         self._is_there = width > 0
         if self._is_there:
@@ -61,10 +62,11 @@ class PlanWriter:
 
     def write(self, words_TD: Array, tokens_T: NDArray[np.int64]) -> tuple[StepScores, ...]:
         """Return what is said of each step, in the order in which they can be done; none where the
-        file has no part for it."""
+        file has no part for it. The words are as they stand in front of the layers that the part
+        has itself, or behind all of the reader's."""
         if not self._is_there:
             return ()
-        for i in range(self._readers):
+        for i in range(self.readers):
             words_TD = self._read(f"plan.readers.{i}", words_TD, self._reader_heads)
         words_TW = self._linear("plan.narrow", words_TD)
         rows_TE = self._table_VE[tokens_T].astype(np.float32)

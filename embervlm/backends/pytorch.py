@@ -60,6 +60,11 @@ class PyTorchBackend:
         self.network.load_state_dict(
             {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
         )
+        # What the reader's last layers were given, for a plan's part that has its own of them.
+        self._middle: list[torch.Tensor] = []
+        if self.network.plan is not None and config.plan_readers:
+            own = self.network.text.layers[-config.plan_readers]
+            own.register_forward_pre_hook(self._keep)
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> PyTorchBackend:
@@ -75,6 +80,9 @@ class PyTorchBackend:
     def calibration(self) -> dict[str, float]:
         """The numbers fitted on validation data."""
         return self._calibration
+
+    def _keep(self, _: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self._middle[:] = given[:1]
 
     @torch.inference_mode()
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
@@ -111,6 +119,7 @@ class PyTorchBackend:
             roles=network.roles(encoded, marks_BM)[0].numpy(),
             mentions=reading.mentions,
             embedding=encoded.pooled_BD[0].numpy(),
+            middle=self._middle[0][0, -len(reading.tokens) :].numpy() if self._middle else None,
             states=(
                 encoded.states_BSD[0].numpy(),
                 np.array([-1] * network.config.image_tokens + list(reading.tokens)),
@@ -124,8 +133,10 @@ class PyTorchBackend:
         if self.network.plan is None:
             return ()
         states_SD, tokens_S = proposal.states
-        words_BTD = torch.from_numpy(states_SD[tokens_S >= 0])[None]
-        tokens_BT = torch.from_numpy(tokens_S[tokens_S >= 0])[None]
+        is_word = tokens_S >= 0
+        words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
+        words_BTD = torch.from_numpy(words_TD)[None]
+        tokens_BT = torch.from_numpy(tokens_S[is_word])[None]
         mask_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         out, count_B = self.network.plan.write(words_BTD, tokens_BT, mask_BT)
         said = {name: value[0].numpy() for name, value in out.items()}

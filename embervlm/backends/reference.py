@@ -84,7 +84,7 @@ class ReferenceBackend:
         """Read words, a photo, or both; see `Backend.propose`."""
         reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
         image_ND, in_front_FD, scene = self._image_tokens(pixels_CHW)
-        states_SD = self._read(np.array(reading.tokens), image_ND, in_front_FD)
+        states_SD, middle_TD = self._read(np.array(reading.tokens), image_ND, in_front_FD)
         N = len(image_ND)
         pooled_D = self._thoughts.recall(states_SD[N:].mean(0))
         thoughts_KD = self._thoughts.think(pooled_D, states_SD[N:])
@@ -108,6 +108,7 @@ class ReferenceBackend:
             mentions=reading.mentions,
             embedding=pooled_D,
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
+            middle=middle_TD if self._plans.readers else None,
             value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
 
@@ -115,7 +116,8 @@ class ReferenceBackend:
         """Return what is said of each step of a job; see `Backend.split`."""
         states_SD, tokens_S = proposal.states
         is_word = tokens_S >= 0
-        return self._plans.write(states_SD[is_word], tokens_S[is_word])
+        words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
+        return self._plans.write(words_TD, tokens_S[is_word])
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, decoded greedily under the grammar; see `Backend.write`."""
@@ -162,7 +164,8 @@ class ReferenceBackend:
         fusion = self._config.get("fusion", "prefix")
         return {"prefix": image_ND, "fiber": image_ND[:0], "both": whole_2D}[fusion]
 
-    def _read(self, tokens_T: Array, image_ND: Array, in_front_FD: Array) -> Array:
+    def _read(self, tokens_T: Array, image_ND: Array, in_front_FD: Array) -> tuple[Array, Array]:
+        """Return the states, and the words in front of the layers that the plan's part has, too."""
         layers = self._layers
         x: Array = self._w["text.embed.weight"][tokens_T]
         if self._config.get("embed_width"):
@@ -170,8 +173,11 @@ class ReferenceBackend:
         x = x + self._w["text.positions.weight"][: len(tokens_T)]
         x = layers.norm("text.embed_norm", x, 1e-12)
         x = np.concatenate([in_front_FD, x])
-        heads = int(self._config["text_heads"])
-        for i in range(int(self._config["text_layers"])):
+        heads, count = int(self._config["text_heads"]), int(self._config["text_layers"])
+        middle_TD = x
+        for i in range(count):
+            if i == count - int(self._plans.readers):
+                middle_TD = x[len(in_front_FD) :]
             name = f"text.layers.{i}."
             q, k, v = np.split(layers.linear(name + "qkv", x), 3, axis=-1)
             read = layers.linear(name + "out", attend(q, k, v, heads))
@@ -179,8 +185,8 @@ class ReferenceBackend:
             ffn = layers.linear(name + "down", gelu(layers.linear(name + "up", x)))
             x = layers.norm(name + "output_norm", x + ffn, 1e-12)
         if self._config.get("fusion", "prefix") == "prefix":
-            return x
-        return np.concatenate(self._fuse(x[len(in_front_FD) :], image_ND))
+            return x, middle_TD
+        return np.concatenate(self._fuse(x[len(in_front_FD) :], image_ND)), middle_TD
 
     def _fuse(self, text_TD: Array, image_ND: Array) -> tuple[Array, Array]:
         """Return the states of photo and words that have read each other, in this order."""

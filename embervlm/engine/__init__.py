@@ -42,7 +42,16 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ember_see": (ctypes.c_int, [ctypes.c_void_p, _floats, _floats, _floats]),
     "ember_read": (
         ctypes.c_int,
-        [ctypes.c_void_p, _numbers, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, _floats],
+        [
+            ctypes.c_void_p,
+            _numbers,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            _floats,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ],  # fmt: skip
     ),
     "ember_linear": (
         ctypes.c_int,
@@ -193,15 +202,24 @@ class Engine:
         self._check(self._library.ember_see(self._model, pixels, features, scene))
         return features, scene
 
-    def read(self, tokens: NDArray[np.int64], image: tuple[Array, Array] | None) -> Array:
-        """Return states (N + T, width) of N image tokens and T words; `image` is what `see` said,
-        None without a photo."""
+    def read(
+        self,
+        tokens: NDArray[np.int64],
+        image: tuple[Array, Array] | None,
+        last: int = 0,
+    ) -> tuple[Array, Array | None]:
+        """Return states (N + T, width) of N image tokens and T words, and the words (T, width) in
+        front of the `last` layers, None for 0; `image` is what `see` said, None without a photo."""
         count = self._library.ember_image_tokens(self._model) + len(tokens)
         states = np.empty((count, self._library.ember_width(self._model)), np.float32)
         addresses = [part.ctypes.data for part in image] if image else [None, None]
         rows = np.ascontiguousarray(tokens, dtype=np.int32)
-        self._check(self._library.ember_read(self._model, rows, len(rows), *addresses, states))
-        return states
+        middle = np.empty((len(tokens), states.shape[1]), np.float32) if last else None
+        to = None if middle is None else middle.ctypes.data
+        self._check(
+            self._library.ember_read(self._model, rows, len(rows), *addresses, states, to, last)
+        )
+        return states, middle
 
     def linear(self, layer: str, x_RD: Array) -> Array:
         """Return a layer's output (R, outputs) for rows (R, inputs)."""

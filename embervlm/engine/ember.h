@@ -42,9 +42,10 @@ EMBER_API const char *ember_error(const ember *model);
 EMBER_API int ember_see(ember *model, const float *pixels, float *features, float *scene);
 
 /* Tokens to states (image tokens + count, width). `features` and `scene` come from ember_see;
- * both NULL: no photo. */
+ * both NULL: no photo. `middle` (count, width), which may be NULL, gets the words in front of the
+ * `last` layers. */
 EMBER_API int ember_read(ember *model, const int32_t *tokens, int count, const float *features,
-                         const float *scene, float *states);
+                         const float *scene, float *states, float *middle, int last);
 
 /* y (rows, outputs) = x (rows, inputs) by the linear layer of this name, its bias added. */
 EMBER_API int ember_linear(ember *model, const char *name, const float *x, int rows, float *y);

@@ -305,6 +305,8 @@ static int load_plan(ember *m) {
             snprintf(name, sizeof name, "plan.layers.%d.%s", l, each[i].name);
             if (load_linear(m, name, each[i].outputs, each[i].inputs)) return -1;
         }
+    if (m->plan_readers > m->layers)
+        return model_fail(m, "%d layers for plans; the reader has %d.", m->plan_readers, m->layers);
     for (int l = 0; l < m->plan_readers; l++)
         for (size_t i = 0; i < sizeof reader / sizeof *reader; i++) {
             snprintf(name, sizeof name, "plan.readers.%d.%s", l, reader[i].name);

@@ -61,13 +61,15 @@ static int write_whole(ember *m, const float *features, int places, const float 
 }
 
 int ember_read(ember *m, const int32_t *tokens, int count, const float *features,
-               const float *scene, float *states) {
+               const float *scene, float *states, float *middle, int last) {
     int D = m->width, N = m->image_tokens, F = m->in_front, S = F + count;
     if (count < 1 || count > m->positions)
         return model_fail(m, "%d tokens; this model reads 1 to %d.", count, m->positions);
     for (int t = 0; t < count; t++)
         if (tokens[t] < 0 || tokens[t] >= m->vocabulary)
             return model_fail(m, "token %d; there are %d.", (int)tokens[t], m->vocabulary);
+    if (middle && (last < 1 || last > m->layers))
+        return model_fail(m, "the last %d layers; there are %d.", last, m->layers);
     size_t row = (size_t)D * sizeof *states;
     float *words = states + (size_t)N * (size_t)D, *x = words - (size_t)F * (size_t)D;
     if (!features) scene = 0;
@@ -89,6 +91,7 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
     int failed = !big || !small || !room ? model_fail(m, "no memory for %d tokens.", count) : 0;
     for (int i = 0; i < m->layers && !failed; i++) {
         const encoder_layer *l = &m->layer[i];
+        if (middle && i == m->layers - last) memcpy(middle, words, (size_t)count * row);
         failed = model_apply(m, &l->qkv, x, S, big, 0);
         attention_job job = {m, big, big + D, small, room,      3 * D, 3 * D,
                              S, S,   depth,   D,     room_each, D};

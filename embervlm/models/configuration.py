@@ -34,8 +34,8 @@ class EmberConfig:
     of the words ("prefix") or are read by cross-attention ("fiber", `fusion.py`), and then are
     one for the place and G x G of `image_grid`; with "both" those are read so, and two tokens of
     the whole photo stand in front as with "prefix". `memory_slots`: 0: no `episodic_memory.py`.
-    `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`, which
-    has `plan_readers` layers as wide as the reader before it narrows the states.
+    `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`, which has
+    its own of the reader's last `plan_readers` layers.
     `match_width`: how wide the space is in which a photo lies near what is said of it
     (`matching.py`); 0: there is none.
     """

@@ -1,11 +1,11 @@
 """A request as the steps of a plan: written one after the other behind the reader.
 
-    states of the words -> layers of its own, as wide as the reader's
+    words in the middle of the reader -> its own of the reader's last layers
     those, and the words as such -> narrow -> one layer more
     step k: what was written so far -> reads the words -> points at the words it stands in
             -> is there such a step? who suits it, actions, flags, place, which steps it waits for
 
-It learns on states of a reader that stays as it is, so nothing else that the network says changes.
+It learns behind a reader that stays as it is, so nothing else that the network says changes.
 `backends/plan_writer.py` and `splitting.py` say how its numbers become steps: only what their
 grammar allows comes out.
 
@@ -107,7 +107,8 @@ class PlanSteps(nn.Module):
         """Return the logits of each step.
 
         Args:
-            words_BTD: the reader's states of the words.
+            words_BTD: the words in front of those layers of the reader that this part has its own
+                of, or behind all where it has none.
             tokens_BT: the words' tokens, int64.
             mask_BT: True where there is a word.
             told_BKL: the labels of the steps (robots, then actions, 0 or 1) for K = `MAX_STEPS`

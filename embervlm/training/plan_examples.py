@@ -1,7 +1,8 @@
 """Written plans and joined requests as what the plans' part learns from, read by its reader once.
 
-    written_examples("train", backend)          # the plans that people wrote
-    joined_examples(4000, 1, backend)           # jobs that `data/generate.py` joins from requests
+    reader = Before(NativeBackend.load(), last=2)
+    written_examples("train", reader)           # the plans that people wrote
+    joined_examples(4000, 1, reader)            # jobs that `data/generate.py` joins from requests
 
 Where in a written plan's request a step stands nobody has marked: there the pieces that have most
 of the rare words of the step's short form count.
@@ -34,13 +35,33 @@ from embervlm.data.scenarios import load_own
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.heads import ROBOTS
 from embervlm.models.plan_steps import LABELS, MAX_STEPS
-from embervlm.prompts import one_line, token_spans
+from embervlm.prompts import one_line, read_task, token_spans
 from embervlm.scenario import FLAGS
 from embervlm.splitting import pieces_of
+from embervlm.tokenizer import Tokenizer
 from embervlm.waiting import stems
 
 IGNORED = -100
 _UNUSED = LABELS - ROBOTS - len(ACTIONS)
+
+
+@dataclass(frozen=True)
+class Before:
+    """A model as the plans' part has it: the words in front of its `last` layers; 0: behind all."""
+
+    model: NativeBackend
+    last: int = 0
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.model.tokenizer
+
+    def read(self, task: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the words of a request (T, D) and their tokens (T,)."""
+        tokens_T = np.array(read_task(task, self.tokenizer, MAX_TASK_TOKENS).tokens)
+        states_SD, middle_TD = self.model.engine.read(tokens_T, None, self.last)
+        return states_SD[-len(tokens_T) :] if middle_TD is None else middle_TD, tokens_T
 
 
 @dataclass(frozen=True)
@@ -61,19 +82,17 @@ class Example:
     pointer_KT: Tensor
 
 
-def written_examples(split: str, backend: NativeBackend, folder: str = "") -> list[Example]:
+def written_examples(split: str, reader: Before, folder: str = "") -> list[Example]:
     """Return the plans of a split that people wrote."""
     rows = load_own("plans", split, folder)
     seen = Counter(word for row in rows for word in set(stems(row["task"])))
     return [
-        _example(*_as_steps(row), _written_pointer(row, row["task"], backend, seen), backend)
+        _example(*_as_steps(row), _written_pointer(row, row["task"], reader, seen), reader)
         for row in track(rows, f"plans, {split}", console=Console(stderr=True))
     ]
 
 
-def continued_examples(
-    times: int, seed: int, backend: NativeBackend, folder: str = ""
-) -> list[Example]:
+def continued_examples(times: int, seed: int, reader: Before, folder: str = "") -> list[Example]:
     """Return the written plans of the training split, each with a request more at its end, so many
     times."""
     rows, parts = load_own("plans", "train", folder), parts_of("train", folder)
@@ -84,10 +103,10 @@ def continued_examples(
         task, steps = _as_steps(row)
         after = [tuple(step["after"]) for step in steps]
         longer, last = continued(one_line(task), after, rng.choice(parts), rng)
-        pointer_KT = _written_pointer(row, longer, backend, seen)
-        own_KT = _span_pointer([last.span], longer, backend)
+        pointer_KT = _written_pointer(row, longer, reader, seen)
+        own_KT = _span_pointer([last.span], longer, reader)
         steps.append(_joined_step(last))
-        examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), backend))
+        examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), reader))
     return examples
 
 
@@ -98,16 +117,16 @@ def _as_steps(row: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _written_pointer(
-    row: Mapping[str, Any], task: str, backend: NativeBackend, seen: Counter[str]
+    row: Mapping[str, Any], task: str, reader: Before, seen: Counter[str]
 ) -> NDArray[np.float32]:
-    spans = token_spans(task, backend.tokenizer, MAX_TASK_TOKENS)
+    spans = token_spans(task, reader.tokenizer, MAX_TASK_TOKENS)
     return _likeliest_words(one_line(task), [step["subtask"] for step in row["plan"]], spans, seen)
 
 
 def _span_pointer(
-    spans_K: Sequence[tuple[int, int]], task: str, backend: NativeBackend
+    spans_K: Sequence[tuple[int, int]], task: str, reader: Before
 ) -> NDArray[np.float32]:
-    spans_T = token_spans(task, backend.tokenizer, MAX_TASK_TOKENS)
+    spans_T = token_spans(task, reader.tokenizer, MAX_TASK_TOKENS)
     inside_KT = [[a >= begin and b <= end for a, b in spans_T] for begin, end in spans_K]
     return np.array(inside_KT, np.float32)
 
@@ -123,15 +142,13 @@ def _joined_step(step: JoinedStep) -> dict[str, Any]:
     }
 
 
-def joined_examples(
-    jobs: int, seed: int, backend: NativeBackend, folder: str = ""
-) -> list[Example]:
+def joined_examples(jobs: int, seed: int, reader: Before, folder: str = "") -> list[Example]:
     """Return so many jobs that are joined from requests of the training split."""
     rng, parts, examples = random.Random(seed), parts_of("train", folder), []
     for _ in track(range(jobs), "joined requests", console=Console(stderr=True)):
         job = compose(parts, rng)
-        pointer_KT = _span_pointer([step.span for step in job.steps], job.task, backend)
-        examples.append(_example(job.task, list(map(_joined_step, job.steps)), pointer_KT, backend))
+        pointer_KT = _span_pointer([step.span for step in job.steps], job.task, reader)
+        examples.append(_example(job.task, list(map(_joined_step, job.steps)), pointer_KT, reader))
     return examples
 
 
@@ -139,9 +156,9 @@ def _example(
     task: str,
     steps: Sequence[Mapping[str, Any]],
     pointer_KT: NDArray[np.float32],
-    backend: NativeBackend,
+    reader: Before,
 ) -> Example:
-    states_SD, tokens_S = backend.propose(task, None).states
+    words_TD, tokens_T = reader.read(task)
     K, n = MAX_STEPS + 1, len(steps)
     robots_KO, actions_KA = torch.zeros(K, ROBOTS + 1), torch.zeros(K, len(ACTIONS))
     flags_KF, after_KK = torch.zeros(K, len(FLAGS)), torch.zeros(K, K)
@@ -155,14 +172,13 @@ def _example(
         if step["environment"] is not None:
             environment_K[k] = ENVIRONMENTS.index(step["environment"])
     told_KL = F.pad(torch.cat([(robots_KO[:, :ROBOTS] > 0).float(), actions_KA], -1), (0, _UNUSED))
-    states_TD = torch.from_numpy(states_SD[tokens_S >= 0]).half()
+    states_TD = torch.from_numpy(words_TD).half()
     wanted_KT = torch.zeros(K, len(states_TD))
     wanted_KT[:n] = torch.from_numpy(pointer_KT)
     wanted_KT /= wanted_KT.sum(-1, keepdim=True).clamp(min=1e-6)
-    tokens_T = torch.from_numpy(tokens_S[tokens_S >= 0])
     return Example(
         states_TD,
-        tokens_T,
+        torch.from_numpy(tokens_T),
         n,
         told_KL,
         robots_KO,

@@ -3,9 +3,9 @@
     python -m embervlm.training.plan_steps --model MODEL.gguf --out build/plan
     # build/plan/plan.safetensors, metrics.jsonl; python -m embervlm.export.plan_steps adds it
 
-The states of all requests are read once; then `models/plan_steps.py` learns on them, from the
+What its own layers read of all requests is read once; then `models/plan_steps.py` learns, from the
 plans that people wrote and from requests joined by `data/generate.py` (`plan_examples.py`). Its own
-layers as wide as the reader begin as copies of the reader's last ones.
+layers begin as copies of those of the reader that they stand for.
 
 Axes: B batch, K steps, L labels of a step.
 """
@@ -39,6 +39,7 @@ from embervlm.scoring import exact, jaccard
 from embervlm.training.moving_average import MovingAverage
 from embervlm.training.plan_examples import (
     IGNORED,
+    Before,
     Example,
     batches,
     collate,
@@ -262,9 +263,10 @@ def main() -> None:
     out: Path = options["out"]
     out.mkdir(parents=True, exist_ok=True)
     seed, own = settings.seed, options["scenarios"]
-    joined = joined_examples(settings.jobs, seed, backend, own)
-    joined += continued_examples(settings.continued, seed + 1, backend, own)
-    written, held_out = (written_examples(split, backend, own) for split in ("train", "validation"))
+    before = Before(backend, settings.plan_readers)
+    joined = joined_examples(settings.jobs, seed, before, own)
+    joined += continued_examples(settings.continued, seed + 1, before, own)
+    written, held_out = (written_examples(split, before, own) for split in ("train", "validation"))
     checkpoint = load_checkpoint(options["model"] or SHIPPED)
     config = config_of(checkpoint.config)
     assert isinstance(config, EmberConfig), "ember-37m has no GGUF file"

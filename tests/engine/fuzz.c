@@ -121,9 +121,9 @@ static void run(ember *model, float *pixels, float *room) {
     memcpy(source + images, tokens, sizeof tokens);
     if (!ember_size(model, "image.scene", &outputs, &inputs) && outputs <= 4096 && inputs <= 4096) {
         float *features = room, *scene = room + (1 << 20), *states = scene + 4096;
-        if (!ember_read(model, tokens, 5, NULL, NULL, states) &&
+        if (!ember_read(model, tokens, 5, NULL, NULL, states, NULL, 0) &&
             !ember_see(model, pixels, features, scene) &&
-            !ember_read(model, tokens, 5, features, scene, states) &&
+            !ember_read(model, tokens, 5, features, scene, states, pixels, 1) &&
             !ember_begin(model, states, source, images + 5))
             write_words(model, states, source, images + 5, room + (3 << 20));
     }

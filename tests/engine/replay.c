@@ -61,7 +61,7 @@ int main(int count, char **arguments) {
                 return fprintf(stderr, "%s\n", ember_error(model)), 2;
         }
         const float *image = about[2] ? features : NULL, *place = about[2] ? scene : NULL;
-        if (ember_read(model, numbers[0], about[0], image, place, states))
+        if (ember_read(model, numbers[0], about[0], image, place, states, NULL, 0))
             return fprintf(stderr, "%s\n", ember_error(model)), 2;
         for (int t = 2; t < about[0] + 2; t++)
             for (int d = 0; d < width; d++)

@@ -17,6 +17,7 @@ from embervlm.models.configuration import EmberConfig, config_of  # noqa: E402
 from embervlm.models.heads import ROBOTS  # noqa: E402
 from embervlm.models.plan_steps import MAX_STEPS  # noqa: E402
 from embervlm.training.plan_examples import (  # noqa: E402
+    Before,
     batches,
     collate,
     continued_examples,
@@ -64,12 +65,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def backend(tiny_model: Path) -> NativeBackend:
-    return NativeBackend.load(tiny_model)
+def reader(tiny_model: Path) -> Before:
+    return Before(NativeBackend.load(tiny_model), last=1)
 
 
-def test_targets_are_what_a_row_says(folder: str, backend: NativeBackend) -> None:
-    one, _ = written_examples("train", backend, folder)
+def test_targets_are_what_a_row_says(folder: str, reader: Before) -> None:
+    one, _ = written_examples("train", reader, folder)
     assert one.count == 2
     assert one.robots_KO[:2].argmax(-1).tolist() == [0, 4]
     assert one.after_KK.nonzero().tolist() == [[1, 0]]
@@ -81,14 +82,14 @@ def test_targets_are_what_a_row_says(folder: str, backend: NativeBackend) -> Non
     assert middle_K[0] < middle_K[1]
 
 
-def test_continued_plans_have_one_step_more(folder: str, backend: NativeBackend) -> None:
-    found = continued_examples(2, 1, backend, folder)
+def test_continued_plans_have_one_step_more(folder: str, reader: Before) -> None:
+    found = continued_examples(2, 1, reader, folder)
     assert [example.count for example in found] == [3] * 4
     assert all(example.pointer_KT[2].sum() == pytest.approx(1) for example in found)
 
 
-def test_batches_hold_every_example_once(folder: str, backend: NativeBackend) -> None:
-    examples = joined_examples(11, 1, backend, folder)
+def test_batches_hold_every_example_once(folder: str, reader: Before) -> None:
+    examples = joined_examples(11, 1, reader, folder)
     found = batches(examples, 4, random.Random(1))
     assert sorted(map(len, found)) == [3, 4, 4]
     assert {id(e) for batch in found for e in batch} == {id(e) for e in examples}
@@ -98,9 +99,9 @@ def test_batches_hold_every_example_once(folder: str, backend: NativeBackend) ->
 
 
 def test_it_learns_plans_by_heart(
-    folder: str, backend: NativeBackend, tiny_model: Path, tmp_path: Path
+    folder: str, reader: Before, tiny_model: Path, tmp_path: Path
 ) -> None:
-    written = written_examples("train", backend, folder)
+    written = written_examples("train", reader, folder)
     settings = Settings(
         plan_width=32, plan_layers=1, plan_readers=1, dropout=0, epochs=30, written=8,
         batch_size=8, forget=0, blank=0, average=0.5, learning_rate=3e-3,
@@ -122,10 +123,10 @@ def model_of(path: Path) -> tuple[EmberConfig, dict[str, torch.Tensor]]:
 
 
 def test_its_own_layers_begin_as_the_reader_s_last_ones(
-    folder: str, backend: NativeBackend, tiny_model: Path, tmp_path: Path
+    folder: str, reader: Before, tiny_model: Path, tmp_path: Path
 ) -> None:
     config, weights = model_of(tiny_model)
-    written = written_examples("train", backend, folder)
+    written = written_examples("train", reader, folder)
     settings = Settings(
         plan_width=32, plan_layers=1, plan_readers=1, epochs=1, learning_rate=0, reader_rate=0
     )
