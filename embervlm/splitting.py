@@ -45,7 +45,7 @@ _JOINT = re.compile(
 _SHARE_OF_BEST = 0.35
 _TRIED = 4
 # What the network's own opinion of which step waits for which counts beside `waiting`.
-_NETWORK_SAYS = 0.2
+_NETWORK_SAYS = 1.0
 _LONGEST = 120
 # Which robots each of the network's 32 sets holds.
 _HELD_SR = np.array([[n >> r & 1 for r in range(5)] for n in range(32)], np.float32)

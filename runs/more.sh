@@ -4,7 +4,7 @@
 #   bash runs/more.sh embervlm/weights/ember-nano.gguf ../shared build/more
 #
 # Run it again to go on: a finished step is skipped, training goes on from its last checkpoint.
-# Needs: pip install -e '.[train]'. The new requests are in data/ already (data/README.md). About two hours on one core.
+# Needs: pip install -e '.[train]'. The new requests are in data/ already (data/README.md). Some two hours on two cores.
 set -euo pipefail
 
 model=${1:-embervlm/weights/ember-nano.gguf}
@@ -17,7 +17,11 @@ mkdir -p "$out"
 
 log() { printf '%s %s\n' "$(date -u +%FT%TZ)" "$*" | tee -a "$out/more.log"; }
 step() { if [ -e "$out/$1" ]; then return 1; fi; log "${*:2}"; }
-train() { "$bin/embervlm" train --threads "$threads" --shared "$shared" "$@"; }
+train() { "$bin/embervlm" train --threads "$threads" --shared "$shared" --tokenizer "$out/tokenizer.json" "$@"; }
+[ -e "$out/tokenizer.json" ] || "$bin/python" -c "
+import sys
+from embervlm.checkpoint import load_checkpoint
+load_checkpoint(sys.argv[1]).tokenizer.save(sys.argv[2])" "$model" "$out/tokenizer.json"
 
 step eye/features.npz "1 what the model's eye sees, training photos in three more views" &&
   "$bin/python" -m embervlm.training.photo_features --model "$model" --shared "$shared" --out "$out/eye"
@@ -25,8 +29,22 @@ step eye/features.npz "1 what the model's eye sees, training photos in three mor
 step more/network.safetensors "2 the decision, two epochs more" &&
   train --recipe recipes/nano/more.yaml --model "$model" --vision "$out/eye" --output-dir "$out/more"
 
-step roles/network.safetensors "3 roles: what each number is for, numbers drawn anew" &&
-  train --recipe recipes/nano/roles.yaml --model "$out/more/network.safetensors" --output-dir "$out/roles"
+step ngrams/network.safetensors "3 n-grams beside the reader" &&
+  "$bin/python" -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \
+    --model "$out/more/network.safetensors" --out "$out/ngrams" --threads "$threads"
 
-step reason/network.safetensors "4 reason: decisions put into words" &&
-  train --recipe recipes/nano/reason.yaml --model "$out/roles/network.safetensors" --epochs 2 --output-dir "$out/reason"
+step roles/network.safetensors "4 roles: what each number is for, numbers drawn anew" &&
+  train --recipe recipes/nano/roles.yaml --model "$out/ngrams/network.safetensors" --output-dir "$out/roles"
+
+step reason/network.safetensors "5 reason: decisions put into words, for two epochs at a lower rate" &&
+  train --recipe recipes/nano/reason.yaml --model "$out/roles/network.safetensors" --epochs 2 \
+    --learning-rate 5e-4 --head-learning-rate 5e-4 --output-dir "$out/reason"
+
+log "6 export"
+"$bin/python" -m embervlm.export.gguf --network "$out/reason/network.safetensors" \
+  --tokenizer "$out/tokenizer.json" --type q4_0 --out "$out/ember-nano.gguf"
+step plan/plan.safetensors "7 plans: a job in steps" &&
+  "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan" --threads "$threads"
+"$bin/python" -m embervlm.export.plan_steps --model "$out/ember-nano.gguf" --plan "$out/plan/plan.safetensors" --out "$out/ember-nano.gguf"
+"$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
+log "done: $out/ember-nano.gguf; copy it to embervlm/weights if 'embervlm eval --split validation --model $out/ember-nano.gguf' is better"

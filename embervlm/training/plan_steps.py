@@ -66,10 +66,10 @@ class Settings:
     plan_layers: int = 2
     plan_readers: int = 2
     dropout: float = 0.15
-    jobs: int = 4000
-    written: int = 4
-    continued: int = 2
-    epochs: int = 8
+    jobs: int = 2500
+    written: int = 2
+    continued: int = 1
+    epochs: int = 4
     batch_size: int = 32
     learning_rate: float = 1e-3
     reader_rate: float = 2e-4
