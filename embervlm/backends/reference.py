@@ -176,7 +176,7 @@ class ReferenceBackend:
         heads, count = int(self._config["text_heads"]), int(self._config["text_layers"])
         middle_TD = x
         for i in range(count):
-            if i == count - int(self._plans.readers):
+            if i == count - self._plans.readers:
                 middle_TD = x[len(in_front_FD) :]
             name = f"text.layers.{i}."
             q, k, v = np.split(layers.linear(name + "qkv", x), 3, axis=-1)

@@ -43,15 +43,9 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "ember_read": (
         ctypes.c_int,
         [
-            ctypes.c_void_p,
-            _numbers,
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            _floats,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        ],  # fmt: skip
+            *(ctypes.c_void_p, _numbers, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p),
+            *(_floats, ctypes.c_void_p, ctypes.c_int),
+        ],
     ),
     "ember_linear": (
         ctypes.c_int,
