@@ -154,6 +154,23 @@ def test_reads_each_type_as_the_public_package_does(
     assert np.sqrt(np.mean((ours - theirs) ** 2)) <= 0.05 * np.sqrt(np.mean(theirs**2))
 
 
+def test_the_middle_of_the_reader_is_there_for_those_who_read_on(tiny_model: Path) -> None:
+    engine = Engine(tiny_model)
+    layers = int(load_checkpoint(tiny_model).config["text_layers"])
+    tokens = np.array([1, 2, 3])
+    states, none = engine.read(tokens, None)
+    assert none is None
+    found = [engine.read(tokens, None, last) for last in range(1, layers + 1)]
+    for again, middle in found:
+        assert np.array_equal(again, states)
+        assert middle is not None
+        assert middle.shape == (3, states.shape[1])
+    different = {middle.tobytes() for _, middle in found if middle is not None}
+    assert len(different) == layers
+    with pytest.raises(ValueError, match=f"the last {layers + 1} layers; there are {layers}"):
+        engine.read(tokens, None, layers + 1)
+
+
 @pytest.mark.parametrize("kind", ["f32", "q8_0", "q4_0"])
 def test_the_engine_writes_what_the_grammar_in_python_writes(
     files: dict[str, Path], pixels: np.ndarray, kind: str
