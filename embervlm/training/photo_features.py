@@ -50,7 +50,7 @@ def other_views(
 ) -> Iterable[Pixels]:
     """Yield one other view of each photo, uint8 (size, size, 3)."""
     for file in files:
-        view_HWC = augment(pixels[file], size, random)
+        view_HWC = augment(pixels[file], size, random).copy()
         yield shown_to_copy(view_HWC[None], words, Settings(), random)[0]
 
 
