@@ -134,7 +134,8 @@ def test_its_own_layers_begin_as_the_reader_s_last_ones(
     last = f"text.layers.{config.text_layers - 1}."
     for name, value in network.readers[0].state_dict().items():
         # Matrices come back as four bits keep them.
-        torch.testing.assert_close(value, weights[last + name], atol=0.1, rtol=0.1)
+        off = (value - weights[last + name]).norm()
+        assert off <= 0.15 * weights[last + name].norm(), name
     many = Settings(plan_readers=config.text_layers + 1)
     with pytest.raises(ValueError, match="ask for that many at most"):
         train(many, [], [], [], config, weights, tmp_path / "metrics.jsonl")
