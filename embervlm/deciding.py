@@ -27,6 +27,9 @@ from embervlm.reading import SIZES, Calibration, softmax
 from embervlm.scenario import Needs
 from embervlm.splitting import Job, team_logits
 
+# Where rules leave one set alone its chance is 1; the answer is no surer for that.
+_SUREST = 5.0
+
 
 def allowed_of(names: Sequence[str], fleet: Fleet, certain: Needs, *, team: bool) -> list[str]:
     """Return those that may be sent: of a team who is at hand, alone who also keeps every limit
@@ -188,14 +191,23 @@ def policy(proposal: Proposal, fleet: Fleet, abilities: Abilities) -> dict[str, 
 
 
 def signs_of(
-    sets: Mapping[frozenset[str], float], chosen: frozenset[str], proposal: Proposal
+    sets: Mapping[frozenset[str], float],
+    chosen: frozenset[str],
+    proposal: Proposal,
+    abilities: Abilities,
 ) -> tuple[float, ...]:
     """Return what tells how likely the chosen set is to be right, in the order of
     `reading.SIGNS`."""
     second = max((p for names, p in sets.items() if names != chosen), default=0.0)
     chance_A = 1 / (1 + np.exp(-proposal.actions.astype(np.float64)))
     undecided = float(np.minimum(chance_A, 1 - chance_A).max())
-    return (_log_odds(sets[chosen]), _log_odds(second), float(len(chosen) > 1), undecided)
+    odds = min(max(_log_odds(sets[chosen]), -_SUREST), _SUREST)
+    own = odds
+    # Of robots unlike all default ones the network itself has said nothing.
+    if all(abilities.is_alike.get(name, False) for name in chosen):
+        number = sum(1 << slot for slot in {abilities.slot_of[name] for name in chosen})
+        own = _log_odds(float(softmax(proposal.subsets)[number]))
+    return (odds, own, _log_odds(second), float(len(chosen) > 1), undecided)
 
 
 def confidence(signs: Sequence[float], calibration: Calibration) -> float:

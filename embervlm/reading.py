@@ -33,9 +33,13 @@ _LIKELY_ACTION = -2.0
 
 
 # What tells how likely an answer is to be right, by the number that weighs it: the log-odds of its
-# set; those of the set that is second; whether it holds several robots; the chance of the action
-# that is nearest to being as likely as not, or of it not being needed, whichever is less.
-SIGNS = ("confidence_scale", "confidence_second", "confidence_several", "confidence_undecided")
+# set, and those that the network alone gave it, before any rule; those of the set that is second;
+# whether it holds several robots; the chance of the action that is nearest to being as likely as
+# not, or of it not being needed, whichever is less.
+SIGNS = (
+    "confidence_scale", "confidence_network", "confidence_second", "confidence_several",
+    "confidence_undecided",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Calibration:
     no_robot_shift: float = 0.0
     temperature: float = 1.0
     confidence_scale: float = 1.0
+    confidence_network: float = 0.0
     confidence_second: float = 0.0
     confidence_several: float = 0.0
     confidence_undecided: float = 0.0

@@ -279,7 +279,7 @@ class Selector:
             abilities=self._abilities,
             nearness=lambda names: self._nearness(proposal, names),
         )
-        signs = deciding.signs_of(sets, chosen, proposal)
+        signs = deciding.signs_of(sets, chosen, proposal, self._abilities)
         confidence = deciding.confidence(signs, self.calibration)
         # Whoever is required is not cut off.
         robots = sorted(

@@ -192,16 +192,25 @@ def test_asks_a_person_when_it_is_not_sure() -> None:
 def test_says_what_makes_it_sure_and_weighs_it() -> None:
     shares = {frozenset({DRONE, LEGS}): 0.6, frozenset({DRONE}): 0.3, frozenset(): 0.1}
     opinion = Opinion(shares)
-    best, second, several, undecided = Selector(opinion).decide(Scenario("look")).signs
-    assert best == pytest.approx(math.log(0.6 / 0.4), abs=1e-3)
+    best, own, second, several, undecided = Selector(opinion).decide(Scenario("look")).signs
+    assert best == own == pytest.approx(math.log(0.6 / 0.4), abs=1e-3)
     assert second == pytest.approx(math.log(0.3 / 0.7), abs=1e-3)
     assert several == 1
     assert 0 < undecided < 0.05
     opinion.calibration = {"confidence_scale": 0.5, "confidence_second": -1.0,
-                           "confidence_several": 0.25, "confidence_undecided": -2.0}  # fmt: skip
-    odds = 0.5 * best - second + 0.25 - 2 * undecided
+                           "confidence_several": 0.25, "confidence_undecided": -2.0,
+                           "confidence_network": 0.75}  # fmt: skip
+    odds = 0.5 * best + 0.75 * own - second + 0.25 - 2 * undecided
     sure = Selector(opinion).decide(Scenario("look")).confidence
     assert sure == pytest.approx(1 / (1 + math.exp(-odds)))
+
+
+def test_an_answer_that_rules_alone_left_is_as_sure_as_the_network_was_of_it() -> None:
+    shares = {frozenset({DRONE}): 0.9, frozenset({LEGS}): 0.1}
+    opinion = Opinion(shares, roles=["load_kg"])
+    best, own, *_ = Selector(opinion).decide(Scenario("bring the 700 kg")).signs
+    assert best == 5.0
+    assert own < -5.0
 
 
 def test_a_lesson_answers_the_same_request_and_is_named() -> None:

@@ -65,6 +65,7 @@ class Settings:
     plan_width: int = 192
     plan_layers: int = 2
     plan_readers: int = 2
+    plan_stands: int = 1
     dropout: float = 0.15
     jobs: int = 2500
     written: int = 2
@@ -192,8 +193,9 @@ def train(
             told_BKL = batch["told_KL"]
             kept_BK1 = (torch.rand(*told_BKL.shape[:2], 1) >= settings.forget).float()
             out = network(
-                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1
-            )
+                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1,
+                batch["pointer_KT"] * kept_BK1,
+            )  # fmt: skip
             parts = losses(out, batch, settings.point)
             optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
@@ -226,6 +228,7 @@ def sizes_of(settings: Settings) -> dict[str, Any]:
         "plan_width": settings.plan_width,
         "plan_layers": settings.plan_layers,
         "plan_readers": settings.plan_readers,
+        "plan_stands": settings.plan_stands,
     }
 
 
