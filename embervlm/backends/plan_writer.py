@@ -53,7 +53,6 @@ class PlanWriter:
         self._layers = int(config.get("plan_layers", 0))
         # How many of the reader's last layers it has its own of.
         self.readers = int(config.get("plan_readers", 0)) if width else 0
-        self._stands = bool(config.get("plan_stands", 0))
         self._reader_heads = int(config.get("text_heads", 0))
         self._is_there = width > 0
         if self._is_there:
@@ -78,7 +77,7 @@ class PlanWriter:
             np.split(self._linear(f"plan.layers.{i}.key_value", words_TW), 2, -1)
             for i in range(self._layers)
         ]
-        told_KL = np.zeros((0, _LABELS + self._stands * self._width), np.float32)
+        told_KL = np.zeros((0, _LABELS), np.float32)
         steps: list[StepScores] = []
         for k in range(MAX_STEPS):
             x_KW = self._step_KW[: k + 1].copy()
@@ -106,8 +105,7 @@ class PlanWriter:
             label_L = np.zeros(_LABELS, np.float32)
             label_L[robots[:_ROBOTS].argmax()] = 1
             label_L[_ROBOTS : _ROBOTS + len(ACTIONS)] = (actions > 0) | (actions == actions.max())
-            stood_W = pointer_KT[k] @ words_TW if self._stands else label_L[:0]
-            told_KL = np.concatenate([told_KL, np.concatenate([label_L, stood_W])[None]])
+            told_KL = np.concatenate([told_KL, label_L[None]])
         return tuple(steps)
 
     def _read(self, name: str, x_TX: Array, heads: int) -> Array:

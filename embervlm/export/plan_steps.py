@@ -42,9 +42,8 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
             "python -m embervlm.training.plan_steps."
         ) from error
     _check(part, load_checkpoint(model).config, plan)
-    # A part from before there were these has none of them.
-    known = {"plan_readers": 0, "plan_stands": 0, **sizes}
-    replace_part(model, out, part, config=known, drop=PART)
+    # A part from before there were such layers has none.
+    replace_part(model, out, part, config={"plan_readers": 0, **sizes}, drop=PART)
 
 
 def _check(part: Mapping[str, Any], config: Mapping[str, Any], plan: Path) -> None:

@@ -35,8 +35,7 @@ class EmberConfig:
     one for the place and G x G of `image_grid`; with "both" those are read so, and two tokens of
     the whole photo stand in front as with "prefix". `memory_slots`: 0: no `episodic_memory.py`.
     `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`, which has
-    its own of the reader's last `plan_readers` layers; with `plan_stands` 1 a step also tells the
-    next one which words it stands in.
+    its own of the reader's last `plan_readers` layers.
     `match_width`: how wide the space is in which a photo lies near what is said of it
     (`matching.py`); 0: there is none.
     """
@@ -73,7 +72,6 @@ class EmberConfig:
     plan_width: int = 0
     plan_layers: int = 2
     plan_readers: int = 0
-    plan_stands: int = 0
     vision: str = "mobilenet-v2"
 
     def __post_init__(self) -> None:

@@ -92,9 +92,7 @@ class PlanSteps(nn.Module):
         self.norm = nn.LayerNorm(W)
         self.reader = EncoderLayer(W, _HEADS, 2 * W, config.dropout)
         self.step = nn.Embedding(MAX_STEPS + 1, W)
-        # With `plan_stands`, behind the labels come the words that the step stands in.
-        self.stands = config.plan_stands
-        self.told = nn.Linear(LABELS + W * config.plan_stands, W)
+        self.told = nn.Linear(LABELS, W)
         self.layers = nn.ModuleList(StepLayer(W, config.dropout) for _ in range(config.plan_layers))
         self.pointer_query = nn.Linear(W, W)
         self.pointer_key = nn.Linear(W, W)
@@ -104,12 +102,7 @@ class PlanSteps(nn.Module):
         self.order = nn.Linear(W, 2 * W)
 
     def forward(
-        self,
-        words_BTD: Tensor,
-        tokens_BT: Tensor,
-        mask_BT: Tensor,
-        told_BKL: Tensor,
-        stood_BKT: Tensor,
+        self, words_BTD: Tensor, tokens_BT: Tensor, mask_BT: Tensor, told_BKL: Tensor
     ) -> dict[str, Tensor]:
         """Return the logits of each step.
 
@@ -120,7 +113,6 @@ class PlanSteps(nn.Module):
             mask_BT: True where there is a word.
             told_BKL: the labels of the steps (robots, then actions, 0 or 1) for K = `MAX_STEPS`
                 + 1 places; a step reads those in front of it.
-            stood_BKT: in which words these steps stand, shares that sum to 1, or all 0.
 
         Returns:
             those of `ANSWERS`, each (B, K, its logits), but the gaps, which are in `after` (B, K,
@@ -131,8 +123,6 @@ class PlanSteps(nn.Module):
             words_BTD = layer(words_BTD, mask_BT[:, None, None])
         words_BTW = self.narrow(words_BTD) + self.words(self.table(tokens_BT))
         words_BTW = self.reader(self.norm(words_BTW), mask_BT[:, None, None])
-        if self.stands:
-            told_BKL = torch.cat([told_BKL, stood_BKT @ words_BTW], -1)
         told_BKW = F.pad(self.told(told_BKL)[:, :-1], (0, 0, 1, 0))
         x_BKW = self.step.weight + told_BKW
         for layer in self.layers:
@@ -158,14 +148,12 @@ class PlanSteps(nn.Module):
         """Return what `forward` does of steps that are told what was written before them, and how
         many steps each request has (B,), 1 to `MAX_STEPS`.
 
-        A step tells its likeliest robot, the actions that are likelier than not or else the
-        likeliest one, and what it points at.
+        A step tells its likeliest robot, and the actions that are likelier than not or else the
+        likeliest one.
         """
         told_BKL = words_BTD.new_zeros(len(words_BTD), MAX_STEPS + 1, LABELS)
-        stood_BKT = words_BTD.new_zeros(len(words_BTD), MAX_STEPS + 1, words_BTD.shape[1])
         for k in range(MAX_STEPS):
-            out = self(words_BTD, tokens_BT, mask_BT, told_BKL, stood_BKT)
-            stood_BKT[:, k] = out["pointer"][:, k].softmax(-1)
+            out = self(words_BTD, tokens_BT, mask_BT, told_BKL)
             robot_B = out["robots"][:, k, :ROBOTS].argmax(-1)
             told_BKL[:, k, :ROBOTS] = F.one_hot(robot_B, ROBOTS).to(told_BKL)
             actions_BA = out["actions"][:, k]

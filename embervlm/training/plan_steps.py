@@ -65,12 +65,11 @@ class Settings:
     plan_width: int = 192
     plan_layers: int = 2
     plan_readers: int = 2
-    plan_stands: int = 1
     dropout: float = 0.15
     jobs: int = 2500
-    written: int = 2
+    written: int = 1
     continued: int = 1
-    epochs: int = 4
+    epochs: int = 5
     batch_size: int = 32
     learning_rate: float = 1e-3
     reader_rate: float = 2e-4
@@ -193,9 +192,8 @@ def train(
             told_BKL = batch["told_KL"]
             kept_BK1 = (torch.rand(*told_BKL.shape[:2], 1) >= settings.forget).float()
             out = network(
-                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1,
-                batch["pointer_KT"] * kept_BK1,
-            )  # fmt: skip
+                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1
+            )
             parts = losses(out, batch, settings.point)
             optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
@@ -228,7 +226,6 @@ def sizes_of(settings: Settings) -> dict[str, Any]:
         "plan_width": settings.plan_width,
         "plan_layers": settings.plan_layers,
         "plan_readers": settings.plan_readers,
-        "plan_stands": settings.plan_stands,
     }
 
 

@@ -69,7 +69,9 @@ class Recipe:
     teacher_scores: str = _field(
         "", "select: robots.jsonl of 'embervlm distill', whose scores are a soft target too"
     )
-    freeze: str = _field("", "parts that stay though the stage would move them: text., heads.")
+    freeze: str = _field(
+        "", "parts that stay though the stage would move them: text., heads.primary, text.layers.0."
+    )
     rounding: str = _field("none", f"{' or '.join(ROUNDINGS)}: what moves is trained in four bits")
     plans: bool = _field(
         True, "select: written plans too; the plans' part learns best of a reader that has not"

@@ -195,7 +195,7 @@ def _without(phase: Phase, recipe: Recipe) -> Phase:
             f"rounding is {recipe.rounding}, but {recipe.stage} adds to matrices that stay as they "
             "are; round in a later stage."
         )
-    return replace(phase, moves=moves, fresh=fresh, low_rank=low_rank)
+    return replace(phase, moves=moves, fresh=fresh, low_rank=low_rank, stays=frozen)
 
 
 def _data(

@@ -45,7 +45,7 @@ Sums = dict[str, Tensor]
 class Phase:
     """A part of a stage: which parameters move, by the beginnings of their names.
 
-    Those of `fresh` learn at the head rate; modules of `low_rank` keep their matrices and get a
+    Of those that `moves` names, the ones that `stays` names do not. Those of `fresh` learn at the head rate; modules of `low_rank` keep their matrices and get a
     low-rank addition (LoRA, Hu et al. 2021), which is added up at the end. `rate` multiplies both
     rates.
     """
@@ -53,7 +53,12 @@ class Phase:
     moves: tuple[str, ...]
     fresh: tuple[str, ...] = ()
     low_rank: tuple[str, ...] = ()
+    stays: tuple[str, ...] = ()
     rate: float = 1.0
+
+    def is_moved(self, name: str) -> bool:
+        """Return whether the parameter of that name moves."""
+        return begins_with(name, self.moves) and not begins_with(name, self.stays)
 
 
 @dataclass(frozen=True)

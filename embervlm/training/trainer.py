@@ -72,7 +72,7 @@ class EmberTrainer(Trainer):
         self.seconds_evaluating = 0.0
         self._folder: Path | None = None
         for name, parameter in module.network.named_parameters():
-            parameter.requires_grad_(begins_with(name, phase.moves) or "lora_" in name)
+            parameter.requires_grad_(phase.is_moved(name) or "lora_" in name)
         self._average: MovingAverage | None = None
         super().__init__(
             module,

@@ -154,6 +154,20 @@ def test_select_in_four_bits_is_taught_and_keeps_what_is_frozen(
     assert "'loss_teacher'" in capsys.readouterr().out
 
 
+def test_select_keeps_a_part_of_what_moves(start: list[str], tmp_path: Path) -> None:
+    found = run(
+        ["--stage", "select", "--freeze", "heads.subset_features, text.layers.0.",
+         "--examples", "16", "--batch-size", "8", *start, *QUIET,
+         "--output-dir", str(tmp_path / "select")]
+    )  # fmt: skip
+    begun, ended = load_network(tmp_path / "start.safetensors"), load_network(found)
+    before, after = begun.state_dict(), ended.state_dict()
+    stay = [n for n in before if n.startswith(("heads.subset_features", "text.layers.0."))]
+    assert all(torch.equal(before[name], after[name]) for name in stay)
+    for name in ("heads.roles.weight", "text.embed.weight"):
+        assert not torch.equal(before[name], after[name])
+
+
 def test_all_stages_follow_each_other(
     captions: dict[str, Any], questions: dict[str, Any], start: list[str], tmp_path: Path
 ) -> None:
