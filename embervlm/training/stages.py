@@ -45,9 +45,9 @@ Sums = dict[str, Tensor]
 class Phase:
     """A part of a stage: which parameters move, by the beginnings of their names.
 
-    Of those that `moves` names, the ones that `stays` names do not. Those of `fresh` learn at the head rate; modules of `low_rank` keep their matrices and get a
-    low-rank addition (LoRA, Hu et al. 2021), which is added up at the end. `rate` multiplies both
-    rates.
+    Of those that `moves` names, the ones that `stays` names do not. Those of `fresh` learn at the
+    head rate; modules of `low_rank` keep their matrices and get a low-rank addition (LoRA, Hu et
+    al. 2021), which is added up at the end. `rate` multiplies both rates.
     """
 
     moves: tuple[str, ...]
