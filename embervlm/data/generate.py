@@ -15,7 +15,7 @@ model is asked.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,9 +114,9 @@ class Joined:
     steps: tuple[JoinedStep, ...]
 
 
-def parts_of(split: str, folder: str = "") -> list[Part]:
+def parts_of(split: str, folder: str = "", only: Callable[[str], bool] = bool) -> list[Part]:
     """Return the parts of a split: requests for one robot, their authors' short forms, and the
-    steps of plans.
+    steps of those plans whose id is one of `only`.
 
     Raises:
         ValueError: see `scenarios.load_own`.
@@ -132,7 +132,7 @@ def parts_of(split: str, folder: str = "") -> list[Part]:
             # Numbers that the short form leaves out are not stated in it.
             parts.append(Part(short, *labels[:2], _stated(labels[2], short), labels[3]))
     for row in load_own("plans", split, folder):
-        for step in row["plan"]:
+        for step in row["plan"] if only(row["id"]) else ():
             limits = _stated(step["limits"], step["subtask"])
             robots, actions = (step["robot"],), tuple(step["actions"])
             parts.append(Part(step["subtask"], robots, actions, limits, None))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,11 @@ class Example:
     pointer_KT: Tensor
 
 
-def written_examples(split: str, reader: Before, folder: str = "") -> list[Example]:
-    """Return the plans of a split that people wrote."""
-    rows = load_own("plans", split, folder)
+def written_examples(
+    split: str, reader: Before, folder: str = "", only: Callable[[str], bool] = bool
+) -> list[Example]:
+    """Return the plans of a split that people wrote, those whose id is one of `only`."""
+    rows = [row for row in load_own("plans", split, folder) if only(row["id"])]
     seen = Counter(word for row in rows for word in set(stems(row["task"])))
     return [
         _example(*_as_steps(row), _written_pointer(row, row["task"], reader, seen), reader)
@@ -92,11 +94,13 @@ def written_examples(split: str, reader: Before, folder: str = "") -> list[Examp
     ]
 
 
-def continued_examples(times: int, seed: int, reader: Before, folder: str = "") -> list[Example]:
+def continued_examples(
+    times: int, seed: int, reader: Before, folder: str = "", only: Callable[[str], bool] = bool
+) -> list[Example]:
     """Return the written plans of the training split, each with a request more at its end, so many
     times."""
-    rows, parts = load_own("plans", "train", folder), parts_of("train", folder)
-    rows = [row for row in rows if len(row["plan"]) < MAX_STEPS]
+    rows, parts = load_own("plans", "train", folder), parts_of("train", folder, only)
+    rows = [row for row in rows if len(row["plan"]) < MAX_STEPS and only(row["id"])]
     seen = Counter(word for row in rows for word in set(stems(row["task"])))
     rng, examples = random.Random(seed), []
     for row in track(rows * times, "continued plans", console=Console(stderr=True)):
@@ -142,9 +146,11 @@ def _joined_step(step: JoinedStep) -> dict[str, Any]:
     }
 
 
-def joined_examples(jobs: int, seed: int, reader: Before, folder: str = "") -> list[Example]:
+def joined_examples(
+    jobs: int, seed: int, reader: Before, folder: str = "", only: Callable[[str], bool] = bool
+) -> list[Example]:
     """Return so many jobs that are joined from requests of the training split."""
-    rng, parts, examples = random.Random(seed), parts_of("train", folder), []
+    rng, parts, examples = random.Random(seed), parts_of("train", folder, only), []
     for _ in track(range(jobs), "joined requests", console=Console(stderr=True)):
         job = compose(parts, rng)
         pointer_KT = _span_pointer([step.span for step in job.steps], job.task, reader)

@@ -64,7 +64,7 @@ class Settings:
     seed: int = 1
     plan_width: int = 192
     plan_layers: int = 2
-    plan_readers: int = 2
+    plan_readers: int = 4
     dropout: float = 0.15
     jobs: int = 2500
     written: int = 1
@@ -158,7 +158,8 @@ def train(
     reader: Mapping[str, Tensor],
     log: Path,
 ) -> PlanSteps:
-    """Return the trained part; each epoch adds a line to `log`.
+    """Return the trained part; each epoch adds a line to `log`, and is kept beside it as
+    `checkpoint.pt`, from which a run that was stopped goes on.
 
     `config` and `reader` are the model's sizes and its weights, of which those of the reader's last
     layers (`text.layers.I.`) are the start of the part's own.
@@ -182,8 +183,11 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, list(rates.values()), steps, pct_start=settings.warmup
     )
-    step = 0
-    for number in range(1, settings.epochs + 1):
+    run = Run(settings, network, optimizer, schedule, mean, rng)
+    checkpoint = log.with_name("checkpoint.pt")
+    begun = run.load(checkpoint)
+    step = begun * (steps // settings.epochs)
+    for number in range(begun + 1, settings.epochs + 1):
         network.train()
         sums = Counter[str]()
         drawn = batches(epoch, settings.batch_size, rng)
@@ -215,9 +219,60 @@ def train(
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
         mean.put(held)
+        run.save(checkpoint, number)
+    checkpoint.unlink(missing_ok=True)
     mean.exchange()
     keep_rounded(network)
     return network.eval()
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run goes on from: what learns, how far it is, and what draws its batches."""
+
+    settings: Settings
+    network: PlanSteps
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    mean: MovingAverage
+    rng: random.Random
+
+    def save(self, path: Path, epoch: int) -> None:
+        """Write the run as it is behind an epoch; a stop meanwhile leaves the file before."""
+        state = {
+            "settings": asdict(self.settings),
+            "epoch": epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "mean": self.mean.whole(),
+            "torch": torch.get_rng_state(),
+            "random": self.rng.getstate(),
+        }
+        new = path.with_suffix(".new")
+        torch.save(state, new)
+        new.replace(path)
+
+    def load(self, path: Path) -> int:
+        """Take back what `save` wrote, and return its epoch; 0 where there is no file.
+
+        Raises:
+            ValueError: the file is of a run with other settings.
+        """
+        if not path.is_file():
+            return 0
+        state = torch.load(path, weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            raise ValueError(
+                f"{path} is of a run with other settings; delete it, or write to another folder."
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.mean.load(state["mean"])
+        torch.set_rng_state(state["torch"])
+        self.rng.setstate(state["random"])
+        return int(state["epoch"])
 
 
 def sizes_of(settings: Settings) -> dict[str, Any]:
@@ -253,6 +308,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model file; without it, the one that ships")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenarios", default="", help="folder of one's own requests and plans")
+    parser.add_argument(
+        "--judge-by", default="", metavar="IDS",
+        help="training plans whose ids begin so are not learnt, and judged beside validation's",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -264,9 +323,16 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     seed, own = settings.seed, options["scenarios"]
     before = Before(backend, settings.plan_readers)
-    joined = joined_examples(settings.jobs, seed, before, own)
-    joined += continued_examples(settings.continued, seed + 1, before, own)
-    written, held_out = (written_examples(split, before, own) for split in ("train", "validation"))
+    judges = options["judge_by"]
+
+    def learnt(row_id: str) -> bool:
+        return not (judges and row_id.startswith(judges))
+
+    joined = joined_examples(settings.jobs, seed, before, own, learnt)
+    joined += continued_examples(settings.continued, seed + 1, before, own, learnt)
+    written = written_examples("train", before, own, learnt)
+    held_out = written_examples("validation", before, own)
+    held_out += written_examples("train", before, own, lambda row_id: not learnt(row_id))
     checkpoint = load_checkpoint(options["model"] or SHIPPED)
     config = config_of(checkpoint.config)
     assert isinstance(config, EmberConfig), "ember-37m has no GGUF file"

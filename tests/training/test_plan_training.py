@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("gguf")
 
 from embervlm.backends.native import NativeBackend  # noqa: E402
 from embervlm.checkpoint import load_checkpoint  # noqa: E402
+from embervlm.data.scenarios import load_own  # noqa: E402
 from embervlm.models.configuration import EmberConfig, config_of  # noqa: E402
 from embervlm.models.heads import ROBOTS  # noqa: E402
 from embervlm.models.plan_steps import MAX_STEPS  # noqa: E402
@@ -24,7 +26,7 @@ from embervlm.training.plan_examples import (  # noqa: E402
     joined_examples,
     written_examples,
 )
-from embervlm.training.plan_steps import Settings, measure, train  # noqa: E402
+from embervlm.training.plan_steps import Run, Settings, measure, train  # noqa: E402
 
 ROWS = [
     {
@@ -139,6 +141,51 @@ def test_its_own_layers_begin_as_the_reader_s_last_ones(
     many = Settings(plan_readers=config.text_layers + 1)
     with pytest.raises(ValueError, match="ask for that many at most"):
         train(many, [], [], [], config, weights, tmp_path / "metrics.jsonl")
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    folder: str,
+    reader: Before,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = written_examples("train", reader, folder)
+    settings = Settings(
+        plan_width=32, plan_layers=1, plan_readers=1, epochs=3, batch_size=4, average=0.5
+    )
+    start = model_of(tiny_model)
+    wanted = train(settings, [], written, written, *start, tmp_path / "whole.jsonl")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+    def stop(run: Run, path: Path, epoch: int) -> None:
+        save(run, path, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    save = Run.save
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "save", stop)
+        train(settings, [], written, written, *start, tmp_path / "metrics.jsonl")
+    other = replace(settings, forget=0.5)
+    with pytest.raises(ValueError, match="is of a run with other settings"):
+        train(other, [], written, written, *start, tmp_path / "metrics.jsonl")
+    found = train(settings, [], written, written, *start, tmp_path / "metrics.jsonl")
+    for name, value in wanted.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    assert lines == (tmp_path / "whole.jsonl").read_text("utf-8").splitlines()
+
+
+def test_plans_to_judge_by_are_not_learnt(folder: str, reader: Before) -> None:
+    every = written_examples("train", reader, folder)
+    first = load_own("plans", "train", folder)[0]["id"]
+    rest = written_examples("train", reader, folder, lambda row_id: row_id != first)
+    assert len(rest) == len(every) - 1
+    assert len(continued_examples(1, 1, reader, folder, lambda row_id: row_id != first)) == len(
+        rest
+    )
 
 
 def test_the_command_writes_the_part(folder: str, tiny_model: Path, tmp_path: Path) -> None:
