@@ -3,8 +3,9 @@
 #
 #   bash runs/more.sh embervlm/weights/ember-nano.gguf ../shared build/more
 #
-# Run it again to go on: a finished step is skipped, training goes on from its last checkpoint.
-# Needs: pip install -e '.[train]'. The new requests are in data/ already (data/README.md). Some two hours on two cores.
+# Run it again to go on: a finished step is skipped, training goes on from its last checkpoint. RECIPE=recipes/nano/top.yaml moves only the reader's last
+# two layers and the heads: quicker, and the plans' part of the model fits behind it still.
+# Needs: pip install -e '.[train]'. The new requests are in data/ already (data/README.md). Some three hours on two cores, most of them for the plans.
 set -euo pipefail
 
 model=${1:-embervlm/weights/ember-nano.gguf}
@@ -12,6 +13,7 @@ shared=${2:-../shared}
 out=${3:-build/more}
 bin=${BIN:-.venv/bin}
 threads=${THREADS:-2}
+recipe=${RECIPE:-recipes/nano/more.yaml}
 export OMP_NUM_THREADS=$threads
 mkdir -p "$out"
 
@@ -26,8 +28,8 @@ load_checkpoint(sys.argv[1]).tokenizer.save(sys.argv[2])" "$model" "$out/tokeniz
 step eye/features.npz "1 what the model's eye sees, training photos in three more views" &&
   "$bin/python" -m embervlm.training.photo_features --model "$model" --shared "$shared" --out "$out/eye"
 
-step more/network.safetensors "2 the decision, two epochs more" &&
-  train --recipe recipes/nano/more.yaml --model "$model" --vision "$out/eye" --output-dir "$out/more"
+step more/network.safetensors "2 the decision, some epochs more" &&
+  train --recipe "$recipe" --model "$model" --vision "$out/eye" --output-dir "$out/more"
 
 step ngrams/network.safetensors "3 n-grams beside the reader" &&
   "$bin/python" -m embervlm.training.ngrams --tokenizer "$out/tokenizer.json" \

@@ -15,7 +15,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_ship_are_sound(path: Path) -> None:
     others = {"words": "instruct", "pretrain": "align"}
-    others |= dict.fromkeys(("compress", "roles", "robot", "more"), "select")
+    others |= dict.fromkeys(("compress", "roles", "robot", "more", "top"), "select")
     if path.stem == "unified":
         stages = ("align", "select", "instruct", "reason", "grpo")
         assert tuple(one.stage for one in parse(["--recipe", str(path)])) == stages
