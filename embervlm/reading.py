@@ -52,9 +52,12 @@ class Calibration:
     `SIGNS`, each times its `confidence_` number, and of `confidence_shift`. `ask_below` is the
     confidence under which a person should decide. `certain_flag` is the probability above which a
     flag counts as stated, for hard limits. `limit_shift` is added to the logits with which a number
-    states a limit, against "none of these". `step_weight` is how much a step's own words, read
-    alone, say of whom it suits, and `team_weight` what the whole request says of a team beside its
-    steps (`splitting.liked_robots`, `team_logits`); `team_temperature` divides the sum of both.
+    states a limit, against "none of these". From the logit `team_from` of a team's job on a
+    request is split; up to 0 it is a team's only if that is likelier with the odds that
+    `team_scale`, `team_second` and `team_shift` give (`deciding.odds_of_team`). `step_weight` is
+    how much a step's own words, read alone, say of whom it suits, and `team_weight` what the whole
+    request says of a team beside its steps (`splitting.liked_robots`, `team_logits`);
+    `team_temperature` divides the sum of both.
     `same_request` is the cosine above which a lesson applies.
     """
 
@@ -69,6 +72,10 @@ class Calibration:
     ask_below: float = 0.5
     certain_flag: float = 0.9
     limit_shift: float = 0.0
+    team_from: float = 0.0
+    team_scale: float = 1.0
+    team_second: float = 0.0
+    team_shift: float = 0.0
     step_weight: float = 0.5
     team_weight: float = 1.0
     team_temperature: float = 2.0

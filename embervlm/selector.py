@@ -251,18 +251,19 @@ class Selector:
                 certain, team = as_told, together
             else:
                 lesson, allowed = None, []
-        job = self.split(scenario, proposal) if team else None
-        may_go = deciding.allowed_of(self.fleet.names, self.fleet, certain, team=team)
-        able = {} if team else deciding.able_robots(proposal, self._abilities, may_go)
-        sets = deciding.distribution(
-            proposal,
-            self._abilities,
-            calibration=self.calibration,
-            allowed=may_go,
-            able=able,
-            team=team,
-            job=job,
+        # Where it may be a team's job, its steps are asked too.
+        may_be = (
+            lesson is None and bool(scenario.task) and proposal.team > self.calibration.team_from
         )
+        job = self.split(scenario, proposal) if team or may_be else None
+        sets, able = self._sets(proposal, certain, team, job if team else None)
+        if job is not None and not team:
+            as_team, unlike = self._sets(proposal, certain, True, job)
+            odds = deciding.odds_of_team(proposal, job, self.calibration)
+            if odds * max(as_team.values()) > max(sets.values()):
+                sets, able, team = as_team, unlike, True
+            else:
+                job = None
         if require:
             sets = deciding.with_required(
                 sets, require, fleet=self.fleet, certain=certain, team=team
@@ -416,6 +417,23 @@ class Selector:
             for score, step in zip(scores, steps, strict=True)
         ]
         return Job(tuple(steps), scores, tuple(liked))
+
+    def _sets(
+        self, proposal: Proposal, certain: Needs, team: bool, job: Job | None
+    ) -> tuple[dict[frozenset[str], float], dict[str, float]]:
+        """Return P(set) as `deciding.distribution` does, and what `able_robots` says for it."""
+        may_go = deciding.allowed_of(self.fleet.names, self.fleet, certain, team=team)
+        able = {} if team else deciding.able_robots(proposal, self._abilities, may_go)
+        sets = deciding.distribution(
+            proposal,
+            self._abilities,
+            calibration=self.calibration,
+            allowed=may_go,
+            able=able,
+            team=team,
+            job=job,
+        )
+        return sets, able
 
     def _plan(
         self,

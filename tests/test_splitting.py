@@ -192,3 +192,21 @@ def test_a_lesson_on_a_team_is_followed_to_the_letter(tokenizer: Tokenizer) -> N
     assert again.robots == (HUMANOID, DRONE)
     assert {step.robot for step in again.plan} <= {HUMANOID, DRONE, None}
     assert again.lessons
+
+
+@pytest.mark.parametrize(("shift", "goes"), [(8.0, (DRONE, LEGS)), (2.0, (DRONE,))])
+def test_a_doubtful_job_is_a_team_s_where_that_is_likelier(
+    shift: float, goes: tuple[str, ...], tokenizer: Tokenizer
+) -> None:
+    # One robot has 0.9; the steps' team has nearly 1, times the odds exp(shift - 5).
+    shares = {frozenset({DRONE}): 0.9, frozenset({LEGS}): 0.1}
+    numbers = {"team_from": -6.0, "team_shift": shift, "team_weight": 0.0, "step_weight": 0.0}
+    opinion = Opinion(shares, calibration={**numbers, "team_temperature": 1.0})
+    opinion.tokenizer = tokenizer
+    opinion.steps = [score(DRONE, "map"), score(LEGS, "carry", (True,))]
+    decision = Selector(opinion).decide(Scenario("map the flood, then take the pump"))
+    assert decision.robots == goes
+    assert len(decision.plan) == len(goes)
+    opinion.calibration = {**numbers, "team_from": -4.0}
+    sure = Selector(opinion).decide(Scenario("map the flood, then take the pump"))
+    assert sure.robots == (DRONE,)

@@ -3,16 +3,18 @@
 The network is run once over the split; everything else is a search over what it said. In this
 order, each step with the numbers of those before it: the temperature of the set, the probability
 above which a flag rules robots out, the shift towards numbers being limits, the weights of a team's
-steps and of the whole request, the shift of No Robot, how sure an answer's signs make it, the
-confidence under which a person decides, and the cosine above which two requests are the same.
+steps and of the whole request, how likely two written steps make a job a team's, the shift of No
+Robot, how sure an answer's signs make it, the confidence under which a person decides, and the
+cosine above which two requests are the same.
 
     python -m embervlm.evaluation.calibration --model M.gguf [--shared ../shared]
     python -m embervlm.evaluation.calibration --model M.gguf --only teams
 
 With `--shared` the photo requests of the split, with photos of the split, count too, for how sure
-an answer is also without their words. With `--only teams` the numbers for teams are fitted anew,
-and the file keeps the others. `--no-robot-recall` trades right sets for requests where nobody can
-go (`fit_shift`).
+an answer is also without their words. `--jobs w85` lets the training plans whose ids begin so
+count for teams: those that the plans' part was judged by and did not learn. With `--only teams` the
+numbers for teams are fitted anew, and the file keeps the others. `--no-robot-recall` trades right
+sets for requests where nobody can go (`fit_shift`).
 
 Axes: N requests, S sets or signs.
 """
@@ -40,11 +42,13 @@ from embervlm.data.sample import subset_of
 from embervlm.data.scenarios import load
 from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
+from embervlm.evaluation.metrics import truth_of
 from embervlm.fleet import NO_ROBOT
 from embervlm.reading import SIGNS, SIZES, Calibration
+from embervlm.scenario import Scenario
 from embervlm.scoring import exact
 from embervlm.selector import Selector
-from embervlm.splitting import liked_robots, team_logits
+from embervlm.splitting import Job, liked_robots, team_logits
 
 MAX_ERROR_ANSWERED = 0.10
 MAX_SHARE_CONFUSED = 0.01
@@ -52,6 +56,11 @@ SHIFTS = tuple(i / 10 for i in range(-20, 21))
 STEP_WEIGHTS = (0.0, 0.15, 0.3, 0.5)
 TEAM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 TEAM_TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
+TEAM_FROM = -6.0
+TEAM_NUMBERS = (
+    "step_weight", "team_weight", "team_temperature", "team_from", "team_scale", "team_second",
+    "team_shift",
+)  # fmt: skip
 # One job that is quite misread must not decide alone.
 _MOST_LOSS = 12.0
 LIMIT_SHIFTS = tuple(i / 2 for i in range(13))
@@ -65,6 +74,7 @@ def fit(
     cases: Sequence[Case],
     swaps: Sequence[Swap] = (),
     no_robot_recall: float | None = None,
+    jobs: Sequence[Case] = (),
 ) -> dict[str, float]:
     """Return the fields of `reading.Calibration` for these cases; see `fit_proposals`."""
     console = Console(stderr=True)
@@ -79,7 +89,10 @@ def fit(
     ]
     read = [read_swap(selector, swap) for swap in track(swaps, "swap the numbers", console=console)]
     alone = list(zip(wordless, proposals[len(cases) :], strict=True))
-    return fit_proposals(selector, cases, proposals[: len(cases)], read, alone, no_robot_recall)
+    more = [(job, selector.propose(job.scenario)) for job in jobs]
+    return fit_proposals(
+        selector, cases, proposals[: len(cases)], read, alone, no_robot_recall, more
+    )
 
 
 def fit_proposals(
@@ -89,13 +102,14 @@ def fit_proposals(
     swaps: Sequence[SwapRead] = (),
     wordless: Sequence[tuple[Case, Proposal]] = (),
     no_robot_recall: float | None = None,
+    jobs: Sequence[tuple[Case, Proposal]] = (),
 ) -> dict[str, float]:
     """Return the calibration for cases of which the network has said `proposals`.
 
     `certain_flag` is the candidate with the most exact sets, all hard rules on; of equals the
     lowest, which keeps the most rules. Photos without words, `wordless`, play a part only in how
-    sure an answer is: without them one to a photo alone was taken to be surer than it is. The
-    selector's lessons and its present calibration play no part.
+    sure an answer is: without them one to a photo alone was taken to be surer than it is. More
+    `jobs` play one only for teams. The selector's lessons and its present calibration play no part.
     """
     logits_NS = np.stack([proposal.subsets for proposal in proposals]).astype(np.float64)
     true_N = np.array([subset_of(case.truth.robots) for case in cases])
@@ -109,7 +123,8 @@ def fit_proposals(
     trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)
     limit_shift = fit_limit_shift(trial, cases, proposals, swaps)
     trial.calibration = replace(trial.calibration, limit_shift=limit_shift)
-    teams = fit_teams(trial, cases, proposals)
+    asked = [*zip(cases, proposals, strict=True), *jobs]
+    teams = fit_teams(trial, *zip(*asked, strict=True))
     trial.calibration = replace(trial.calibration, **teams)
     shift = fit_shift(trial, cases, proposals, no_robot_recall)
     trial.calibration = replace(trial.calibration, no_robot_shift=shift)
@@ -159,39 +174,66 @@ def fit_limit_shift(
 def fit_teams(
     trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
 ) -> dict[str, float]:
-    """Return `step_weight`, `team_weight` and `team_temperature` with which the true teams are
-    likeliest, of the combinations of `STEP_WEIGHTS`, `TEAM_WEIGHTS` and `TEAM_TEMPERATURES`.
+    """Return the numbers of a calibration that are for teams.
 
-    Only jobs that the network takes for a team's and splits play a part. Counting exact teams
-    instead would decide by one or two of them.
+    Of the combinations of `STEP_WEIGHTS` and `TEAM_WEIGHTS` those with the most exact teams are
+    taken, of them that with which the true ones are likeliest, at the best of `TEAM_TEMPERATURES`.
+    Only jobs that the network splits and takes for a team's play a part. Of those that it splits
+    though it takes them for one robot's, from `TEAM_FROM` on, the odds of `deciding.odds_of_team`
+    are learnt.
     """
-    jobs = []
+    jobs, signs, teams = [], [], []
+    trial.calibration = replace(trial.calibration, step_weight=0.0)
     for case, proposal in zip(cases, proposals, strict=True):
-        if proposal.team > 0 and case.scenario.task:
-            trial.calibration = replace(trial.calibration, step_weight=0.0)
-            job = trial.split(case.scenario, proposal)
-            if job is not None:
-                alone = [trial.backend.propose(step.subtask, None) for step in job.steps]
-                jobs.append((job, alone, proposal, subset_of(case.truth.robots)))
+        if proposal.team <= TEAM_FROM or not case.scenario.task:
+            continue
+        job = trial.split(case.scenario, proposal)
+        if job is None:
+            continue
+        if proposal.team > 0:
+            alone = [trial.backend.propose(step.subtask, None) for step in job.steps]
+            jobs.append((job, alone, proposal, subset_of(case.truth.robots)))
+        else:
+            signs.append((proposal.team, job.scores[1].more))
+            teams.append(float(case.truth.is_team))
     known = Calibration()
-    names = ("step_weight", "team_weight", "team_temperature")
-    if not jobs:
-        return {name: getattr(known, name) for name in names}
+    found = {name: getattr(known, name) for name in TEAM_NUMBERS}
+    if jobs:
+        found |= _team_weights(jobs)
+    if 0 < sum(teams) < len(teams):
+        weights, shift = fit_confidence(np.array(signs), np.array(teams))
+        names = ("team_from", "team_scale", "team_second", "team_shift")
+        found |= dict(zip(names, (TEAM_FROM, *weights, shift), strict=True))
+    return found
 
-    def loss(weights: tuple[float, float, float]) -> float:
-        total = 0.0
-        for job, alone, proposal, true in jobs:
-            liked = [
-                liked_robots(score, one, weights[0])
-                for score, one in zip(job.scores, alone, strict=True)
+
+def _team_weights(jobs: Sequence[tuple[Job, list[Proposal], Proposal, int]]) -> dict[str, float]:
+    """Return `step_weight`, `team_weight` and `team_temperature`; see `fit_teams`."""
+    true_N = np.array([true for *_, true in jobs])
+
+    def worth(weights: tuple[float, float, float]) -> tuple[float, float]:
+        logits_NS = np.stack(
+            [
+                team_logits(
+                    proposal.subsets,
+                    [
+                        liked_robots(score, one, weights[0])
+                        for score, one in zip(job.scores, alone, strict=True)
+                    ],
+                    weights[1],
+                )
+                for job, alone, proposal, _ in jobs
             ]
-            logits_S = team_logits(proposal.subsets, liked, weights[1]).astype(np.float64)
-            logits_S[SIZES < 2] = -np.inf
-            total += min(mean_loss(logits_S[None] / weights[2], np.array([true])), _MOST_LOSS)
-        return total
+        ).astype(np.float64)
+        logits_NS[:, SIZES < 2] = -np.inf
+        losses = [
+            min(mean_loss(logits_S[None] / weights[2], true_N[n : n + 1]), _MOST_LOSS)
+            for n, logits_S in enumerate(logits_NS)
+        ]
+        return float((logits_NS.argmax(1) == true_N).sum()), -sum(losses)
 
-    best = min(product(STEP_WEIGHTS, TEAM_WEIGHTS, TEAM_TEMPERATURES), key=loss)
-    return dict(zip(names, best, strict=True))
+    best = max(product(STEP_WEIGHTS, TEAM_WEIGHTS, TEAM_TEMPERATURES), key=worth)
+    return dict(zip(("step_weight", "team_weight", "team_temperature"), best, strict=True))
 
 
 def fit_shift(
@@ -344,6 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
     parser.add_argument("--backend", choices=BACKENDS, default="native")
     parser.add_argument("--only", choices=["teams"])
+    parser.add_argument("--jobs", default="", metavar="IDS", help="training plans to fit teams by")
     parser.add_argument(
         "--no-robot-recall", type=float, metavar="X",
         help="find at least this share of the requests for which nobody can go, 0 to 1",
@@ -359,11 +402,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     if options.shared is not None:
         cases += photo_cases("validation", options.shared / "photos")
+    jobs = [
+        Case(Scenario(row["task"]), truth_of(row))
+        for row in load("plans", "train")
+        if options.jobs and row["id"].startswith(options.jobs)
+    ]
     if options.only:
-        proposals = [selector.propose(case.scenario) for case in cases]
-        values = fit_teams(selector, cases, proposals)
+        cases += jobs
+        values = fit_teams(selector, cases, [selector.propose(case.scenario) for case in cases])
     else:
-        values = fit(selector, cases, swaps, recall)
+        values = fit(selector, cases, swaps, recall, jobs)
     update_calibration(options.model, values)
     sys.stdout.write(json.dumps(values, indent=2) + "\n")
 

@@ -66,7 +66,7 @@ class Truth:
 
     `id` names the request: rows with the same id (one request, several photos) are one cluster.
     `pair` names a contrast pair: two requests that differ in one deciding fact. `environment` None
-    is not scored.
+    is not scored. `is_team`: the robots go together, each with a part of the job.
     """
 
     id: str
@@ -75,6 +75,7 @@ class Truth:
     primary: str
     environment: str | None = None
     pair: str | None = None
+    is_team: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def truth_of(row: Mapping[str, Any]) -> Truth:
         row.get("primary", robots[0]),
         row["environment"],
         row.get("pair"),
+        row.get("kind") == "team" or len(row.get("plan", ())) > 1,
     )
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeBackend, blank_proposal
-from opinion import DRONE
+from opinion import DRONE, LEGS, Opinion
 
-from embervlm.backends.base import Array, Proposal
+from embervlm.backends.base import Array, Proposal, StepScores
 from embervlm.checkpoint import load_checkpoint
 from embervlm.data.sample import robots_of
 from embervlm.evaluation.calibration import (
@@ -22,6 +22,7 @@ from embervlm.evaluation.calibration import (
     fit_confidence,
     fit_limit_shift,
     fit_shift,
+    fit_teams,
     fit_temperature,
     main,
     same_request,
@@ -29,9 +30,11 @@ from embervlm.evaluation.calibration import (
 from embervlm.evaluation.cases import Case
 from embervlm.evaluation.counterfactual import Swap, read_swap
 from embervlm.evaluation.metrics import Truth
+from embervlm.prompts import token_spans
 from embervlm.reading import Calibration
 from embervlm.scenario import FLAGS, QUANTITIES, Scenario
 from embervlm.selector import Selector
+from embervlm.tokenizer import Tokenizer
 
 
 def test_temperature_equals_an_exhaustive_search() -> None:
@@ -200,3 +203,35 @@ def test_refuses_a_recall_that_is_no_share() -> None:
     with pytest.raises(SystemExit) as error:
         main(["--model", "m.gguf", "--no-robot-recall", "85"])
     assert error.value.code == 2
+
+
+def test_a_doubtful_job_is_learnt_to_be_a_team_s_by_its_second_step(tokenizer: Tokenizer) -> None:
+    """Of 40 requests with two steps those whose second is surer are a team's, all but four."""
+    opinion = Opinion({frozenset({DRONE}): 1.0})
+    opinion.tokenizer = tokenizer
+    flat = np.zeros(6, np.float32)
+    words = "look at it, then take it"
+    cases, proposals, selector = [], [], Selector(opinion)
+    seconds = []
+    for i in range(40):
+        more, is_team = i / 10, i >= 20 if i % 10 else i < 20
+        truth = Truth(str(i), words, (DRONE, LEGS) if is_team else (DRONE,), DRONE, is_team=is_team)
+        cases.append(Case(Scenario(words), truth))
+        proposals.append(replace(opinion.propose(words, None), team=-2.0, states=len(seconds)))
+        seconds.append(more)
+
+    def split(proposal: Proposal) -> tuple[StepScores, ...]:
+        tokens = len(token_spans(words, tokenizer, 128))
+        pointer = np.full(tokens, 1 / tokens, np.float32)
+        common = flat, np.zeros(9, np.float32), np.zeros(15, np.float32), np.zeros(10, np.float32)
+        after = np.zeros(0, np.float32), np.zeros(1, np.float32)
+        return tuple(
+            StepScores(more, *common, after[k], pointer)
+            for k, more in enumerate((4.0, seconds[proposal.states]))
+        )
+
+    opinion.split = split  # type: ignore[method-assign]
+    values = fit_teams(selector, cases, proposals)
+    assert values["team_from"] == -6
+    assert values["team_second"] > 0.5
+    assert values["team_weight"] == Calibration().team_weight, "no job was surely a team's"
