@@ -217,11 +217,11 @@ def signs_of(
     return (odds, own, _log_odds(second), float(len(chosen) > 1), undecided)
 
 
-def confidence(signs: Sequence[float], calibration: Calibration) -> float:
+def confidence(signs: Sequence[float], calibration: Calibration, *, has_photo: bool) -> float:
     """Return how likely the best set is to be right, from what `signs_of` returned."""
-    weights = calibration.confidence_weights
+    weights, shift = calibration.weights_of_signs(has_photo)
     odds = math.fsum(w * x for w, x in zip(weights, signs, strict=True))
-    return 1 / (1 + math.exp(-(odds + calibration.confidence_shift)))
+    return 1 / (1 + math.exp(-(odds + shift)))
 
 
 def _log_odds(chance: float) -> float:

@@ -40,6 +40,8 @@ SIGNS = (
     "confidence_scale", "confidence_network", "confidence_second", "confidence_several",
     "confidence_undecided",
 )  # fmt: skip
+# The same with a photo, with words or without: what a photo settles is sure in another way.
+PHOTO_SIGNS = tuple(name.replace("confidence_", "photo_") for name in SIGNS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Calibration:
 
     `no_robot_shift` is added to the logit of the empty set where there is no photo, then
     `temperature` divides all of them. The log-odds of an answer being right are the sum of its
-    `SIGNS`, each times its `confidence_` number, and of `confidence_shift`. `ask_below` is the
+    `SIGNS`, each times its `confidence_` number, and of `confidence_shift`, with a photo of those
+    that begin with `photo_`. `ask_below` is the
     confidence under which a person should decide. `certain_flag` is the probability above which a
     flag counts as stated, for hard limits. `limit_shift` is added to the logits with which a number
     states a limit, against "none of these". From the logit `team_from` of a team's job on a
@@ -69,6 +72,12 @@ class Calibration:
     confidence_several: float = 0.0
     confidence_undecided: float = 0.0
     confidence_shift: float = 0.0
+    photo_scale: float = 1.0
+    photo_network: float = 0.0
+    photo_second: float = 0.0
+    photo_several: float = 0.0
+    photo_undecided: float = 0.0
+    photo_shift: float = 0.0
     ask_below: float = 0.5
     certain_flag: float = 0.9
     limit_shift: float = 0.0
@@ -81,15 +90,25 @@ class Calibration:
     team_temperature: float = 2.0
     same_request: float = 0.97
 
-    @property
-    def confidence_weights(self) -> tuple[float, ...]:
-        """How much each of `SIGNS` counts."""
-        return tuple(getattr(self, name) for name in SIGNS)
+    def weights_of_signs(self, has_photo: bool) -> tuple[tuple[float, ...], float]:
+        """Return how much each of `SIGNS` counts, and what is added to their sum."""
+        names = PHOTO_SIGNS if has_photo else SIGNS
+        shift = self.photo_shift if has_photo else self.confidence_shift
+        return tuple(getattr(self, name) for name in names), shift
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> Calibration:
-        """Build from the shipped file; keys that it lacks keep their defaults."""
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        """Build from the shipped file; keys that it lacks keep their defaults.
+
+        Of a file from before photos had numbers of their own, the others count for them too.
+        """
+        known = dict(values)
+        for field in fields(cls):
+            if field.name.startswith("photo_"):
+                general = field.name.replace("photo_", "confidence_")
+                if general in known:
+                    known.setdefault(field.name, known[general])
+        return cls(**{f.name: known[f.name] for f in fields(cls) if f.name in known})
 
 
 def read_needs(

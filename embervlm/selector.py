@@ -281,7 +281,8 @@ class Selector:
             nearness=lambda names: self._nearness(proposal, names),
         )
         signs = deciding.signs_of(sets, chosen, proposal, self._abilities)
-        confidence = deciding.confidence(signs, self.calibration)
+        has_photo = proposal.scene is not None
+        confidence = deciding.confidence(signs, self.calibration, has_photo=has_photo)
         # Whoever is required is not cut off.
         robots = sorted(
             allowed or robots, key=lambda name: top_k is not None and name not in require

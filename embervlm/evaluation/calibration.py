@@ -44,7 +44,7 @@ from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
 from embervlm.evaluation.metrics import truth_of
 from embervlm.fleet import NO_ROBOT
-from embervlm.reading import SIGNS, SIZES, Calibration
+from embervlm.reading import PHOTO_SIGNS, SIGNS, SIZES, Calibration
 from embervlm.scenario import Scenario
 from embervlm.scoring import exact
 from embervlm.selector import Selector
@@ -132,16 +132,26 @@ def fit_proposals(
     more = (
         _answers(trial, *zip(*wordless, strict=True)) if wordless else (signs_NS[:0], right_N[:0])
     )
-    weights_S, offset = fit_confidence(
-        np.concatenate([signs_NS, more[0]]), np.concatenate([right_N, more[1]])
+    has_photo_N = np.array([case.scenario.image is not None for case in cases])
+    with_photo = (
+        np.concatenate([signs_NS[has_photo_N], more[0]]),
+        np.concatenate([right_N[has_photo_N], more[1]]),
     )
-    confidence_N = 1 / (1 + np.exp(-(signs_NS @ weights_S + offset)))
+    fitted = fit_confidence(signs_NS[~has_photo_N], right_N[~has_photo_N])
+    fitted_photo = fit_confidence(*with_photo) if len(with_photo[1]) else fitted
+    odds_N = np.where(
+        has_photo_N,
+        *(signs_NS @ weights_S + offset for weights_S, offset in (fitted_photo, fitted)),
+    )
+    confidence_N = 1 / (1 + np.exp(-odds_N))
     embeddings = np.stack([proposal.embedding for proposal in proposals])
     values = {
         "no_robot_shift": shift,
         "temperature": temperature,
-        **dict(zip(SIGNS, weights_S, strict=True)),
-        "confidence_shift": offset,
+        **dict(zip(SIGNS, fitted[0], strict=True)),
+        "confidence_shift": fitted[1],
+        **dict(zip(PHOTO_SIGNS, fitted_photo[0], strict=True)),
+        "photo_shift": fitted_photo[1],
         "ask_below": answer_from(confidence_N, right_N),
         "certain_flag": certain_flag,
         "limit_shift": limit_shift,
