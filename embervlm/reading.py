@@ -52,16 +52,15 @@ class Calibration:
     `no_robot_shift` is added to the logit of the empty set where there is no photo, then
     `temperature` divides all of them. The log-odds of an answer being right are the sum of its
     `SIGNS`, each times its `confidence_` number, and of `confidence_shift`, with a photo of those
-    that begin with `photo_`. `ask_below` is the
-    confidence under which a person should decide. `certain_flag` is the probability above which a
-    flag counts as stated, for hard limits. `limit_shift` is added to the logits with which a number
-    states a limit, against "none of these". From the logit `team_from` of a team's job on a
+    that begin with `photo_`. `ask_below` is the confidence under which a person should decide.
+    `certain_flag` is the probability above which a flag counts as stated, for hard limits.
+    `limit_shift` is added to the logits with which a number states a limit, against "none of
+    these". From the logit `team_from` of a team's job on a
     request is split; up to 0 it is a team's only if that is likelier with the odds that
     `team_scale`, `team_second` and `team_shift` give (`deciding.odds_of_team`). `step_weight` is
     how much a step's own words, read alone, say of whom it suits, and `team_weight` what the whole
     request says of a team beside its steps (`splitting.liked_robots`, `team_logits`);
-    `team_temperature` divides the sum of both.
-    `same_request` is the cosine above which a lesson applies.
+    `team_temperature` divides the sum of both. `same_request` is the cosine above which a lesson applies.
     """
 
     no_robot_shift: float = 0.0

@@ -21,6 +21,7 @@ gguf_export = pytest.importorskip("embervlm.export.gguf", reason="needs the gguf
 if shutil.which("make") is None:
     pytest.skip("needs make", allow_module_level=True)
 
+JOB = "Map the flood from above, then take 8 kg through the mud."
 REQUEST = "carry the 8 kg pump up the stairs"
 # A board with Debian's python3-numpy, -pil and -yaml: no .pth file is read, so that an editable
 # install is not seen, and what a board does not have cannot be imported.
@@ -87,11 +88,16 @@ def check_sums(folder: Path) -> None:
 
 
 def test_decides_as_the_native_backend_does(folder: Path, model: Path, photo: Path) -> None:
-    for words in ([photo, REQUEST], [REQUEST], [photo]):
+    for words in ([photo, REQUEST], [REQUEST], [photo], [JOB]):
         said = alone(folder, *words, "--json")
         assert said.stderr == ""
         known = here("decide", *words, "--backend", "native", "--model", model, "--json")
         assert json.loads(said.stdout) == json.loads(known.stdout)
+
+
+def test_holds_the_tables_beside_the_model(folder: Path) -> None:
+    for name in ("words.npz", "waiting.npz"):
+        assert (folder / "embervlm" / "weights" / name).is_file()
 
 
 def test_prints_a_decision_for_people(folder: Path, photo: Path) -> None:
