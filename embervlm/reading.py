@@ -55,12 +55,12 @@ class Calibration:
     that begin with `photo_`. `ask_below` is the confidence under which a person should decide.
     `certain_flag` is the probability above which a flag counts as stated, for hard limits.
     `limit_shift` is added to the logits with which a number states a limit, against "none of
-    these". From the logit `team_from` of a team's job on a
-    request is split; up to 0 it is a team's only if that is likelier with the odds that
-    `team_scale`, `team_second` and `team_shift` give (`deciding.odds_of_team`). `step_weight` is
-    how much a step's own words, read alone, say of whom it suits, and `team_weight` what the whole
-    request says of a team beside its steps (`splitting.liked_robots`, `team_logits`);
-    `team_temperature` divides the sum of both. `same_request` is the cosine above which a lesson applies.
+    these". From the logit `team_from` of a team's job on a request is split; up to 0 it is a team's
+    only if that is likelier with the odds that `team_scale`, `team_second` and `team_shift` give
+    (`deciding.odds_of_team`). `step_weight` is how much a step's own words, read alone, say of whom
+    it suits, and `team_weight` what the whole request says of a team beside its steps
+    (`splitting.liked_robots`, `team_logits`); `team_temperature` divides the sum of both.
+    `same_request` is the cosine above which a lesson applies.
     """
 
     no_robot_shift: float = 0.0
