@@ -27,7 +27,6 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -220,29 +219,31 @@ def fit_teams(
 def _team_weights(jobs: Sequence[tuple[Job, list[Proposal], Proposal, int]]) -> dict[str, float]:
     """Return `step_weight`, `team_weight` and `team_temperature`; see `fit_teams`."""
     true_N = np.array([true for *_, true in jobs])
-
-    def worth(weights: tuple[float, float, float]) -> tuple[float, float]:
-        logits_NS = np.stack(
+    worth: dict[tuple[float, float, float], tuple[int, float]] = {}
+    for step_weight in STEP_WEIGHTS:
+        liked = [
             [
-                team_logits(
-                    proposal.subsets,
-                    [
-                        liked_robots(score, one, weights[0])
-                        for score, one in zip(job.scores, alone, strict=True)
-                    ],
-                    weights[1],
-                )
-                for job, alone, proposal, _ in jobs
+                liked_robots(score, one, step_weight)
+                for score, one in zip(job.scores, alone, strict=True)
             ]
-        ).astype(np.float64)
-        logits_NS[:, SIZES < 2] = -np.inf
-        losses = [
-            min(mean_loss(logits_S[None] / weights[2], true_N[n : n + 1]), _MOST_LOSS)
-            for n, logits_S in enumerate(logits_NS)
+            for job, alone, _, _ in jobs
         ]
-        return float((logits_NS.argmax(1) == true_N).sum()), -sum(losses)
-
-    best = max(product(STEP_WEIGHTS, TEAM_WEIGHTS, TEAM_TEMPERATURES), key=worth)
+        for team_weight in TEAM_WEIGHTS:
+            logits_NS = np.stack(
+                [
+                    team_logits(proposal.subsets, steps, team_weight)
+                    for (_, _, proposal, _), steps in zip(jobs, liked, strict=True)
+                ]
+            ).astype(np.float64)
+            logits_NS[:, SIZES < 2] = -np.inf
+            right = int((logits_NS.argmax(1) == true_N).sum())
+            for temperature in TEAM_TEMPERATURES:
+                loss = sum(
+                    min(mean_loss(logits_S[None] / temperature, true_N[n : n + 1]), _MOST_LOSS)
+                    for n, logits_S in enumerate(logits_NS)
+                )
+                worth[step_weight, team_weight, temperature] = right, -loss
+    best = max(worth, key=lambda numbers: worth[numbers])
     return dict(zip(("step_weight", "team_weight", "team_temperature"), best, strict=True))
 
 

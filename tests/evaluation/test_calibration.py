@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from embervlm.evaluation.calibration import (
 from embervlm.evaluation.cases import Case
 from embervlm.evaluation.counterfactual import Swap, read_swap
 from embervlm.evaluation.metrics import Truth
+from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.prompts import token_spans
 from embervlm.reading import Calibration
 from embervlm.scenario import FLAGS, QUANTITIES, Scenario
@@ -205,33 +206,36 @@ def test_refuses_a_recall_that_is_no_share() -> None:
     assert error.value.code == 2
 
 
-def test_a_doubtful_job_is_learnt_to_be_a_team_s_by_its_second_step(tokenizer: Tokenizer) -> None:
-    """Of 40 requests with two steps those whose second is surer are a team's, all but four."""
-    opinion = Opinion({frozenset({DRONE}): 1.0})
-    opinion.tokenizer = tokenizer
-    flat = np.zeros(6, np.float32)
-    words = "look at it, then take it"
-    cases, proposals, selector = [], [], Selector(opinion)
-    seconds = []
-    for i in range(40):
-        more, is_team = i / 10, i >= 20 if i % 10 else i < 20
-        truth = Truth(str(i), words, (DRONE, LEGS) if is_team else (DRONE,), DRONE, is_team=is_team)
-        cases.append(Case(Scenario(words), truth))
-        proposals.append(replace(opinion.propose(words, None), team=-2.0, states=len(seconds)))
-        seconds.append(more)
+@dataclass
+class Splits(Opinion):
+    """Splits each request in two, its second step as sure as the proposal's `states` say."""
 
-    def split(proposal: Proposal) -> tuple[StepScores, ...]:
-        tokens = len(token_spans(words, tokenizer, 128))
-        pointer = np.full(tokens, 1 / tokens, np.float32)
-        common = flat, np.zeros(9, np.float32), np.zeros(15, np.float32), np.zeros(10, np.float32)
-        after = np.zeros(0, np.float32), np.zeros(1, np.float32)
+    pointer: Array = field(default_factory=lambda: np.ones(1, np.float32))
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        blank = [np.zeros(n, np.float32) for n in (6, len(ACTIONS), len(FLAGS), len(ENVIRONMENTS))]
         return tuple(
-            StepScores(more, *common, after[k], pointer)
-            for k, more in enumerate((4.0, seconds[proposal.states]))
+            StepScores(more, *blank, np.zeros(k, np.float32), self.pointer)
+            for k, more in enumerate((4.0, float(proposal.states)))
         )
 
-    opinion.split = split  # type: ignore[method-assign]
-    values = fit_teams(selector, cases, proposals)
+
+def test_a_doubtful_job_is_learnt_to_be_a_team_s_by_its_second_step(tokenizer: Tokenizer) -> None:
+    """Of 40 requests with two steps those whose second is surer are a team's, all but four."""
+    words = "look at it, then take it"
+    tokens = len(token_spans(words, tokenizer, 128))
+    opinion = Splits(
+        {frozenset({DRONE}): 1.0},
+        tokenizer=tokenizer,
+        pointer=np.full(tokens, 1 / tokens, np.float32),
+    )
+    cases, proposals = [], []
+    for i in range(40):
+        is_team = i >= 20 if i % 10 else i < 20
+        truth = Truth(str(i), words, (DRONE, LEGS) if is_team else (DRONE,), DRONE, is_team=is_team)
+        cases.append(Case(Scenario(words), truth))
+        proposals.append(replace(opinion.propose(words, None), team=-2.0, states=i / 10))
+    values = fit_teams(Selector(opinion), cases, proposals)
     assert values["team_from"] == -6
     assert values["team_second"] > 0.5
     assert values["team_weight"] == Calibration().team_weight, "no job was surely a team's"
