@@ -11,6 +11,7 @@ import pytest
 from opinion import DIVER, DRONE, HUMANOID, LEGS, WHEELS, Opinion, one
 
 import embervlm
+from embervlm import deciding
 from embervlm.abilities import Abilities
 from embervlm.ember_vlm import EmberVLM
 from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
@@ -203,6 +204,16 @@ def test_says_what_makes_it_sure_and_weighs_it() -> None:
     odds = 0.5 * best + 0.75 * own - second + 0.25 - 2 * undecided
     sure = Selector(opinion).decide(Scenario("look")).confidence
     assert sure == pytest.approx(1 / (1 + math.exp(-odds)))
+
+
+def test_photos_have_numbers_of_their_own_or_those_of_an_older_file() -> None:
+    old = Calibration.from_dict({"confidence_scale": 0.5, "confidence_shift": 1.0})
+    assert old.weights_of_signs(True) == old.weights_of_signs(False) == ((0.5, 0, 0, 0, 0), 1.0)
+    new = Calibration.from_dict({"confidence_shift": 1.0, "photo_shift": -1.0})
+    signs = (0.5, 0.5, -1.0, 0.0, 0.1)
+    with_photo, alone = (deciding.confidence(signs, new, has_photo=has) for has in (True, False))
+    assert with_photo == pytest.approx(1 / (1 + math.exp(0.5)))
+    assert alone == pytest.approx(1 / (1 + math.exp(-1.5)))
 
 
 def test_an_answer_that_rules_alone_left_is_as_sure_as_the_network_was_of_it() -> None:
