@@ -3,6 +3,7 @@
     reader = Before(NativeBackend.load(), last=2)
     written_examples("train", reader)           # the plans that people wrote
     joined_examples(4000, 1, reader)            # jobs that `data/generate.py` joins from requests
+    single_examples(0.5, 1, reader)             # requests as they are, each a job of one step
 
 Where in a written plan's request a step stands nobody has marked: there the pieces that have most
 of the rare words of the step's short form count.
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from embervlm.backends.base import MAX_TASK_TOKENS
 from embervlm.backends.native import NativeBackend
-from embervlm.data.generate import JoinedStep, compose, continued, parts_of
+from embervlm.data.generate import JoinedStep, Part, compose, continued, parts_of
 from embervlm.data.sample import outcome_index
 from embervlm.data.scenarios import load_own
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
@@ -111,6 +112,21 @@ def continued_examples(
         own_KT = _span_pointer([last.span], longer, reader)
         steps.append(_joined_step(last))
         examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), reader))
+    return examples
+
+
+def single_examples(share: float, seed: int, reader: Before, folder: str = "") -> list[Example]:
+    """Return so large a share, 0 to 1, of the training split's requests that one robot does, or
+    nobody can do, each as a job with one step that all its words are of."""
+    rows = [row for row in load_own("scenarios", "train", folder) if row["kind"] != "team"]
+    rows = random.Random(seed).sample(rows, round(share * len(rows)))
+    examples = []
+    for row in track(rows, "single requests", console=Console(stderr=True)):
+        task = one_line(row["task"])
+        labels = tuple(row["suited"]), tuple(row["actions"]), row["limits"], row["environment"]
+        step = JoinedStep(Part(task, *labels), (0, len(task)), ())
+        pointer_KT = _span_pointer([step.span], task, reader)
+        examples.append(_example(task, [_joined_step(step)], pointer_KT, reader))
     return examples
 
 

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -45,6 +46,7 @@ from embervlm.training.plan_examples import (
     collate,
     continued_examples,
     joined_examples,
+    single_examples,
     written_examples,
 )
 from embervlm.training.rounding import keep_rounded, round_weights
@@ -53,7 +55,8 @@ from embervlm.training.rounding import keep_rounded, round_weights
 @dataclass(frozen=True)
 class Settings:
     """How it is trained; `jobs` are drawn once, each written plan comes `written` times an epoch,
-    and once for each of `continued` requests that are put behind it.
+    and once for each of `continued` requests that are put behind it. `singles` is the share of the
+    requests that are not for a team, each as a job of one step.
 
     `forget` is how often a step is not told what the one before it was, `blank` how often a word is
     not seen at all. `average` is the decay of the moving average that the result is. `point` weighs
@@ -69,6 +72,7 @@ class Settings:
     jobs: int = 2500
     written: int = 1
     continued: int = 1
+    singles: float = 0.0
     epochs: int = 5
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -157,17 +161,21 @@ def train(
     config: EmberConfig,
     reader: Mapping[str, Tensor],
     log: Path,
+    start: Mapping[str, Tensor] | None = None,
 ) -> PlanSteps:
     """Return the trained part; each epoch adds a line to `log`, and is kept beside it as
     `checkpoint.pt`, from which a run that was stopped goes on.
 
     `config` and `reader` are the model's sizes and its weights, of which those of the reader's last
-    layers (`text.layers.I.`) are the start of the part's own.
+    layers (`text.layers.I.`) are the start of the part's own, unless a trained part is the `start`.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     network = PlanSteps(replace(config, **sizes_of(settings), dropout=settings.dropout))
-    _begin(network, config, reader)
+    if start is None:
+        _begin(network, config, reader)
+    else:
+        network.load_state_dict(start)
     round_weights(network)
     mean = MovingAverage(network, settings.average)
     rates = {True: settings.reader_rate, False: settings.learning_rate}
@@ -302,11 +310,23 @@ def _begin(network: PlanSteps, config: EmberConfig, reader: Mapping[str, Tensor]
         layer.load_state_dict(found)
 
 
+def _part(path: Path, settings: Settings) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        sizes = json.loads((file.metadata() or {}).get("config", "{}"))
+        found = {name.removeprefix("plan."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if sizes != sizes_of(settings):
+        raise SystemExit(f"{path} has sizes {sizes}, expected {sizes_of(settings)}; ask for these.")
+    return found
+
+
 def main() -> None:
     """Read the flags, read all requests, train, and write the part and its curve."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, help="a model file; without it, the one that ships")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--start", type=Path, help="a part trained behind this very reader, to go on from"
+    )
     parser.add_argument("--scenarios", default="", help="folder of one's own requests and plans")
     parser.add_argument(
         "--judge-by", default="", metavar="IDS",
@@ -330,6 +350,7 @@ def main() -> None:
 
     joined = joined_examples(settings.jobs, seed, before, own, learnt)
     joined += continued_examples(settings.continued, seed + 1, before, own, learnt)
+    joined += single_examples(settings.singles, seed + 2, before, own)
     written = written_examples("train", before, own, learnt)
     held_out = written_examples("validation", before, own)
     held_out += written_examples("train", before, own, lambda row_id: not learnt(row_id))
@@ -338,7 +359,8 @@ def main() -> None:
     assert isinstance(config, EmberConfig), "ember-37m has no GGUF file"
     reader = {name: torch.tensor(w) for name, w in checkpoint.weights.items() if "text." in name}
     log = out / "metrics.jsonl"
-    network = train(settings, joined, written, held_out, config, reader, log)
+    start = _part(options["start"], settings) if options["start"] else None
+    network = train(settings, joined, written, held_out, config, reader, log, start)
     weights = {f"plan.{name}": value for name, value in network.state_dict().items()}
     save_file(weights, out / "plan.safetensors", {"config": json.dumps(sizes_of(settings))})
 

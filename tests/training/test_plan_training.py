@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
+from safetensors.torch import load_file  # noqa: E402
 
 from embervlm.backends.native import NativeBackend  # noqa: E402
 from embervlm.checkpoint import load_checkpoint  # noqa: E402
@@ -24,6 +25,7 @@ from embervlm.training.plan_examples import (  # noqa: E402
     collate,
     continued_examples,
     joined_examples,
+    single_examples,
     written_examples,
 )
 from embervlm.training.plan_steps import Run, Settings, measure, train  # noqa: E402
@@ -88,6 +90,14 @@ def test_continued_plans_have_one_step_more(folder: str, reader: Before) -> None
     found = continued_examples(2, 1, reader, folder)
     assert [example.count for example in found] == [3] * 4
     assert all(example.pointer_KT[2].sum() == pytest.approx(1) for example in found)
+
+
+def test_single_requests_are_jobs_of_one_step(folder: str, reader: Before) -> None:
+    found = single_examples(0.5, 1, reader, folder)
+    assert [example.count for example in found] == [1] * 3
+    assert all(example.robots_KO[0].argmax() == 0 for example in found)
+    assert all(example.environment_K[0] >= 0 for example in found)
+    assert all(example.after_KK.sum() == 0 for example in found)
 
 
 def test_batches_hold_every_example_once(folder: str, reader: Before) -> None:
@@ -200,3 +210,16 @@ def test_the_command_writes_the_part(folder: str, tiny_model: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "plan" / "plan.safetensors").is_file()
     assert json.loads((tmp_path / "plan" / "metrics.jsonl").read_text("utf-8"))["epoch"] == 1
+    first = load_file(tmp_path / "plan" / "plan.safetensors")
+    still = ["--start", str(tmp_path / "plan" / "plan.safetensors"), "--singles", "1"]
+    still += ["--learning-rate", "0", "--reader-rate", "0", "--out", str(tmp_path / "again")]
+    done = subprocess.run([*command, *still], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    again = load_file(tmp_path / "again" / "plan.safetensors")
+    # What four bits keep they keep again, but for the last digits of each block's scale.
+    assert all(torch.allclose(again[name], value, atol=1e-3) for name, value in first.items())
+    wider = subprocess.run(
+        [*command, *still, "--plan-width", "64"], capture_output=True, text=True, timeout=300
+    )
+    assert wider.returncode == 1
+    assert "ask for these" in wider.stderr
