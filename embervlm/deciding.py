@@ -110,7 +110,7 @@ def distribution(
 def odds_of_team(proposal: Proposal, job: Job, calibration: Calibration) -> float:
     """Return how much likelier a request is to be a team's than one robot's, above 0: by what the
     whole request says, and by how surely a second step was written."""
-    odds = calibration.team_scale * proposal.team + calibration.team_second * job.scores[1].more
+    odds = calibration.team_scale * proposal.team + calibration.team_second * job.more
     return math.exp(odds + calibration.team_shift)
 
 

@@ -30,7 +30,14 @@ from embervlm.memory.home import may_be_there
 from embervlm.prompts import one_line, token_spans
 from embervlm.reading import Calibration, read_needs, stated_quantities
 from embervlm.scenario import Decision, Feedback, Needs, Scenario, Subtask
-from embervlm.splitting import Job, liked_robots, one_step_each, steps_of
+from embervlm.splitting import (
+    Job,
+    in_working_order,
+    liked_robots,
+    one_step_each,
+    rearranged,
+    steps_of,
+)
 from embervlm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -412,12 +419,15 @@ class Selector:
             for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
         ]
         spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
-        steps = steps_of(task, spans, scores, stated, numbers.certain_flag)
+        told = steps_of(task, spans, scores, stated, numbers.certain_flag)
+        order = in_working_order(told)
+        steps, more = rearranged(told, order), scores[1].more
+        scores = tuple(scores[k] for k in order)
         liked = [
             liked_robots(score, self.backend.propose(step.subtask, None), numbers.step_weight)
             for score, step in zip(scores, steps, strict=True)
         ]
-        return Job(tuple(steps), scores, tuple(liked))
+        return Job(tuple(steps), scores, tuple(liked), more)
 
     def _sets(
         self, proposal: Proposal, certain: Needs, team: bool, job: Job | None

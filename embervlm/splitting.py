@@ -2,13 +2,15 @@
 
     steps = steps_of(task, spans, scores, mentions, certain=0.9)
     steps[1]        # Step("Take the 6 kg radio through the mud", Needs(("carry",), ...), (0,))
+    rearranged(steps, in_working_order(steps))
 
-The network points at the words that each step stands in. Rules cut the request where a step may
-end, give each step the pieces that it points at most, and each number to the step that points at it
-most; a load to one that carries, wind to every step. A step waits for no step that another one of
-its own already waits for.
+The network points at the words that each step stands in, in the order in which they are told. Rules
+cut the request where a step may end, give each step the pieces that it points at most, and each
+number to the step that points at it most; a load to one that carries, wind to every step. Of two
+steps the one waits for the other of which that is likelier, unless a circle would come out; a step
+waits for no step that another one of its own already waits for.
 
-Axes: K steps, P pieces, T tokens.
+Axes: K and J steps, P pieces, T tokens.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def steps_of(
     mentions: Sequence[tuple[Mention, dict[str, float]]],
     certain: float,
 ) -> list[Step]:
-    """Return the steps of a job, each with what is certain of its needs.
+    """Return the steps of a job, as they are told, each with what is certain of its needs.
 
     Args:
         task: the request in one line, `prompts.one_line`.
@@ -93,7 +95,7 @@ def steps_of(
         [frozenset(_actions(step.actions, 0.0)) for step in scores],
         [int(step.robots[:-1].argmax()) for step in scores],
     )
-    after = graph.reduced([_waits_for(stand, k, step) for k, step in enumerate(scores)])
+    after = graph.reduced(without_circles(_waiting(stand, scores)))
     return [
         Step(
             _words(task, pieces, share_KP[k], own[k], owner_P == k),
@@ -171,11 +173,41 @@ def _own_pieces(share_KP: Array) -> tuple[int, ...]:
     )
 
 
-def _waits_for(stand: Stand, k: int, step: StepScores) -> tuple[int, ...]:
-    """Return the steps that step k waits for, by the words and by the network."""
-    return tuple(
-        j for j in range(k) if waiting_logit(stand, k, j) + _NETWORK_SAYS * step.after[j] > 0
+def _waiting(stand: Stand, scores: Sequence[StepScores]) -> NDArray[np.float64]:
+    """Return the logits, (K, J), that step k waits for step j, by the words and by the network."""
+    K = len(scores)
+    logits_KJ = np.full((K, K), -np.inf)
+    for k, j in permutations(range(K), 2):
+        logits_KJ[k, j] = waiting_logit(stand, k, j) + _NETWORK_SAYS * scores[k].after[j]
+    return logits_KJ
+
+
+def without_circles(logits_KJ: NDArray[np.float64]) -> list[list[int]]:
+    """Return for each step those that it waits for: all that are likelier than not, but those with
+    which likelier ones would make a circle.
+
+    >>> without_circles(np.array([[-9.0, 1.0], [2.0, -9.0]]))
+    [[], [0]]
+    """
+    after: list[list[int]] = [[] for _ in logits_KJ]
+    likeliest_first = sorted(
+        zip(*np.nonzero(logits_KJ > 0), strict=True), key=lambda kj: -logits_KJ[kj]
     )
+    for k, j in likeliest_first:
+        if k not in graph.ancestors(after)[j]:
+            after[k].append(int(j))
+    return after
+
+
+def in_working_order(steps: Sequence[Step]) -> list[int]:
+    """Return the steps, each behind those that it waits for, else as they are told."""
+    return graph.order([step.after for step in steps])
+
+
+def rearranged(steps: Sequence[Step], order: Sequence[int]) -> list[Step]:
+    """Return the steps in an order in which they can be done, their links with them."""
+    new = {old: k for k, old in enumerate(order)}
+    return [replace(steps[k], after=tuple(sorted(new[j] for j in steps[k].after))) for k in order]
 
 
 def _actions(logits: Array, sure: float) -> tuple[str, ...]:
@@ -215,12 +247,14 @@ def _words(
 
 @dataclass(frozen=True)
 class Job:
-    """A job in steps. `liked` has for each step the logarithm of each default robot's chance to be
-    the one for it, (5,)."""
+    """A job in steps, in an order in which they can be done. `liked` has for each step the
+    logarithm of each default robot's chance to be the one for it, (5,); `more` is the logit that
+    there is a second step."""
 
     steps: tuple[Step, ...]
     scores: tuple[StepScores, ...]
     liked: tuple[Array, ...]
+    more: float
 
 
 def liked_robots(step: StepScores, alone: Proposal, weight: float) -> Array:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -62,11 +63,11 @@ FEATURES = (
     "all near", "before near", "next, then in front", "next, then near", "next, beside near",
     "next, beside in front", "all and then near", "condition names it", "condition and then",
     "same robot", "last step", "first in the request", "then in the request",
-    "beside in the request", "stands behind", "looks before hands", "looks before a load",
-    "both look", "talk", "bias",
+    "beside in the request", "told behind it", "looks before hands", "looks before a load",
+    "both look", "talk", "the other first", "the other before", "right behind it", "bias",
 )  # fmt: skip
 # So many rows the table of n-grams has; a bit fewer cost half a point of F1 on folds.
-ROWS = 1 << 16
+ROWS = 1 << 17
 SHIPPED = Path(__file__).parent / "weights" / "waiting.npz"
 _TOKEN = re.compile(r"[a-z0-9']+|[?.!;:,()-]")
 # A step waits from this chance on: of 0.3, 0.4 and 0.5 the best beside the network's opinion.
@@ -75,7 +76,7 @@ WAITS_FROM = 0.3
 
 @dataclass(frozen=True)
 class Stand:
-    """Where the steps of a request stand, and what is known of them, in the order of the steps.
+    """Where the steps of a request stand, and what is known of them, in the order of telling.
 
     `pieces` are all pieces of the request in order, `best` the one that a step stands in, `own` all
     that are its own; `actions` and `robots` are what it needs and whom it is for.
@@ -95,13 +96,21 @@ def stems(text: str, plain: frozenset[str] = _PLAIN) -> list[str]:
     return [_ENDING.sub("", word)[:6] for word in words]
 
 
+def rarities(tasks: Sequence[str]) -> dict[str, float]:
+    """Return how rare each word of some requests is, by its stem: ln((1 + all) / those with it)."""
+    seen = Counter(word for task in tasks for word in set(stems(task)))
+    return {word: math.log((1 + len(tasks)) / count) for word, count in seen.items()}
+
+
 def features(stand: Stand, later: int, earlier: int) -> list[float]:
-    """Return `FEATURES` for one step and one in front of it."""
+    """Return `FEATURES` for one step, which may wait for the other; either may be told first."""
     pieces, at = stand.pieces, stand.best[later]
     task = " ".join(pieces)
     near = " ".join(pieces[max(0, at - 1) : at + 1])
     front, behind = pieces[at][:_HEAD], " ".join(pieces[at : at + 2])
     named = {stem for c in _CONDITION.findall(f"{near} {behind}") for stem in stems(c)}
+    from_ = stand.best[earlier]
+    the_other = " ".join(pieces[from_ : from_ + 2])
     told = {stem for p in stand.own[earlier] for stem in stems(pieces[p])}
     common = min(3, len(named & told))
     is_next = later - earlier == 1
@@ -130,38 +139,44 @@ def features(stand: Stand, later: int, earlier: int) -> list[float]:
         bool(_FIRST.search(task)),
         bool(_THEN.search(task)),
         bool(_BESIDE.search(task)),
-        stand.best[earlier] > at,
+        earlier > later,
         "handle" in acts and bool(looked & _LOOKS),
         "carry" in acts and bool(looked & _LOOKS),
         bool(acts & _LOOKS) and bool(looked & _LOOKS),
         "talk" in acts,
+        earlier > later and bool(_FIRST.search(the_other)),
+        earlier > later and bool(_BEFORE.search(the_other)),
+        earlier - later == 1,
         1.0,
     ]
     return [float(sign) for sign in signs]
 
 
 def ngrams(stand: Stand, later: int, earlier: int) -> list[int]:
-    """Return the rows of the table, rising and each once, for one step and one in front of it.
+    """Return the rows of the table, rising and each once, for one step, which may wait for the
+    other.
 
     They are the n-grams of the pieces that the two stand in and of those beside them, each with
     where it stands, and who the two are for, what they need, and how far apart they are.
     """
     pieces, at, from_ = stand.pieces, stand.best[later], stand.best[earlier]
-    next_to = "next" if later - earlier == 1 else "far"
-    told = "told" if from_ < at else "back"
+    next_to = "next" if abs(later - earlier) == 1 else "far"
+    told = "told" if earlier < later else "back"
+    next_to = f"{told} {next_to}"
     found = [
-        *_grams(" ".join(pieces), "request", 2),
+        *_grams(" ".join(pieces), f"request {told}", 2),
         *_grams(pieces[at], next_to, 3),
-        *_grams(" ".join(pieces[max(0, at - 1) : at]), "in front", 2),
-        *_grams(" ".join(pieces[at + 1 : at + 2]), "behind", 2),
-        *_grams(" ".join(pieces[from_ + 1 : from_ + 2]), "behind the other", 2),
+        *_grams(pieces[from_], f"the other {next_to}", 3),
+        *_grams(" ".join(pieces[max(0, at - 1) : at]), f"in front {told}", 2),
+        *_grams(" ".join(pieces[at + 1 : at + 2]), f"behind {told}", 2),
+        *_grams(" ".join(pieces[from_ + 1 : from_ + 2]), f"behind the other {told}", 2),
         *(
-            f"needs {one} {other}"
+            f"needs {one} {other} {told}"
             for one in stand.actions[earlier]
             for other in stand.actions[later]
         ),
-        f"robots {stand.robots[earlier]} {stand.robots[later]}",
-        f"apart {min(3, abs(at - from_))} {told} {next_to}",
+        f"robots {stand.robots[earlier]} {stand.robots[later]} {told}",
+        f"apart {min(3, abs(at - from_))} {next_to}",
     ]
     return sorted({zlib.crc32(gram.encode()) % ROWS for gram in found})
 

@@ -72,7 +72,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
     # The part that splits comes last, so that it changes none of the others.
     config = replace(config, plan_width=32, plan_layers=2, plan_readers=1)
     network.plan = PlanSteps(config)
-    for part in (network.plan.answers, network.plan.order):
+    for part in (network.plan.answers, network.plan.waits):
         torch.nn.init.normal_(part.weight, 0, 0.5)
     weights = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
     tokenizer = Tokenizer.from_file(tokenizer_file)

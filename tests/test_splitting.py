@@ -20,6 +20,7 @@ from embervlm.splitting import (
     pieces_of,
     steps_of,
     team_logits,
+    without_circles,
 )
 from embervlm.tokenizer import Tokenizer
 
@@ -43,7 +44,7 @@ def score(
         actions=logits(ACTIONS, [action]),
         flags=logits(FLAGS, flags),
         environment=logits(ENVIRONMENTS, [place]),
-        after=np.where(after, 3.0, -3.0).astype(np.float32) if after else np.zeros(0, np.float32),
+        after=np.where([*after, *[False] * (6 - len(after))], 3.0, -3.0).astype(np.float32),
         pointer=np.ones(1, np.float32) if pointer is None else pointer,
     )
 
@@ -87,6 +88,31 @@ def test_steps_get_their_words_numbers_and_order() -> None:
     assert two.needs.actions == ("carry",)
     # Step 3 waits for step 2, which waits for step 1.
     assert [one.after, two.after, three.after] == [(), (0,), (1,)]
+
+
+def test_of_a_circle_the_likelier_links_are_kept() -> None:
+    logits = np.full((3, 3), -4.0)
+    logits[0, 1], logits[1, 2], logits[2, 0] = 3.0, 1.0, 2.0
+    assert without_circles(logits) == [[1], [], [0]]
+    assert without_circles(np.full((2, 2), -1.0)) == [[], []]
+
+
+def test_steps_told_last_and_done_first_are_put_first(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, LEGS), team=True)
+    opinion.tokenizer = tokenizer
+    task = "Take the pump through the mud. Before that, map the flood."
+    spans = token_spans(task, tokenizer, 128)
+    first = np.array([b <= task.index(".") for _, b in spans], np.float32)
+    opinion.steps = [
+        score(LEGS, "carry", (False, True), first / first.sum(), ("mud",)),
+        score(DRONE, "map", (False,), (1 - first) / (1 - first).sum()),
+    ]
+    decision = Selector(opinion).decide(Scenario(task))
+    assert [(step.robot, step.after) for step in decision.plan] == [(DRONE, ()), (LEGS, (0,))]
+    assert [step.subtask for step in decision.plan] == [
+        "Before that, map the flood",
+        "Take the pump through the mud",
+    ]
 
 
 def test_pieces_are_the_whole_request_without_gaps() -> None:

@@ -53,9 +53,9 @@ class StepScores:
     """What the network says of one step of a job; arrays hold logits, float32, but for `pointer`.
 
     `robots` (6,), the last one for none of the five; `actions` (9,), `flags` (15,), `environment`
-    (10,). `after` (k,) of step k: whether it waits for each step in front of it. `pointer` (T,):
-    shares of the request's tokens that the step stands in, summing to 1. `more`: that there is
-    such a step.
+    (10,). `after` (K,): whether it waits for each of the K steps; of itself it says nothing.
+    `pointer` (T,): shares of the request's tokens that the step stands in, summing to 1. `more`:
+    that there is such a step.
     """
 
     more: float
@@ -100,7 +100,7 @@ class Backend(Protocol):
         """Read words, a photo (3, size, size) in -1..1 from `imaging.preprocess`, or both."""
 
     def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
-        """Return what is said of each step of a job, 1 to 6, in an order in which they can be done;
+        """Return what is said of each step of a job, 1 to 6, in the order in which they are told;
         none where the model has no part that splits."""
 
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:

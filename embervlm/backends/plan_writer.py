@@ -1,14 +1,15 @@
 """The steps of a plan in NumPy, over layers that somebody else runs.
 
 `models/plan_steps.py` says what is computed. Here the steps are written one after the other under
-their grammar: a job has 1 to 6 steps, each has one robot in mind and one action or more, and waits
-only for steps in front of it, so that no circle can come out.
+their grammar: a job has 1 to 6 steps, each has one robot in mind and one action or more. Which
+waits for which is said of each pair; `splitting.without_circles` chooses.
 
     writer = PlanWriter(config, engine.linear, lambda name: engine.tensor(name, np.float32))
     steps = writer.write(words_TD, tokens_T)
-    steps[1].after       # (1,): the logit that step 1 waits for step 0
+    steps[1].after       # (K,): the logits that step 1 waits for each other step
 
-Axes: T words, D width of the reader, W width here, X either, K steps, L labels of a step.
+Axes: T words, D width of the reader, W width here, X either or what is compared of two steps, K or
+J steps, L labels of a step.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from numpy.typing import NDArray
 
 from embervlm.backends.arithmetic import attend, gelu, layer_norm, softmax
 from embervlm.backends.base import Array, StepScores
-from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
+from embervlm.fleet import ACTIONS, Fleet
 from embervlm.scenario import FLAGS
 
 MAX_STEPS = 6
 _ROBOTS = len(Fleet.default())
-_ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS), len(ENVIRONMENTS)])
-_HEADS, _LABELS, _TABLE_WIDTH = 4, 32, 64
+_ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS)])
+_HEADS, _LABELS, _TABLE_WIDTH, _PAIR_WIDTH = 4, 32, 64, 96
 # Stored in half precision, unless the whole file is floats.
 HALF_TABLES = ("plan.table.weight",)
 _NORM_EPSILON, _READER_EPSILON = 1e-5, 1e-12
@@ -59,9 +60,10 @@ class PlanWriter:
             self._step_KW = self._take("plan.step.weight", MAX_STEPS + 1, width)
             vocabulary = int(config.get("vocabulary_size", 0))
             self._table_VE = self._take("plan.table.weight", vocabulary, _TABLE_WIDTH)
+            self._apart_AX = self._take("plan.apart.weight", 2 * MAX_STEPS + 1, _PAIR_WIDTH)
 
     def write(self, words_TD: Array, tokens_T: NDArray[np.int64]) -> tuple[StepScores, ...]:
-        """Return what is said of each step, in the order in which they can be done; none where the
+        """Return what is said of each step, in the order in which they are told; none where the
         file has no part for it. The words are as they stand in front of the layers that the part
         has itself, or behind all of the reader's."""
         if not self._is_there:
@@ -78,7 +80,8 @@ class PlanWriter:
             for i in range(self._layers)
         ]
         told_KL = np.zeros((0, _LABELS), np.float32)
-        steps: list[StepScores] = []
+        said: list[tuple[float, Array, Array, Array, Array]] = []
+        written_KW = words_TW[:0]
         for k in range(MAX_STEPS):
             x_KW = self._step_KW[: k + 1].copy()
             if k:
@@ -89,24 +92,34 @@ class PlanWriter:
             pointer_KT = softmax(scores_KT / np.float32(math.sqrt(self._width)))
             found_KW = np.concatenate([x_KW, pointer_KT @ words_TW], -1)
             s_KW = self._norm("plan.found_norm", x_KW + self._linear("plan.found", found_KW))
-            more, robots, actions, flags, environment, gaps = np.split(
+            more, robots, actions, flags, environment = np.split(
                 self._linear("plan.answers", s_KW[k:])[0], _ENDS
             )
             if k and more[0] <= 0:
                 break
-            later_KW, earlier_KW = np.split(self._linear("plan.order", s_KW), 2, -1)
-            after_k = earlier_KW[:k] @ later_KW[k] / np.float32(math.sqrt(self._width))
-            after_k = after_k + gaps[:k][::-1]
-            steps.append(
-                StepScores(
-                    float(more[0]), robots, actions, flags, environment, after_k, pointer_KT[k]
-                )
-            )
+            said.append((float(more[0]), robots, actions, flags, environment))
+            written_KW = s_KW
             label_L = np.zeros(_LABELS, np.float32)
             label_L[robots[:_ROBOTS].argmax()] = 1
             label_L[_ROBOTS : _ROBOTS + len(ACTIONS)] = (actions > 0) | (actions == actions.max())
             told_KL = np.concatenate([told_KL, label_L[None]])
-        return tuple(steps)
+        after_KJ = self._after(written_KW, words_TW)
+        return tuple(
+            StepScores(*answers, after_J, pointer_T)
+            for answers, after_J, pointer_T in zip(said, after_KJ, pointer_KT, strict=False)
+        )
+
+    def _after(self, s_KW: Array, words_TW: Array) -> Array:
+        """Return the logit, (K, J), that step k waits for step j."""
+        key_TW, value_TW = np.split(self._linear("plan.order.key_value", words_TW), 2, -1)
+        all_KW = self._layer("plan.order", s_KW, key_TW, value_TW, is_causal=False)
+        later_KX, earlier_JX = np.split(self._linear("plan.pair", all_KW), 2, -1)
+        k_K = np.arange(len(s_KW))
+        apart_KJX = self._apart_AX[k_K[:, None] - k_K + MAX_STEPS]
+        both_KJX = gelu(later_KX[:, None] + earlier_JX + apart_KJX)
+        logits_N1 = self._linear("plan.waits", both_KJX.reshape(-1, _PAIR_WIDTH))
+        logits_KJ: Array = logits_N1.reshape(len(s_KW), -1)
+        return logits_KJ
 
     def _read(self, name: str, x_TX: Array, heads: int) -> Array:
         """Run a layer over the words, `models.text.EncoderLayer`."""
@@ -117,9 +130,11 @@ class PlanWriter:
         x_TX = x_TX + self._linear(f"{name}.down", up)
         return self._norm(f"{name}.output_norm", x_TX, _READER_EPSILON)
 
-    def _layer(self, name: str, x_KW: Array, key_TW: Array, value_TW: Array) -> Array:
+    def _layer(
+        self, name: str, x_KW: Array, key_TW: Array, value_TW: Array, *, is_causal: bool = True
+    ) -> Array:
         q_KW, k_KW, v_KW = np.split(self._linear(f"{name}.qkv", x_KW), 3, -1)
-        read_KW = attend(q_KW, k_KW, v_KW, _HEADS, is_causal=True)
+        read_KW = attend(q_KW, k_KW, v_KW, _HEADS, is_causal=is_causal)
         x_KW = self._norm(f"{name}.self_norm", x_KW + self._linear(f"{name}.out", read_KW))
         read_KW = attend(self._linear(f"{name}.query", x_KW), key_TW, value_TW, _HEADS)
         x_KW = self._norm(f"{name}.read_norm", x_KW + self._linear(f"{name}.read", read_KW))

@@ -148,7 +148,7 @@ class PyTorchBackend:
                 actions=said["actions"][k],
                 flags=said["flags"][k],
                 environment=said["environment"][k],
-                after=said["after"][k, :k],
+                after=said["after"][k, : int(count_B[0])],
                 pointer=pointer_KT[k],
             )
             for k in range(int(count_B[0]))

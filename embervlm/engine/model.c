@@ -288,7 +288,8 @@ static int load_plan(ember *m) {
     } once[] = {{"narrow", W, m->width}, {"words", W, 0},         {"reader.qkv", 3 * W, W},
                 {"reader.out", W, W},    {"reader.up", 2 * W, W}, {"reader.down", W, 2 * W},
                 {"told", W, 0},          {"pointer_query", W, W}, {"pointer_key", W, W},
-                {"found", W, 2 * W},     {"answers", 0, W},       {"order", 2 * W, W}},
+                {"found", W, 2 * W},     {"answers", 0, W},       {"pair", 0, W},
+                {"waits", 1, 0}},
       each[] = {{"qkv", 3 * W, W}, {"out", W, W},    {"query", W, W},   {"key_value", 2 * W, W},
                 {"read", W, W},    {"up", 2 * W, W}, {"down", W, 2 * W}},
       reader[] = {{"qkv", 3 * m->width, m->width},
@@ -300,9 +301,13 @@ static int load_plan(ember *m) {
         snprintf(name, sizeof name, "plan.%s", once[i].name);
         if (load_linear(m, name, once[i].outputs, once[i].inputs)) return -1;
     }
-    for (int l = 0; l < m->plan_layers; l++)
+    /* The last one reads all steps: "plan.order". */
+    for (int l = 0; l <= m->plan_layers; l++)
         for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
-            snprintf(name, sizeof name, "plan.layers.%d.%s", l, each[i].name);
+            if (l < m->plan_layers)
+                snprintf(name, sizeof name, "plan.layers.%d.%s", l, each[i].name);
+            else
+                snprintf(name, sizeof name, "plan.order.%s", each[i].name);
             if (load_linear(m, name, each[i].outputs, each[i].inputs)) return -1;
         }
     if (m->plan_readers > m->layers)

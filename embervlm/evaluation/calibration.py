@@ -203,7 +203,7 @@ def fit_teams(
             alone = [trial.backend.propose(step.subtask, None) for step in job.steps]
             jobs.append((job, alone, proposal, subset_of(case.truth.robots)))
         else:
-            signs.append((proposal.team, job.scores[1].more))
+            signs.append((proposal.team, job.more))
             teams.append(float(case.truth.is_team))
     known = Calibration()
     found = {name: getattr(known, name) for name in TEAM_NUMBERS}

@@ -3,14 +3,17 @@
     words in the middle of the reader -> its own of the reader's last layers
     those, and the words as such -> narrow -> one layer more
     step k: what was written so far -> reads the words -> points at the words it stands in
-            -> is there such a step? who suits it, actions, flags, place, which steps it waits for
+            -> is there such a step? who suits it, actions, flags, place
+    all steps: read each other and the words once more -> which waits for which
 
+The steps come in the order in which the request tells them; which of two is done first is said of
+each pair, in both directions.
 It learns behind a reader that stays as it is, so nothing else that the network says changes.
 `backends/plan_writer.py` and `splitting.py` say how its numbers become steps: only what their
 grammar allows comes out.
 
-Axes: B batch, T words, D width of the reader, W width here, K steps, O outcomes, L labels of a
-step.
+Axes: B batch, T words, D width of the reader, W width here, K or J steps, X what is compared of
+two, L labels of a step.
 """
 
 from __future__ import annotations
@@ -29,16 +32,16 @@ MAX_STEPS = 6
 # What a step tells the next one of itself: its robots, its actions, and nothing up to a whole block
 # of a quantised row.
 LABELS = 32
-# What is said of each step, and with how many logits: `more`, whether there is such a step; `gaps`,
-# whether it waits for the one before it, the one before that, and so on.
+# What is said of each step, and with how many logits: `more`, whether there is such a step.
 ANSWERS = {
     "more": 1,
     "robots": ROBOTS + 1,
     "actions": len(ACTIONS),
     "flags": len(FLAGS),
     "environment": len(ENVIRONMENTS),
-    "gaps": MAX_STEPS,
 }
+# What is compared of two steps.
+PAIR_WIDTH = 96
 # Width of its own table of tokens: what joins two steps ("then", "meanwhile") shows in the word;
 # the states say little of it.
 TABLE_WIDTH = 64
@@ -46,7 +49,7 @@ _HEADS = 4
 
 
 class StepLayer(nn.Module):
-    """Steps read those before them, then the words; a norm behind each sum."""
+    """Steps read those before them, or all, then the words; a norm behind each sum."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -62,11 +65,15 @@ class StepLayer(nn.Module):
         self.down = nn.Linear(2 * width, width)
         self.output_norm = nn.LayerNorm(width)
 
-    def forward(self, x_BKW: Tensor, words_BTW: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return the layer's output, (B, K, W)."""
+    def forward(
+        self, x_BKW: Tensor, words_BTW: Tensor, mask_BT: Tensor, live_BK: Tensor | None = None
+    ) -> Tensor:
+        """Return the layer's output, (B, K, W); steps read the `live_BK` ones, or those in front of
+        them and themselves."""
         drop = self.dropout if self.training else 0.0
         q, k, v = (_heads(part) for part in self.qkv(x_BKW).chunk(3, -1))
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=drop)
+        seen = None if live_BK is None else live_BK[:, None, None]
+        read = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, dropout_p=drop)
         x_BKW = self.self_norm(x_BKW + F.dropout(self.out(_joined(read)), drop))
         key, value = (_heads(part) for part in self.key_value(words_BTW).chunk(2, -1))
         read = F.scaled_dot_product_attention(
@@ -99,10 +106,19 @@ class PlanSteps(nn.Module):
         self.found = nn.Linear(2 * W, W)
         self.found_norm = nn.LayerNorm(W)
         self.answers = nn.Linear(W, sum(ANSWERS.values()))
-        self.order = nn.Linear(W, 2 * W)
+        self.order = StepLayer(W, config.dropout)
+        self.pair = nn.Linear(W, 2 * PAIR_WIDTH)
+        self.apart = nn.Embedding(2 * MAX_STEPS + 1, PAIR_WIDTH)
+        nn.init.zeros_(self.apart.weight)
+        self.waits = nn.Linear(PAIR_WIDTH, 1)
 
     def forward(
-        self, words_BTD: Tensor, tokens_BT: Tensor, mask_BT: Tensor, told_BKL: Tensor
+        self,
+        words_BTD: Tensor,
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        told_BKL: Tensor,
+        count_B: Tensor,
     ) -> dict[str, Tensor]:
         """Return the logits of each step.
 
@@ -113,11 +129,11 @@ class PlanSteps(nn.Module):
             mask_BT: True where there is a word.
             told_BKL: the labels of the steps (robots, then actions, 0 or 1) for K = `MAX_STEPS`
                 + 1 places; a step reads those in front of it.
+            count_B: how many steps there are, 1 or more; those behind them wait for nothing.
 
         Returns:
-            those of `ANSWERS`, each (B, K, its logits), but the gaps, which are in `after` (B, K,
-            K): row k, column j: step k waits for step j < k; `pointer` (B, K, T): the words that
-            the step stands in.
+            those of `ANSWERS`, each (B, K, its logits); `after` (B, K, K): row k, column j: step k
+            waits for step j; `pointer` (B, K, T): the words that the step stands in.
         """
         for layer in self.readers:
             words_BTD = layer(words_BTD, mask_BT[:, None, None])
@@ -132,14 +148,15 @@ class PlanSteps(nn.Module):
         pointer_BKT = (pointer_BKT / W**0.5).masked_fill(~mask_BT[:, None], float("-inf"))
         found_BKW = pointer_BKT.softmax(-1) @ words_BTW
         s_BKW = self.found_norm(x_BKW + self.found(torch.cat([x_BKW, found_BKW], -1)))
-        later_BKW, earlier_BKW = self.order(s_BKW).chunk(2, -1)
-        after_BKK = later_BKW @ earlier_BKW.transpose(1, 2) / W**0.5
-        K = s_BKW.shape[1]
-        gap_KK = (torch.arange(K)[:, None] - torch.arange(K)).clamp(1, MAX_STEPS) - 1
         parts = self.answers(s_BKW).split(list(ANSWERS.values()), -1)
         answers = dict(zip(ANSWERS, parts, strict=True))
-        own_BKK = answers.pop("gaps").gather(-1, gap_KK.expand(len(s_BKW), K, K))
-        return {**answers, "after": after_BKK + own_BKK, "pointer": pointer_BKT}
+        K = s_BKW.shape[1]
+        live_BK = torch.arange(K) < count_B[:, None]
+        all_BKW = self.order(s_BKW, words_BTW, mask_BT, live_BK)
+        later_BKX, earlier_BJX = self.pair(all_BKW).chunk(2, -1)
+        apart_KJX = self.apart(torch.arange(K)[:, None] - torch.arange(K) + MAX_STEPS)
+        both_BKJX = F.gelu(later_BKX[:, :, None] + earlier_BJX[:, None] + apart_KJX)
+        return {**answers, "after": self.waits(both_BKJX)[..., 0], "pointer": pointer_BKT}
 
     @torch.no_grad()
     def write(
@@ -152,15 +169,17 @@ class PlanSteps(nn.Module):
         likeliest one.
         """
         told_BKL = words_BTD.new_zeros(len(words_BTD), MAX_STEPS + 1, LABELS)
+        count_B = torch.ones(len(words_BTD), dtype=torch.int64)
         for k in range(MAX_STEPS):
-            out = self(words_BTD, tokens_BT, mask_BT, told_BKL)
+            out = self(words_BTD, tokens_BT, mask_BT, told_BKL, count_B)
             robot_B = out["robots"][:, k, :ROBOTS].argmax(-1)
             told_BKL[:, k, :ROBOTS] = F.one_hot(robot_B, ROBOTS).to(told_BKL)
             actions_BA = out["actions"][:, k]
             taken_BA = (actions_BA > 0) | (actions_BA == actions_BA.amax(-1, keepdim=True))
             told_BKL[:, k, ROBOTS : ROBOTS + len(ACTIONS)] = taken_BA.to(told_BKL)
         is_there_BK = out["more"][:, 1:MAX_STEPS, 0] > 0
-        return out, 1 + is_there_BK.int().cumprod(-1).sum(-1)
+        count_B = 1 + is_there_BK.int().cumprod(-1).sum(-1)
+        return self(words_BTD, tokens_BT, mask_BT, told_BKL, count_B), count_B
 
 
 def _heads(x_BKW: Tensor) -> Tensor:

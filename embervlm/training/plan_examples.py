@@ -6,16 +6,15 @@
     single_examples(0.5, 1, reader)             # requests as they are, each a job of one step
 
 Where in a written plan's request a step stands nobody has marked: there the pieces that have most
-of the rare words of the step's short form count.
+of the rare words of the step's short form count. The part writes the steps in the order in which
+the request tells them, whatever the order in which they are done.
 
 Axes: B batch, T tokens, K steps, L labels of a step, P pieces.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +39,8 @@ from embervlm.prompts import one_line, read_task, token_spans
 from embervlm.scenario import FLAGS
 from embervlm.splitting import pieces_of
 from embervlm.tokenizer import Tokenizer
-from embervlm.waiting import stems
+from embervlm.training.told import as_told, piece_scores
+from embervlm.waiting import rarities
 
 IGNORED = -100
 _UNUSED = LABELS - ROBOTS - len(ACTIONS)
@@ -88,9 +88,9 @@ def written_examples(
 ) -> list[Example]:
     """Return the plans of a split that people wrote, those whose id is one of `only`."""
     rows = [row for row in load_own("plans", split, folder) if only(row["id"])]
-    seen = Counter(word for row in rows for word in set(stems(row["task"])))
+    rarity = rarities([row["task"] for row in rows])
     return [
-        _example(*_as_steps(row), _written_pointer(row, row["task"], reader, seen), reader)
+        _example(*_as_steps(row), _written_pointer(row, row["task"], reader, rarity), reader)
         for row in track(rows, f"plans, {split}", console=Console(stderr=True))
     ]
 
@@ -102,13 +102,13 @@ def continued_examples(
     times."""
     rows, parts = load_own("plans", "train", folder), parts_of("train", folder, only)
     rows = [row for row in rows if len(row["plan"]) < MAX_STEPS and only(row["id"])]
-    seen = Counter(word for row in rows for word in set(stems(row["task"])))
+    rarity = rarities([row["task"] for row in rows])
     rng, examples = random.Random(seed), []
     for row in track(rows * times, "continued plans", console=Console(stderr=True)):
         task, steps = _as_steps(row)
         after = [tuple(step["after"]) for step in steps]
         longer, last = continued(one_line(task), after, rng.choice(parts), rng)
-        pointer_KT = _written_pointer(row, longer, reader, seen)
+        pointer_KT = _written_pointer(row, longer, reader, rarity)
         own_KT = _span_pointer([last.span], longer, reader)
         steps.append(_joined_step(last))
         examples.append(_example(longer, steps, np.concatenate([pointer_KT, own_KT]), reader))
@@ -137,10 +137,12 @@ def _as_steps(row: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _written_pointer(
-    row: Mapping[str, Any], task: str, reader: Before, seen: Counter[str]
+    row: Mapping[str, Any], task: str, reader: Before, rarity: Mapping[str, float]
 ) -> NDArray[np.float32]:
     spans = token_spans(task, reader.tokenizer, MAX_TASK_TOKENS)
-    return _likeliest_words(one_line(task), [step["subtask"] for step in row["plan"]], spans, seen)
+    return _likeliest_words(
+        one_line(task), [step["subtask"] for step in row["plan"]], spans, rarity
+    )
 
 
 def _span_pointer(
@@ -181,6 +183,7 @@ def _example(
     reader: Before,
 ) -> Example:
     words_TD, tokens_T = reader.read(task)
+    steps, pointer_KT = _as_told(steps, pointer_KT)
     K, n = MAX_STEPS + 1, len(steps)
     robots_KO, actions_KA = torch.zeros(K, ROBOTS + 1), torch.zeros(K, len(ACTIONS))
     flags_KF, after_KK = torch.zeros(K, len(FLAGS)), torch.zeros(K, K)
@@ -212,18 +215,23 @@ def _example(
     )
 
 
+def _as_told(
+    steps: Sequence[Mapping[str, Any]], pointer_KT: NDArray[np.float32]
+) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+    """Return the steps in the order in which the request tells them, each where its pointer is
+    largest."""
+    order = as_told([int(row.argmax()) if row.any() else None for row in pointer_KT])
+    new = {old: k for k, old in enumerate(order)}
+    told = [{**steps[k], "after": sorted(new[j] for j in steps[k]["after"])} for k in order]
+    return told, pointer_KT[order]
+
+
 def _likeliest_words(
-    task: str, texts: Sequence[str], spans: Sequence[tuple[int, int]], seen: Counter[str]
+    task: str, texts: Sequence[str], spans: Sequence[tuple[int, int]], rarity: Mapping[str, float]
 ) -> NDArray[np.float32]:
     """Return where each step may stand, (K, T): the pieces that have its rarer words more than
     those of any other step."""
-    pieces = pieces_of(task)
-    score_KP = np.zeros((len(texts), len(pieces)), np.float32)
-    found_P = [set(stems(task[slice(*piece)])) for piece in pieces]
-    for k, text in enumerate(texts):
-        for p, found in enumerate(found_P):
-            common = found & set(stems(text))
-            score_KP[k, p] = sum(math.log(300 / seen[word]) for word in common if seen[word])
+    pieces, score_KP = pieces_of(task), piece_scores(task, texts, rarity)
     score_KP *= score_KP >= score_KP.max(0) - 1e-6
     pointer_KT = np.zeros((len(texts), len(spans)), np.float32)
     for t, (a, b) in enumerate(spans):

@@ -100,13 +100,13 @@ def losses(
 
     more_BK = binary("more", live_BK[..., None])[..., 0] * asked_BK
     robots_BK = -(batch["robots_KO"] * out["robots"].log_softmax(-1)).sum(-1)
-    pairs_BKK = torch.ones(K, K).tril(-1) * live_BK[..., None]
+    pairs_BKK = (1 - torch.eye(K)) * live_BK[..., None] * live_BK[:, None]
     parts = {
         "more": more_BK.sum() / asked_BK.sum(),
         "robots": (robots_BK * live_BK).sum() / steps,
         "actions": 3 * (binary("actions", batch["actions_KA"]).mean(-1) * live_BK).sum() / steps,
         "flags": 3 * (binary("flags", batch["flags_KF"]).mean(-1) * live_BK).sum() / steps,
-        "after": 2
+        "after": 4
         * (binary("after", batch["after_KK"]) * pairs_BKK).sum()
         / pairs_BKK.sum().clamp(1),
     }
@@ -136,8 +136,9 @@ def measure(network: PlanSteps, examples: Sequence[Example]) -> dict[str, float]
             team = {str(robot) for robot in robot_BK[b, :count].tolist()}
             robots_KR = example.robots_KO[: example.count, :ROBOTS]
             true = {str(robot) for robot in robots_KR.argmax(-1).tolist()}
-            said_KK = (out["after"][b] > 0).tril(-1)
-            said_KK[count:] = False
+            said_KK = out["after"][b] > 0
+            said_KK[count:] = said_KK[:, count:] = False
+            said_KK.fill_diagonal_(False)
             true_KK = example.after_KK > 0
             right += exact(team, true)
             overlap += jaccard(team, true)
@@ -204,7 +205,11 @@ def train(
             told_BKL = batch["told_KL"]
             kept_BK1 = (torch.rand(*told_BKL.shape[:2], 1) >= settings.forget).float()
             out = network(
-                batch["states_TD"], batch["tokens_T"], batch["mask_BT"], told_BKL * kept_BK1
+                batch["states_TD"],
+                batch["tokens_T"],
+                batch["mask_BT"],
+                told_BKL * kept_BK1,
+                batch["count_B"],
             )
             parts = losses(out, batch, settings.point)
             optimizer.zero_grad()

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ from embervlm.data.sample import outcome_index
 from embervlm.data.scenarios import load
 from embervlm.prompts import one_line
 from embervlm.splitting import pieces_of
-from embervlm.waiting import ROWS, Stand, Weights, features, ngrams, stems
+from embervlm.training.told import as_told, piece_scores
+from embervlm.waiting import ROWS, Stand, Weights, features, ngrams, rarities
 
 PENALTY = 0.05
 # The penalty falls this much less on the signs, which are few.
@@ -54,43 +54,35 @@ class Pairs:
         return np.asarray(self.inputs_NI[:, 0].toarray()[:, 0] > 0)
 
 
-def stand_of(row: Mapping[str, Any], seen: Counter[str]) -> Stand:
-    """Return where a written plan's steps stand: in the pieces that have their rarer words."""
-    task, steps = one_line(row["task"]), row["plan"]
-    pieces = [task[a:b] for a, b in pieces_of(task)]
-    found = [set(stems(piece)) for piece in pieces]
-    score_KP = np.array(
-        [
-            [
-                sum(math.log(900 / seen[w]) for w in set(stems(s["subtask"])) & f if seen[w])
-                for f in found
-            ]
-            for s in steps
-        ]
-    )
+def stand_of(
+    row: Mapping[str, Any], rarity: Mapping[str, float]
+) -> tuple[Stand, list[dict[str, Any]]]:
+    """Return where a written plan's steps stand, and its steps in the order of telling: each in the
+    pieces that have its rarer words."""
+    task = one_line(row["task"])
+    score_KP = piece_scores(task, [step["subtask"] for step in row["plan"]], rarity)
+    order = as_told([int(row.argmax()) if row.any() else None for row in score_KP])
+    new = {old: k for k, old in enumerate(order)}
+    steps = [{**row["plan"][k], "after": {new[j] for j in row["plan"][k]["after"]}} for k in order]
+    score_KP = score_KP[order]
     owner_P = np.where(score_KP.max(0) > 0, score_KP.argmax(0), -1)
-    return Stand(
-        pieces,
+    stand = Stand(
+        [task[a:b] for a, b in pieces_of(task)],
         [int(score_P.argmax()) for score_P in score_KP],
         [frozenset(np.flatnonzero(owner_P == k).tolist()) for k in range(len(steps))],
         [frozenset(step["actions"]) for step in steps],
         [outcome_index(step["robot"]) for step in steps],
     )
+    return stand, steps
 
 
-def words_seen(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """Return in how many requests each word stands, by its stem."""
-    return Counter(word for row in rows for word in set(stems(row["task"])))
-
-
-def pairs_of(rows: Sequence[Mapping[str, Any]], seen: Counter[str]) -> Pairs:
-    """Return all pairs of steps of written plans; rare words of those `seen` tell where a step
-    stands."""
+def pairs_of(rows: Sequence[Mapping[str, Any]], rarity: Mapping[str, float]) -> Pairs:
+    """Return all pairs of steps of written plans; their rarer words tell where a step stands."""
     signs, found, waits, number = [], [], [], []
     for i, row in enumerate(rows):
-        stand = stand_of(row, seen)
-        for later, step in enumerate(row["plan"]):
-            for earlier in range(later):
+        stand, steps = stand_of(row, rarity)
+        for later, step in enumerate(steps):
+            for earlier in (j for j in range(len(steps)) if j != later):
                 signs.append(features(stand, later, earlier))
                 found.append(ngrams(stand, later, earlier))
                 waits.append(earlier in step["after"])
@@ -139,8 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fit what says that a step waits for another.")
     parser.add_argument("--out", type=Path, help="the file to write; none: only print")
     out: Path | None = parser.parse_args().out
-    seen = words_seen(load("plans", "train"))
-    train, held_out = (pairs_of(load("plans", split), seen) for split in ("train", "validation"))
+    rarity = rarities([row["task"] for row in load("plans", "train")])
+    train, held_out = (pairs_of(load("plans", split), rarity) for split in ("train", "validation"))
     weights_I = fit(train.inputs_NI, train.waits_N)
     if out is not None:
         signs_F = weights_I[:-ROWS] * SIGN_SCALE

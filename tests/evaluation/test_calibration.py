@@ -215,8 +215,8 @@ class Splits(Opinion):
     def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
         blank = [np.zeros(n, np.float32) for n in (6, len(ACTIONS), len(FLAGS), len(ENVIRONMENTS))]
         return tuple(
-            StepScores(more, *blank, np.zeros(k, np.float32), self.pointer)
-            for k, more in enumerate((4.0, float(proposal.states)))
+            StepScores(more, *blank, np.zeros(2, np.float32), self.pointer)
+            for more in (4.0, float(proposal.states))
         )
 
 
