@@ -4,7 +4,7 @@
 #   bash runs/more.sh embervlm/weights/ember-nano.gguf ../shared build/more
 #
 # Run it again to go on: a finished step is skipped, training goes on from its last checkpoint. RECIPE=recipes/nano/top.yaml moves only the reader's last
-# two layers and the heads: quicker, and the plans' part of the model fits behind it still.
+# four layers and the heads: quicker, and the plans' part of the model fits behind it still.
 # Needs: pip install -e '.[train]'. The new requests are in data/ already (data/README.md). Some three hours on two cores, most of them for the plans.
 set -euo pipefail
 

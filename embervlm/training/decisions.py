@@ -64,6 +64,7 @@ class Settings:
     drop_digits: float = 0.3
     drop_numbers: float = 0.0
     vary: float = 0.0
+    lose_words: float = 0.0
     typo: float = 0.15
 
 
@@ -200,6 +201,8 @@ class Mixture:
         self, sample: Sample, photo: int | None, scene: str | None, rng: random.Random
     ) -> Item:
         task = sample.task
+        if task and self.settings.lose_words and rng.random() < self.settings.lose_words:
+            return Item(sample, self._read(with_words_lost(task, rng), rng), photo, scene)
         if (
             self.settings.vary
             and rng.random() < self.settings.vary
@@ -234,6 +237,26 @@ def with_typo(task: str, rng: random.Random) -> str:
     else:
         words[i] = word[:at] + word[at + 1 :]
     return " ".join(words)
+
+
+# Left out, these turn a request around.
+_KEPT_WORDS = frozenset(
+    "not no never without only nobody nothing none except but if unless until than out off up down "
+    "under above below behind inside outside over too more less".split()
+)
+
+
+def with_words_lost(task: str, rng: random.Random) -> str:
+    """Return the text with about a tenth of its words left out: none with a digit, none beside one,
+    and none that turns a sentence around."""
+    words = task.split()
+    has_digit = [any(map(str.isdigit, word)) for word in words]
+    kept = []
+    for i, word in enumerate(words):
+        is_plain = word.strip(".,;:!?\"'()").lower() not in _KEPT_WORDS and "n't" not in word
+        if any(has_digit[max(0, i - 1) : i + 2]) or not is_plain or rng.random() >= 0.1:
+            kept.append(word)
+    return " ".join(kept or words)
 
 
 def without_digits(reading: Reading, digits: set[int]) -> Reading:

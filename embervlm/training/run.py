@@ -207,6 +207,7 @@ def _data(
         drop_digits=recipe.drop_digits,
         drop_numbers=recipe.drop_numbers,
         vary=recipe.vary,
+        lose_words=recipe.lose_words,
         scenarios=recipe.scenarios,
         plans=recipe.plans,
     )

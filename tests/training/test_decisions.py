@@ -28,6 +28,7 @@ from embervlm.training.decisions import (  # noqa: E402
     collate,
     simulated_scene,
     with_typo,
+    with_words_lost,
     without_digits,
 )
 
@@ -83,6 +84,17 @@ def test_a_simulated_scene_is_a_distribution_that_its_place_leads() -> None:
         shares = simulated_scene(place, rng)
         assert abs(sum(shares) - 1) < 1e-6
         assert max(range(len(shares)), key=shares.__getitem__) == ENVIRONMENTS.index(place)
+
+
+def test_lost_words_are_plain_ones() -> None:
+    task = "Do not carry the old 16 kg generator upstairs, look at its quiet neighbour instead"
+    found = {with_words_lost(task, random.Random(seed)) for seed in range(60)}
+    assert 20 < len(found)
+    for text in found:
+        assert "not" in text.split()
+        assert "16 kg" in text
+        assert set(text.split()) <= set(task.split())
+    assert with_words_lost("look", random.Random(3)) == "look"
 
 
 def test_a_typo_leaves_numbers_alone() -> None:

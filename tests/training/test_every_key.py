@@ -122,6 +122,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "drop_digits": (SELECT, 0, 1, weights),
     "drop_numbers": (SELECT, 0, 1, weights),
     "vary": (SELECT, 0, 1, weights),
+    "lose_words": (SELECT, 0, 1, weights),
     "scenarios": (SELECT, None, "OWN", weights),
     "plans": (SELECT, True, False, weights),
     "group": (GRPO, 4, 6, weights),
