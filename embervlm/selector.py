@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from embervlm import deciding, planning, spelling
+from embervlm import deciding, planning, spelling, teamwork
 from embervlm.abilities import Abilities
-from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal
+from embervlm.backends.base import Array, Backend, Proposal
 from embervlm.explaining import explain, own_words
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
@@ -27,18 +27,9 @@ from embervlm.live import FleetState, without
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
-from embervlm.prompts import one_line, token_spans
-from embervlm.reading import Calibration, read_needs, stated_quantities
+from embervlm.reading import Calibration, read_needs
 from embervlm.scenario import Decision, Feedback, Needs, Scenario, Subtask
-from embervlm.splitting import (
-    Job,
-    in_working_order,
-    liked_robots,
-    one_step_each,
-    rearranged,
-    steps_of,
-)
-from embervlm.tokenizer import Tokenizer
+from embervlm.splitting import Job
 
 if TYPE_CHECKING:
     from embervlm.memory.protocol import LessonMemory
@@ -47,8 +38,6 @@ _DEFAULT_FLEET = Fleet.default()
 
 # So many descriptions are read for one request, each up to so many characters.
 _DESCRIBED, _READ = 32, 500
-# A robot whose chance at a step of a job is below this does not do it, whoever else is left.
-_NO_CHANCE = float(np.log(0.03))
 
 
 class Selector:
@@ -407,27 +396,8 @@ class Selector:
 
     def split(self, scenario: Scenario, proposal: Proposal) -> Job | None:
         """Return a job in steps, None where the network sees one step or cannot split."""
-        scores = self.backend.split(proposal)
-        if len(scores) < 2:
-            return None
         meant, _ = self.as_meant(scenario)
-        task, tokenizer = one_line(meant.task), self.backend.tokenizer
-        assert isinstance(tokenizer, Tokenizer), "only networks with our tokenizer split a job"
-        numbers = self.calibration
-        stated = [
-            (mention, stated_quantities([mention], roles_R[None], numbers.limit_shift))
-            for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
-        ]
-        spans = token_spans(task, tokenizer, MAX_TASK_TOKENS)
-        told = steps_of(task, spans, scores, stated, numbers.certain_flag)
-        order = in_working_order(told)
-        steps, more = rearranged(told, order), scores[1].more
-        scores = tuple(scores[k] for k in order)
-        liked = [
-            liked_robots(score, self.backend.propose(step.subtask, None), numbers.step_weight)
-            for score, step in zip(scores, steps, strict=True)
-        ]
-        return Job(tuple(steps), scores, tuple(liked), more)
+        return teamwork.split(self.backend, self.calibration, meant.task, proposal)
 
     def _sets(
         self, proposal: Proposal, certain: Needs, team: bool, job: Job | None
@@ -456,34 +426,13 @@ class Selector:
         *,
         may_grow: bool,
     ) -> tuple[Subtask, ...]:
-        """Return the steps with who does them.
-
-        A team's steps go to the robots that were chosen, one at least to each. If it `may_grow`,
-        what none of them can do goes to another of the fleet that can.
-        """
+        """Return the steps with who does them; see `teamwork.allocated`."""
         if NO_ROBOT in robots:
             return ()
         if job is None:
             words = scenario.task or "look at the place"
             return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
-        preferences = [
-            deciding.preferences(score, liked_R, self._abilities)
-            for score, liked_R in zip(job.scores, job.liked, strict=True)
-        ]
-        steps = [
-            replace(step, unsuited=tuple(n for n, x in liked.items() if x < _NO_CHANCE))
-            for step, liked in zip(job.steps, preferences, strict=True)
-        ]
-        all_alike = all(self._abilities.is_alike.values())
-        chosen = Fleet(tuple(self.fleet[name] for name in robots), self.fleet.objective)
-        if all_alike:
-            kept = one_step_each(chosen, steps, preferences)
-            made = planning.allocate(chosen, kept, preferences=preferences)
-        else:
-            made = planning.allocate(self.fleet, steps, preferences=preferences)
-        if made.unassigned and all_alike and may_grow:
-            made = planning.allocate(self.fleet, steps, preferences=preferences)
-        return made.steps
+        return teamwork.allocated(self.fleet, self._abilities, robots, job, may_grow=may_grow)
 
     def _nearness(self, proposal: Proposal, names: Sequence[str]) -> dict[str, float]:
         """Return how near the descriptions of robots are to the request, cosines below 1, for the

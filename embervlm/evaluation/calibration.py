@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,31 +40,24 @@ from embervlm.data.sample import subset_of
 from embervlm.data.scenarios import load
 from embervlm.evaluation.cases import Case, photo_cases, text_cases
 from embervlm.evaluation.counterfactual import Swap, SwapRead, holds, read_swap, swaps_of
+from embervlm.evaluation.fitting import (
+    Floats,
+    answer_from,
+    fit_confidence,
+    fit_temperature,
+    same_request,
+)
 from embervlm.evaluation.metrics import truth_of
+from embervlm.evaluation.team_numbers import fit_teams
 from embervlm.fleet import NO_ROBOT
-from embervlm.reading import PHOTO_SIGNS, SIGNS, SIZES, Calibration
+from embervlm.reading import PHOTO_SIGNS, SIGNS, Calibration
 from embervlm.scenario import Scenario
 from embervlm.scoring import exact
 from embervlm.selector import Selector
-from embervlm.splitting import Job, liked_robots, team_logits
 
-MAX_ERROR_ANSWERED = 0.10
-MAX_SHARE_CONFUSED = 0.01
 SHIFTS = tuple(i / 10 for i in range(-20, 21))
-STEP_WEIGHTS = (0.0, 0.15, 0.3, 0.5)
-TEAM_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-TEAM_TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
-TEAM_FROM = -6.0
-TEAM_NUMBERS = (
-    "step_weight", "team_weight", "team_temperature", "team_from", "team_scale", "team_second",
-    "team_shift",
-)  # fmt: skip
-# One job that is quite misread must not decide alone.
-_MOST_LOSS = 12.0
 LIMIT_SHIFTS = tuple(i / 2 for i in range(13))
 CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
-
-Floats = NDArray[np.float64]
 
 
 def fit(
@@ -180,73 +172,6 @@ def fit_limit_shift(
     return max(LIMIT_SHIFTS, key=right)
 
 
-def fit_teams(
-    trial: Selector, cases: Sequence[Case], proposals: Sequence[Proposal]
-) -> dict[str, float]:
-    """Return the numbers of a calibration that are for teams.
-
-    Of the combinations of `STEP_WEIGHTS` and `TEAM_WEIGHTS` those with the most exact teams are
-    taken, of them that with which the true ones are likeliest, at the best of `TEAM_TEMPERATURES`.
-    Only jobs that the network splits and takes for a team's play a part. Of those that it splits
-    though it takes them for one robot's, from `TEAM_FROM` on, the odds of `deciding.odds_of_team`
-    are learnt.
-    """
-    jobs, signs, teams = [], [], []
-    trial.calibration = replace(trial.calibration, step_weight=0.0)
-    for case, proposal in zip(cases, proposals, strict=True):
-        if proposal.team <= TEAM_FROM or not case.scenario.task:
-            continue
-        job = trial.split(case.scenario, proposal)
-        if job is None:
-            continue
-        if proposal.team > 0:
-            alone = [trial.backend.propose(step.subtask, None) for step in job.steps]
-            jobs.append((job, alone, proposal, subset_of(case.truth.robots)))
-        else:
-            signs.append((proposal.team, job.more))
-            teams.append(float(case.truth.is_team))
-    known = Calibration()
-    found = {name: getattr(known, name) for name in TEAM_NUMBERS}
-    if jobs:
-        found |= _team_weights(jobs)
-    if 0 < sum(teams) < len(teams):
-        weights, shift = fit_confidence(np.array(signs), np.array(teams))
-        names = ("team_from", "team_scale", "team_second", "team_shift")
-        found |= dict(zip(names, (TEAM_FROM, *weights, shift), strict=True))
-    return found
-
-
-def _team_weights(jobs: Sequence[tuple[Job, list[Proposal], Proposal, int]]) -> dict[str, float]:
-    """Return `step_weight`, `team_weight` and `team_temperature`; see `fit_teams`."""
-    true_N = np.array([true for *_, true in jobs])
-    worth: dict[tuple[float, float, float], tuple[int, float]] = {}
-    for step_weight in STEP_WEIGHTS:
-        liked = [
-            [
-                liked_robots(score, one, step_weight)
-                for score, one in zip(job.scores, alone, strict=True)
-            ]
-            for job, alone, _, _ in jobs
-        ]
-        for team_weight in TEAM_WEIGHTS:
-            logits_NS = np.stack(
-                [
-                    team_logits(proposal.subsets, steps, team_weight)
-                    for (_, _, proposal, _), steps in zip(jobs, liked, strict=True)
-                ]
-            ).astype(np.float64)
-            logits_NS[:, SIZES < 2] = -np.inf
-            right = int((logits_NS.argmax(1) == true_N).sum())
-            for temperature in TEAM_TEMPERATURES:
-                loss = sum(
-                    min(mean_loss(logits_S[None] / temperature, true_N[n : n + 1]), _MOST_LOSS)
-                    for n, logits_S in enumerate(logits_NS)
-                )
-                worth[step_weight, team_weight, temperature] = right, -loss
-    best = max(worth, key=lambda numbers: worth[numbers])
-    return dict(zip(("step_weight", "team_weight", "team_temperature"), best, strict=True))
-
-
 def fit_shift(
     trial: Selector,
     cases: Sequence[Case],
@@ -282,100 +207,6 @@ def fit_shift(
     wanted = recall * is_right_N.sum()
     enough = (shift for shift in SHIFTS if (said(shift) & is_right_N).sum() >= wanted)
     return next(enough, SHIFTS[-1])
-
-
-def fit_temperature(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
-    """Return the temperature T that minimises the mean of -log softmax(logits / T)[true set].
-
-    The loss is convex in 1 / T, so a golden-section search over 0.1 <= 1 / T <= 10 finds it (Guo et
-    al. 2017).
-    """
-    return 1 / lowest(lambda inverse: mean_loss(logits_NS * inverse, true_N), 0.1, 10.0, 1e-7)
-
-
-def mean_loss(logits_NS: Floats, true_N: NDArray[np.int64]) -> float:
-    """Return the mean of -log softmax(logits)[true set]."""
-    scaled = logits_NS - logits_NS.max(1, keepdims=True)
-    of_true = scaled[np.arange(len(true_N)), true_N]
-    return float((np.log(np.exp(scaled).sum(1)) - of_true).mean())
-
-
-def lowest(loss: Callable[[float], float], low: float, high: float, width: float) -> float:
-    """Return where a function with one valley is lowest, to `width`, by golden-section search."""
-    golden = (math.sqrt(5) - 1) / 2
-    while high - low > width:
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if loss(left) <= loss(right):
-            high = right
-        else:
-            low = left
-    return (low + high) / 2
-
-
-def fit_confidence(signs_NS: Floats, right_N: Floats) -> tuple[Floats, float]:
-    """Return (weights, shift) of P(right) = 1 / (1 + exp(-(signs @ weights + shift))).
-
-    Maximum likelihood by Newton's method; the targets are Platt's (1999), (N+ + 1) / (N+ + 2) and 1
-    / (N- + 2), so that the optimum is finite where the two kinds can be told apart without fault.
-    """
-    good = float(right_N.sum())
-    bad = len(right_N) - good
-    target_N = np.where(right_N > 0, (good + 1) / (good + 2), 1 / (bad + 2))
-    inputs_NI = np.column_stack([signs_NS, np.ones(len(signs_NS))])
-
-    def loss(weights: Floats) -> float:
-        z = inputs_NI @ weights
-        return float((np.logaddexp(0.0, z) - target_N * z).sum() + 1e-6 * weights @ weights)
-
-    weights = np.zeros(inputs_NI.shape[1])
-    weights[-1] = math.log((good + 1) / (bad + 1))
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-(inputs_NI @ weights)))
-        slope = inputs_NI.T @ (p - target_N) + 2e-6 * weights
-        curvature = (inputs_NI * (p * (1 - p))[:, None]).T @ inputs_NI
-        curvature += 2e-6 * np.eye(len(weights))
-        step, size = np.linalg.solve(curvature, slope), 1.0
-        while loss(weights - size * step) > loss(weights) and size > 1e-6:
-            size /= 2
-        weights = weights - size * step
-        if np.abs(size * step).max() < 1e-9:
-            break
-    return weights[:-1], float(weights[-1])
-
-
-def answer_from(
-    confidence_N: Floats, right_N: Floats, max_error: float = MAX_ERROR_ANSWERED
-) -> float:
-    """Return the lowest confidence from which on at most `max_error` of the answers are wrong.
-
-    Rounded down to six decimals. If no confidence will do it is 1.0: a person decides everything.
-    """
-    order = np.argsort(-confidence_N, kind="stable")
-    sorted_N, wrong_N = confidence_N[order], np.cumsum(1 - right_N[order])
-    last_of_equals = np.append(sorted_N[1:] < sorted_N[:-1], True)
-    enough = last_of_equals & (wrong_N <= max_error * np.arange(1, len(order) + 1) + 1e-9)
-    if not enough.any():
-        return 1.0
-    return math.floor(float(sorted_N[np.flatnonzero(enough)[-1]]) * 1e6) / 1e6
-
-
-def same_request(
-    embeddings_ND: NDArray[np.float32],
-    answers_N: NDArray[np.int64],
-    share: float = MAX_SHARE_CONFUSED,
-) -> float:
-    """Return a cosine that at most `share` of the pairs with different answers reach; six decimals.
-
-    1.0 if there are no such pairs.
-    """
-    unit_ND = embeddings_ND / np.maximum(np.linalg.norm(embeddings_ND, axis=1, keepdims=True), 1e-9)
-    first, second = np.triu_indices(len(unit_ND), 1)
-    differ = answers_N[first] != answers_N[second]
-    if not differ.any():
-        return 1.0
-    cosines = np.sort((unit_ND @ unit_ND.T)[first[differ], second[differ]].astype(np.float64))[::-1]
-    highest_left_out = float(cosines[min(int(share * len(cosines)), len(cosines) - 1)])
-    return math.floor(highest_left_out * 1e6 + 1) / 1e6
 
 
 def _answers(

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from embervlm.backends.base import Proposal
 from embervlm.data.sample import robots_of, subset_of
-from embervlm.evaluation.calibration import answer_from
 from embervlm.evaluation.cases import SEED, Answered, decide, seeded_number, text_cases, watched
+from embervlm.evaluation.fitting import answer_from
 from embervlm.evaluation.metrics import (
     CALIBRATION_BINS,
     RESAMPLES,

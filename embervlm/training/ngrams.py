@@ -29,7 +29,7 @@ from tqdm import trange
 
 from embervlm.data.sample import Sample
 from embervlm.data.scenarios import is_addition
-from embervlm.evaluation.calibration import fit_temperature, mean_loss
+from embervlm.evaluation.fitting import fit_temperature, mean_loss
 from embervlm.models.heads import SUBSETS, NgramScores
 from embervlm.models.modeling import load_network, save_network
 from embervlm.ngrams import hash_ngrams

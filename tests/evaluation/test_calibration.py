@@ -17,19 +17,16 @@ from embervlm.checkpoint import load_checkpoint
 from embervlm.data.sample import robots_of
 from embervlm.evaluation.calibration import (
     CERTAIN_FLAGS,
-    answer_from,
     fit,
-    fit_confidence,
     fit_limit_shift,
     fit_shift,
-    fit_teams,
-    fit_temperature,
     main,
-    same_request,
 )
 from embervlm.evaluation.cases import Case
 from embervlm.evaluation.counterfactual import Swap, read_swap
+from embervlm.evaluation.fitting import answer_from, fit_confidence, fit_temperature, same_request
 from embervlm.evaluation.metrics import Truth
+from embervlm.evaluation.team_numbers import fit_teams
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.prompts import token_spans
 from embervlm.reading import Calibration
