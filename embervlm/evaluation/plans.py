@@ -27,7 +27,7 @@ from embervlm.evaluation.metrics import RESAMPLES, Row, figure, resampling_weigh
 from embervlm.fleet import Fleet
 from embervlm.planning import broken_limits, graph
 from embervlm.scenario import Needs, Subtask
-from embervlm.waiting import stems
+from embervlm.stems import stems
 
 _PLAIN = frozenset("a an the of to in on at for and or with from by is it its that this".split())
 

@@ -53,6 +53,7 @@ TERNARY_BLOCK = 256
 # Read row by row, and small.
 _FLOAT_TABLES = (
     "image.scene_table.weight", "image.no_photo", "memory.slots", "reasoning.step.weight",
+    "plan.step.weight", "plan.apart.weight",
 )  # fmt: skip
 # What they say is the answer: four bits would show.
 _FINE = ("heads.", "image.view.", "image.scene.")

@@ -22,7 +22,6 @@ from embervlm.backends.native import NativeBackend
 from embervlm.checkpoint import SHIPPED
 from embervlm.fleet import Fleet
 from embervlm.spelling import SHIPPED as SHIPPED_WORDS
-from embervlm.waiting import SHIPPED as SHIPPED_WAITING
 
 TARGETS = ("pi",)
 PACKAGE = Path(__file__).parents[1]
@@ -113,8 +112,8 @@ def _imports(file: Path) -> Iterator[str]:
 
 def _fill(folder: Path, model: Path, kind: str, fleet: Path) -> None:
     sources = [path.relative_to(PACKAGE) for path in sorted((PACKAGE / "engine").glob("*.[ch]"))]
-    tables = [path.relative_to(PACKAGE) for path in (SHIPPED_WORDS, SHIPPED_WAITING)]
-    for file in [*modules(), *sources, Path("default_fleet.yaml"), *tables]:
+    words = SHIPPED_WORDS.relative_to(PACKAGE)
+    for file in [*modules(), *sources, Path("default_fleet.yaml"), words]:
         target = folder / "embervlm" / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / file, target)

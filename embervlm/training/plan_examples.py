@@ -38,9 +38,9 @@ from embervlm.models.plan_steps import LABELS, MAX_STEPS
 from embervlm.prompts import one_line, read_task, token_spans
 from embervlm.scenario import FLAGS
 from embervlm.splitting import pieces_of
+from embervlm.stems import rarities
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.told import as_told, piece_scores
-from embervlm.waiting import rarities
 
 IGNORED = -100
 _UNUSED = LABELS - ROBOTS - len(ACTIONS)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embervlm.splitting import pieces_of
-from embervlm.waiting import stems
+from embervlm.stems import stems
 
 
 def piece_scores(
@@ -28,7 +28,7 @@ def piece_scores(
     Args:
         task: the request in one line, `prompts.one_line`.
         texts: the steps' short forms.
-        rarity: how rare each word is, `waiting.rarities`; others do not count.
+        rarity: how rare each word is, `stems.rarities`; others do not count.
     """
     found_P = [set(stems(task[slice(*piece)])) for piece in pieces_of(task)]
     told_K = [set(stems(text)) for text in texts]

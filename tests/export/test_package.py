@@ -95,9 +95,8 @@ def test_decides_as_the_native_backend_does(folder: Path, model: Path, photo: Pa
         assert json.loads(said.stdout) == json.loads(known.stdout)
 
 
-def test_holds_the_tables_beside_the_model(folder: Path) -> None:
-    for name in ("words.npz", "waiting.npz"):
-        assert (folder / "embervlm" / "weights" / name).is_file()
+def test_holds_the_words_beside_the_model(folder: Path) -> None:
+    assert (folder / "embervlm" / "weights" / "words.npz").is_file()
 
 
 def test_prints_a_decision_for_people(folder: Path, photo: Path) -> None:
