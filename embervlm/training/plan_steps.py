@@ -72,7 +72,7 @@ class Settings:
     jobs: int = 2500
     written: int = 1
     continued: int = 1
-    singles: float = 0.0
+    singles: float = 0.2
     epochs: int = 5
     batch_size: int = 32
     learning_rate: float = 1e-3
