@@ -25,7 +25,6 @@ from embervlm.splitting import (
     in_working_order,
     liked_robots,
     one_step_each,
-    rearranged,
     steps_of,
 )
 from embervlm.tokenizer import Tokenizer
@@ -55,14 +54,13 @@ def split(
         for mention, roles_R in zip(proposal.mentions, proposal.roles, strict=True)
     ]
     spans = token_spans(words, tokenizer, MAX_TASK_TOKENS)
-    steps = steps_of(words, spans, told, stated, calibration.certain_flag)
-    order = in_working_order(steps)
-    steps, scores = rearranged(steps, order), tuple(told[k] for k in order)
+    certain = calibration.certain_flag
+    steps, scores = in_working_order(steps_of(words, spans, told, stated, certain), told)
     liked = [
         liked_robots(score, backend.propose(step.subtask, None), calibration.step_weight)
         for score, step in zip(scores, steps, strict=True)
     ]
-    return Job(tuple(steps), scores, tuple(liked), told[1].more)
+    return Job(steps, scores, tuple(liked), told[1].more)
 
 
 def allocated(

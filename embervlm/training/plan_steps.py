@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from embervlm.backends.native import NativeBackend
@@ -316,9 +316,17 @@ def _begin(network: PlanSteps, config: EmberConfig, reader: Mapping[str, Tensor]
 
 
 def _part(path: Path, settings: Settings) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        sizes = json.loads((file.metadata() or {}).get("config", "{}"))
-        found = {name.removeprefix("plan."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    """Return a part that this module wrote; ends the command where it is none, or another's."""
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = json.loads((file.metadata() or {})["config"])
+        found = {name.removeprefix("plan."): value for name, value in load_file(path).items()}
+        _ = found["waits.weight"]
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise SystemExit(
+            f"{path} holds no part to go on from ({error}); give a plan.safetensors that this "
+            "version wrote."
+        ) from error
     if sizes != sizes_of(settings):
         raise SystemExit(f"{path} has sizes {sizes}, expected {sizes_of(settings)}; ask for these.")
     return found

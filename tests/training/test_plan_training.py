@@ -223,3 +223,7 @@ def test_the_command_writes_the_part(folder: str, tiny_model: Path, tmp_path: Pa
     )
     assert wider.returncode == 1
     assert "ask for these" in wider.stderr
+    still[1] = str(tmp_path / "plan" / "metrics.jsonl")
+    none = subprocess.run([*command, *still], capture_output=True, text=True, timeout=300)
+    assert none.returncode == 1
+    assert "holds no part to go on from" in none.stderr.splitlines()[-1]
