@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,9 @@ IGNORED = -100
 class Settings:
     """How an epoch is drawn; shares are probabilities.
 
-    `authors_again` is the share of the first authors' requests that are read a second time in an
-    epoch: what held-out requests are like, theirs say best. `redraw` is how often the requests with
+    `authors_again` is how often an epoch reads the first authors' requests once more: what held-out
+    requests are like, theirs say best. `two_views` is the share of the photos that come as another
+    view shows them too; the two are to be decided alike. `redraw` is how often the requests with
     numbers come once more with other numbers, for the roles alone.
     """
 
@@ -58,6 +59,7 @@ class Settings:
     simulate_scene: float = 0.3
     places_per_photo_request: int = 3
     photos_alone: int = 400
+    two_views: float = 0.0
     # words
     authors_again: float = 0.5
     redraw: float = 0.25
@@ -77,6 +79,8 @@ class Photos:
     scenes_PE: Tensor
     by_environment: dict[tuple[str, str], list[int]]
     captions: dict[int, tuple[str, ...]]
+    # Of a row that has other views of its photo: those; see `photo_features.py`.
+    other_views: dict[int, list[int]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path, shared: Path, grid: int = 0) -> Photos:
@@ -97,11 +101,11 @@ class Photos:
             if photo.split == "train" and photo.file in texts:
                 captions[row] = texts[photo.file]
         features, logits = content["features"].astype(np.float32), content["environment_logits"]
+        views_of: dict[int, list[int]] = defaultdict(list)
         if grid:
             # Half precision: a batch's features become floats when it is made.
             features = np.load(folder / f"grid-{grid}.npy", allow_pickle=False)
         elif "view_of" in content:
-            views_of = defaultdict(list)
             for row, whole in enumerate(content["view_of"].tolist(), len(features)):
                 views_of[whole].append(row)
             for found in by_environment.values():
@@ -113,6 +117,12 @@ class Photos:
             torch.from_numpy(logits.astype(np.float32)).softmax(-1),
             dict(by_environment),
             captions,
+            {
+                row: [other for other in family if other != row]
+                for whole, views in views_of.items()
+                for family in [[whole, *views]]
+                for row in family
+            },
         )
 
 
@@ -153,7 +163,7 @@ class Mixture:
         s, items = self.settings, []
         authored = [sample for sample in self.requests if not is_addition(sample.id)]
         # As many in every epoch, so that the number of steps is known.
-        again = rng.sample(authored, round(s.authors_again * len(authored)))
+        again = times(s.authors_again, authored, rng)
         for sample in (*self.requests, *again):
             assert sample.environment is not None
             place = ENVIRONMENTS[sample.environment]
@@ -304,8 +314,13 @@ def collate(
     config: EmberConfig,
     rng: random.Random,
     drop_view: float = 0.0,
+    two_views: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Turn items into tensors; absent targets are IGNORED or masked by a weight of 0."""
+    """Turn items into tensors; absent targets are IGNORED or masked by a weight of 0.
+
+    With `two_views`, that share of the photos comes a second time as another view shows it:
+    `other_features` and `other_scene` of the rows `other_rows`.
+    """
     B = len(items)
     T = max(len(item.reading.tokens) for item in items)
     batch: dict[str, Tensor] = {
@@ -328,7 +343,25 @@ def collate(
         elif item.scene is not None:
             batch["scene"][i] = torch.tensor(simulated_scene(item.scene, rng))
         batch["has_photo"][i] = item.photo is not None or item.scene is not None
+    if two_views and photos is not None:
+        batch |= _other_views(items, photos, rng, two_views)
     return {**batch, **targets_of(items, batch["has_photo"].tolist())}
+
+
+def _other_views(
+    items: Sequence[Item], photos: Photos, rng: random.Random, share: float
+) -> dict[str, Tensor]:
+    others = {
+        i: rng.choice(photos.other_views[item.photo])
+        for i, item in enumerate(items)
+        if item.photo in photos.other_views and rng.random() < share
+    }
+    seen = list(others.values())
+    return {
+        "other_rows": torch.tensor(list(others), dtype=torch.int64),
+        "other_features": photos.features_PC[seen].float(),
+        "other_scene": photos.scenes_PE[seen],
+    }
 
 
 def targets_of(items: Sequence[Item], has_photo: Sequence[bool]) -> dict[str, Tensor]:

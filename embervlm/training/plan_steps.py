@@ -36,6 +36,7 @@ from embervlm.checkpoint import SHIPPED, load_checkpoint
 from embervlm.models.configuration import EmberConfig, config_of
 from embervlm.models.heads import ROBOTS
 from embervlm.models.plan_steps import MAX_STEPS, PlanSteps
+from embervlm.models.precision import autocast
 from embervlm.scoring import exact, jaccard
 from embervlm.training.moving_average import MovingAverage
 from embervlm.training.plan_examples import (
@@ -204,13 +205,15 @@ def train(
             batch = collate(examples)
             told_BKL = batch["told_KL"]
             kept_BK1 = (torch.rand(*told_BKL.shape[:2], 1) >= settings.forget).float()
-            out = network(
-                batch["states_TD"],
-                batch["tokens_T"],
-                batch["mask_BT"],
-                told_BKL * kept_BK1,
-                batch["count_B"],
-            )
+            with autocast():
+                out = network(
+                    batch["states_TD"],
+                    batch["tokens_T"],
+                    batch["mask_BT"],
+                    told_BKL * kept_BK1,
+                    batch["count_B"],
+                )
+            out = {name: logits.float() for name, logits in out.items()}
             parts = losses(out, batch, settings.point)
             optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()

@@ -47,7 +47,9 @@ def prepare(recipe: Recipe) -> Prepared:
         raise ValueError(f"vision is {recipe.vision}, which {PRESET} has no use for; leave it out.")
     if recipe.rounding != "none":
         raise ValueError(f"rounding is {recipe.rounding}; {PRESET} has no file of four bits yet.")
-    for name in ("drop_digits", "drop_numbers", "vary", "lose_words"):
+    for name in (
+        "drop_digits", "drop_numbers", "vary", "lose_words", "two_views", "authors_again",
+    ):  # fmt: skip
         if (value := getattr(recipe, name)) != getattr(Recipe, name):
             raise ValueError(f"{name} is {value}; {PRESET} reads requests as they stand.")
     if recipe.teacher and recipe.stage not in ("instruct", "select"):

@@ -89,6 +89,12 @@ class Recipe:
     lose_words: float = _field(
         0.0, "select: share of requests read with a tenth of their plain words left out"
     )
+    authors_again: float = _field(
+        0.5, "select: how often an epoch reads the first authors' requests once more"
+    )
+    two_views: float = _field(
+        0.0, "select: share of photos seen in two views, whose decisions are drawn together"
+    )
     output_dir: str = _field("build/train", "where checkpoints and the network go")
     epochs: float = _field(1.0, "passes over the data; parts of one are allowed")
     max_steps: int = _field(-1, "steps of the optimiser at most; -1: as the epochs say")
@@ -161,7 +167,7 @@ class Recipe:
             "eval_steps": 0, "save_steps": 0, "keep": 1, "threads": 1, "examples": 0,
             "lora_rank": 1, "workers": 0, "group": 2, "pool": 1, "iterations": 1, "kl": 0,
             "redraw": 0, "drop_digits": 0, "drop_numbers": 0,
-            "vary": 0, "lose_words": 0,
+            "vary": 0, "lose_words": 0, "two_views": 0, "authors_again": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
@@ -169,7 +175,7 @@ class Recipe:
         for name in ("average", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, below 1.")
-        for name in ("drop_digits", "drop_numbers", "vary", "lose_words"):
+        for name in ("drop_digits", "drop_numbers", "vary", "lose_words", "two_views"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         for name in ("temperature", "clip"):

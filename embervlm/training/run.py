@@ -208,6 +208,8 @@ def _data(
         drop_numbers=recipe.drop_numbers,
         vary=recipe.vary,
         lose_words=recipe.lose_words,
+        two_views=recipe.two_views,
+        authors_again=recipe.authors_again,
         scenarios=recipe.scenarios,
         plans=recipe.plans,
     )

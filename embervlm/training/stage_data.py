@@ -108,8 +108,9 @@ class Decisions:
 
     def batch(self, items: Sequence[Written], rng: random.Random) -> Batch:
         """Return the tensors of `decisions.collate`, and a teacher's scores where it has some."""
-        drop = self.settings.drop_view if self._mixture else 0.0
-        batch = collate([one.item for one in items], self.photos, self.config, rng, drop)
+        s = self.settings
+        drop, two = (s.drop_view, s.two_views) if self._mixture else (0.0, 0.0)
+        batch = collate([one.item for one in items], self.photos, self.config, rng, drop, two)
         if self.scores is not None:
             batch |= score_batch([one.item.sample for one in items], self.scores)
         return batch

@@ -139,6 +139,7 @@ def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
     zero = logits["subsets"].new_zeros(())
     sums = {**decision_sums(logits, batch), "teacher": zero, "states": zero}
     sums["scores"] = score_sum(logits, batch)
+    sums["views"] = views_sum(network, logits, batch) if "other_rows" in batch else zero
     if teacher is not None:
         with torch.no_grad():
             theirs = encode(teacher, batch)
@@ -149,6 +150,22 @@ def select_sums(network: EmberNetwork, batch: Batch, teacher: EmberNetwork | Non
         apart_BT = (states_BTD - goal_BTD).square().mean(-1) / goal_BTD.square().mean(-1)
         sums["states"] = (apart_BT * batch["mask"]).sum()
     return sums
+
+
+def views_sum(network: EmberNetwork, logits: Batch, batch: Batch) -> Tensor:
+    """Return how far decisions on another view of the same photo are from those on the first."""
+    rows = batch["other_rows"]
+    if not len(rows):
+        return logits["subsets"].new_zeros(())
+    other = {
+        "features": batch["other_features"],
+        "scene": batch["other_scene"],
+        **{
+            name: batch[name][rows] for name in ("tokens", "mask", "has_photo", "has_view", "marks")
+        },
+    }
+    goals = {name: value[rows].detach() for name, value in logits.items()}
+    return decisions_apart(logits_of(network, encode(network, other), other), goals)
 
 
 def decisions_apart(logits: Batch, goals: Batch) -> Tensor:
@@ -180,6 +197,7 @@ def select_counts(batch: Batch) -> dict[str, Tensor]:
         "teacher": torch.tensor(len(batch["tokens"])),
         "states": batch["mask"].sum(),
         "scores": score_count(batch),
+        "views": torch.tensor(len(batch.get("other_rows", ()))),
     }
 
 
@@ -376,7 +394,7 @@ STAGES = {
         Stage(
             name="select",
             data="requests, plans, photo requests, photos alone",
-            losses={**_DECISION, "teacher": 1.0, "states": 2.0, "scores": 0.5},
+            losses={**_DECISION, "teacher": 1.0, "states": 2.0, "scores": 0.5, "views": 1.0},
             sums=select_sums,
             counts=select_counts,
             phases=(Phase(("text.", "heads.", *_IMAGE), ("heads.", *_IMAGE)),),

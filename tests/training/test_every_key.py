@@ -50,7 +50,8 @@ GRPO = {
     "stage": "grpo", "data": None, "group": 4, "max-steps": 2, "iterations": 2,
     "learning-rate": 1e-2, "head-learning-rate": 1e-2,
 }  # fmt: skip
-PHOTOS = {"stage": "align", "data": None, "vision": "VISION", "shared": "SHARED"}
+VIEWS = {"vision": "VISION", "shared": "SHARED"}
+PHOTOS = {"stage": "align", "data": None, **VIEWS}
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any, Any, See]] = {
     "drop_numbers": (SELECT, 0, 1, weights),
     "vary": (SELECT, 0, 1, weights),
     "lose_words": (SELECT, 0, 1, weights),
+    "authors_again": (SELECT, 0, 1, weights),
+    "two_views": (SELECT | VIEWS, 0, 1, weights),
     "scenarios": (SELECT, None, "OWN", weights),
     "plans": (SELECT, True, False, weights),
     "group": (GRPO, 4, 6, weights),
@@ -212,7 +215,9 @@ def things(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> di
         (folder / f"{name}.json").write_text(json.dumps(rows), "utf-8")
     shown = [photo for photo in load_photos(DATA_DIR / "photos.jsonl") if photo.environment]
     teach = [photo.file for photo in shown if photo.split == "train"][:8]
-    files = [photo.file for photo in load_photos(DATA_DIR / "photos.jsonl")]
+    photos = load_photos(DATA_DIR / "photos.jsonl")
+    files = [photo.file for photo in photos]
+    taught = [row for row, photo in enumerate(photos) if photo.split == "train"]
     for seed, name in enumerate(("vision", "other-vision")):
         (folder / name).mkdir()
         drawn = np.random.default_rng(seed)
@@ -223,6 +228,9 @@ def things(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> di
             environment_logits=drawn.standard_normal(
                 (len(files), len(ENVIRONMENTS)), dtype=np.float32
             ),
+            view_of=np.array(taught),
+            view_features=drawn.standard_normal((len(taught), 320), dtype=np.float32),
+            view_logits=drawn.standard_normal((len(taught), len(ENVIRONMENTS)), dtype=np.float32),
         )
     for name, word in (("shared", "river"), ("other-shared", "ruins")):
         (folder / name / "photos").mkdir(parents=True)
