@@ -73,11 +73,11 @@ class StepLayer(nn.Module):
         drop = self.dropout if self.training else 0.0
         q, k, v = (_heads(part) for part in self.qkv(x_BKW).chunk(3, -1))
         seen = None if live_BK is None else live_BK[:, None, None]
-        read = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, dropout_p=drop)
+        read = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None)
         x_BKW = self.self_norm(x_BKW + F.dropout(self.out(_joined(read)), drop))
         key, value = (_heads(part) for part in self.key_value(words_BTW).chunk(2, -1))
         read = F.scaled_dot_product_attention(
-            _heads(self.query(x_BKW)), key, value, mask_BT[:, None, None], drop
+            _heads(self.query(x_BKW)), key, value, mask_BT[:, None, None]
         )
         x_BKW = self.read_norm(x_BKW + F.dropout(self.read(_joined(read)), drop))
         up_BKX = self.down(F.gelu(self.up(x_BKW)))
@@ -92,12 +92,14 @@ class PlanSteps(nn.Module):
         super().__init__()
         W = config.plan_width
         sizes = (config.text_width, config.text_heads, config.text_hidden, config.dropout)
-        self.readers = nn.ModuleList(EncoderLayer(*sizes) for _ in range(config.plan_readers))
+        self.readers = nn.ModuleList(
+            EncoderLayer(*sizes, drop_links=False) for _ in range(config.plan_readers)
+        )
         self.narrow = nn.Linear(config.text_width, W)
         self.table = nn.Embedding(config.vocabulary_size, TABLE_WIDTH)
         self.words = nn.Linear(TABLE_WIDTH, W)
         self.norm = nn.LayerNorm(W)
-        self.reader = EncoderLayer(W, _HEADS, 2 * W, config.dropout)
+        self.reader = EncoderLayer(W, _HEADS, 2 * W, config.dropout, drop_links=False)
         self.step = nn.Embedding(MAX_STEPS + 1, W)
         self.told = nn.Linear(LABELS, W)
         self.layers = nn.ModuleList(StepLayer(W, config.dropout) for _ in range(config.plan_layers))

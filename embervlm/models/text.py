@@ -19,14 +19,26 @@ from embervlm.models.configuration import EmberConfig
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over all tokens, then a feed-forward network; a norm behind each sum."""
+    """Self-attention over all tokens, then a feed-forward network; a norm behind each sum.
+
+    Without `drop_links`, dropout leaves the attention's weights alone, whose number grows with the
+    square of the length.
+    """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, dropout: float, kind: str = "full"
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+        kind: str = "full",
+        *,
+        drop_links: bool = True,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.drop_links = drop_links
         self.qkv = linear(kind, width, 3 * width)
         self.out = linear(kind, width, width)
         self.attention_norm = nn.LayerNorm(width, eps=1e-12)
@@ -41,7 +53,7 @@ class EncoderLayer(nn.Module):
         q_BHTd, k_BHTd, v_BHTd = qkv.permute(2, 0, 3, 1, 4)
         drop = self.dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(
-            q_BHTd, k_BHTd, v_BHTd, attn_mask=mask_B11T, dropout_p=drop
+            q_BHTd, k_BHTd, v_BHTd, mask_B11T, drop if self.drop_links else 0.0
         )
         read_BTD = self.out(read.transpose(1, 2).reshape(B, T, D))
         x_BTD = self.attention_norm(x_BTD + F.dropout(read_BTD, drop))
