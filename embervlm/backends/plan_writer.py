@@ -29,7 +29,7 @@ from embervlm.scenario import FLAGS
 MAX_STEPS = 6
 _ROBOTS = len(Fleet.default())
 _ENDS = np.cumsum([1, _ROBOTS + 1, len(ACTIONS), len(FLAGS)])
-_HEADS, _LABELS, _TABLE_WIDTH, _PAIR_WIDTH = 4, 32, 64, 96
+_HEADS, _LABELS, _TABLE_WIDTH, _PAIR_WIDTH, _MARKED_LAYERS = 4, 32, 64, 96, 2
 # Stored in half precision, unless the whole file is floats.
 HALF_TABLES = ("plan.table.weight",)
 _NORM_EPSILON, _READER_EPSILON = 1e-5, 1e-12
@@ -103,14 +103,20 @@ class PlanWriter:
             label_L[robots[:_ROBOTS].argmax()] = 1
             label_L[_ROBOTS : _ROBOTS + len(ACTIONS)] = (actions > 0) | (actions == actions.max())
             told_KL = np.concatenate([told_KL, label_L[None]])
-        after_KJ = self._after(written_KW, words_TW)
+        after_KJ = self._after(written_KW, words_TW, pointer_KT[: len(written_KW)])
         return tuple(
             StepScores(*answers, after_J, pointer_T)
             for answers, after_J, pointer_T in zip(said, after_KJ, pointer_KT, strict=False)
         )
 
-    def _after(self, s_KW: Array, words_TW: Array) -> Array:
+    def _after(self, s_KW: Array, words_TW: Array, pointer_KT: Array) -> Array:
         """Return the logit, (K, J), that step k waits for step j."""
+        of_step_KT = pointer_KT / pointer_KT.max(-1, keepdims=True)
+        marks_TW = of_step_KT.T @ self._linear("plan.mark", s_KW)
+        words_TW = self._norm("plan.marked_norm", words_TW + marks_TW)
+        for i in range(_MARKED_LAYERS):
+            words_TW = self._read(f"plan.marked.{i}", words_TW, _HEADS)
+        s_KW = s_KW + self._linear("plan.gathered", pointer_KT @ words_TW)
         key_TW, value_TW = np.split(self._linear("plan.order.key_value", words_TW), 2, -1)
         all_KW = self._layer("plan.order", s_KW, key_TW, value_TW, is_causal=False)
         later_KX, earlier_JX = np.split(self._linear("plan.pair", all_KW), 2, -1)

@@ -285,13 +285,13 @@ static int load_plan(ember *m) {
     const struct {
         const char *name;
         int outputs, inputs;
-    } once[] = {{"narrow", W, m->width}, {"words", W, 0},         {"reader.qkv", 3 * W, W},
-                {"reader.out", W, W},    {"reader.up", 2 * W, W}, {"reader.down", W, 2 * W},
-                {"told", W, 0},          {"pointer_query", W, W}, {"pointer_key", W, W},
-                {"found", W, 2 * W},     {"answers", 0, W},       {"pair", 0, W},
-                {"waits", 1, 0}},
+    } once[] = {{"narrow", W, m->width}, {"words", W, 0},         {"told", W, 0},
+                {"pointer_query", W, W}, {"pointer_key", W, W},   {"found", W, 2 * W},
+                {"answers", 0, W},       {"mark", W, W},          {"gathered", W, W},
+                {"pair", 0, W},          {"waits", 1, 0}},
       each[] = {{"qkv", 3 * W, W}, {"out", W, W},    {"query", W, W},   {"key_value", 2 * W, W},
                 {"read", W, W},    {"up", 2 * W, W}, {"down", W, 2 * W}},
+      narrow[] = {{"qkv", 3 * W, W}, {"out", W, W}, {"up", 2 * W, W}, {"down", W, 2 * W}},
       reader[] = {{"qkv", 3 * m->width, m->width},
                   {"out", m->width, m->width},
                   {"up", m->hidden, m->width},
@@ -309,6 +309,12 @@ static int load_plan(ember *m) {
             else
                 snprintf(name, sizeof name, "plan.order.%s", each[i].name);
             if (load_linear(m, name, each[i].outputs, each[i].inputs)) return -1;
+        }
+    static const char *const over_words[] = {"reader", "marked.0", "marked.1"};
+    for (size_t l = 0; l < sizeof over_words / sizeof *over_words; l++)
+        for (size_t i = 0; i < sizeof narrow / sizeof *narrow; i++) {
+            snprintf(name, sizeof name, "plan.%s.%s", over_words[l], narrow[i].name);
+            if (load_linear(m, name, narrow[i].outputs, narrow[i].inputs)) return -1;
         }
     if (m->plan_readers > m->layers)
         return model_fail(m, "%d layers for plans; the reader has %d.", m->plan_readers, m->layers);

@@ -22,7 +22,7 @@ enum {
     MOST_TOKENS = 1024,
     MOST_GRID = 16,
     NAME = 160,
-    MOST_EXTRA = 64
+    MOST_EXTRA = 96
 };
 
 typedef struct {

@@ -4,7 +4,8 @@
     those, and the words as such -> narrow -> one layer more
     step k: what was written so far -> reads the words -> points at the words it stands in
             -> is there such a step? who suits it, actions, flags, place
-    all steps: read each other and the words once more -> which waits for which
+    all steps: mark the words that they stand in -> the words read each other anew
+            -> the steps gather theirs, read each other and the words -> which waits for which
 
 The steps come in the order in which the request tells them; which of two is done first is said of
 each pair, in both directions.
@@ -45,6 +46,8 @@ PAIR_WIDTH = 96
 # Width of its own table of tokens: what joins two steps ("then", "meanwhile") shows in the word;
 # the states say little of it.
 TABLE_WIDTH = 64
+# Layers that read the words once it is known which step each of them is of.
+MARKED_LAYERS = 2
 _HEADS = 4
 
 
@@ -108,6 +111,13 @@ class PlanSteps(nn.Module):
         self.found = nn.Linear(2 * W, W)
         self.found_norm = nn.LayerNorm(W)
         self.answers = nn.Linear(W, sum(ANSWERS.values()))
+        self.mark = nn.Linear(W, W)
+        self.marked_norm = nn.LayerNorm(W)
+        self.marked = nn.ModuleList(
+            EncoderLayer(W, _HEADS, 2 * W, config.dropout, drop_links=False)
+            for _ in range(MARKED_LAYERS)
+        )
+        self.gathered = nn.Linear(W, W)
         self.order = StepLayer(W, config.dropout)
         self.pair = nn.Linear(W, 2 * PAIR_WIDTH)
         self.apart = nn.Embedding(2 * MAX_STEPS + 1, PAIR_WIDTH)
@@ -154,6 +164,13 @@ class PlanSteps(nn.Module):
         answers = dict(zip(ANSWERS, parts, strict=True))
         K = s_BKW.shape[1]
         live_BK = torch.arange(K) < count_B[:, None]
+        share_BKT = pointer_BKT.softmax(-1).detach()
+        of_step_BKT = share_BKT / share_BKT.amax(-1, keepdim=True) * live_BK[..., None]
+        marks_BTW = of_step_BKT.transpose(1, 2) @ self.mark(s_BKW)
+        words_BTW = self.marked_norm(words_BTW + marks_BTW)
+        for layer in self.marked:
+            words_BTW = layer(words_BTW, mask_BT[:, None, None])
+        s_BKW = s_BKW + self.gathered(share_BKT @ words_BTW)
         all_BKW = self.order(s_BKW, words_BTW, mask_BT, live_BK)
         later_BKX, earlier_BJX = self.pair(all_BKW).chunk(2, -1)
         apart_KJX = self.apart(torch.arange(K)[:, None] - torch.arange(K) + MAX_STEPS)

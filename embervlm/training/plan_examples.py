@@ -35,6 +35,7 @@ from embervlm.data.scenarios import load_own
 from embervlm.fleet import ACTIONS, ENVIRONMENTS
 from embervlm.models.heads import ROBOTS
 from embervlm.models.plan_steps import LABELS, MAX_STEPS
+from embervlm.planning import graph
 from embervlm.prompts import one_line, read_task, token_spans
 from embervlm.scenario import FLAGS
 from embervlm.splitting import pieces_of
@@ -68,8 +69,8 @@ class Before:
 @dataclass(frozen=True)
 class Example:
     """A request as the reader has it (T, D), half precision, its tokens, and its steps as targets
-    for K = `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` and
-    `pointer` are to be."""
+    for K = `MAX_STEPS` + 1 places: labels told to the next step, and what `ANSWERS`, `after` (all
+    that must be finished before, near and far) and `pointer` are to be."""
 
     states_TD: Tensor
     tokens_T: Tensor
@@ -188,12 +189,13 @@ def _example(
     robots_KO, actions_KA = torch.zeros(K, ROBOTS + 1), torch.zeros(K, len(ACTIONS))
     flags_KF, after_KK = torch.zeros(K, len(FLAGS)), torch.zeros(K, K)
     environment_K = torch.full((K,), IGNORED)
+    before = graph.ancestors([step["after"] for step in steps])
     for k, step in enumerate(steps):
         for name in step["robots"]:
             robots_KO[k, outcome_index(name)] = 1 / len(step["robots"])
         actions_KA[k, [ACTIONS.index(name) for name in step["actions"] if name in ACTIONS]] = 1
         flags_KF[k, [i for i, flag in enumerate(FLAGS) if step["limits"].get(flag) is True]] = 1
-        after_KK[k, list(step["after"])] = 1
+        after_KK[k, list(before[k])] = 1
         if step["environment"] is not None:
             environment_K[k] = ENVIRONMENTS.index(step["environment"])
     told_KL = F.pad(torch.cat([(robots_KO[:, :ROBOTS] > 0).float(), actions_KA], -1), (0, _UNUSED))

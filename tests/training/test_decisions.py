@@ -24,13 +24,16 @@ from embervlm.training.decisions import (  # noqa: E402
     IGNORED,
     Item,
     Mixture,
+    Photos,
     Settings,
     collate,
+    forward,
     simulated_scene,
     with_typo,
     with_words_lost,
     without_digits,
 )
+from embervlm.training.stages import views_sum  # noqa: E402
 
 
 @pytest.fixture
@@ -70,6 +73,29 @@ def test_a_photo_that_goes_along_does_not_give_the_place_away(
     paved = ENVIRONMENTS.index("paved")
     assert batch["environment"].tolist() == [plain.sample.environment, IGNORED, paved]
     assert (batch["subset"] != IGNORED).all()
+
+
+def test_photos_that_have_other_views_are_decided_alike_in_two(
+    network: EmberNetwork, tokenizer: Tokenizer
+) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    features_PC = torch.randn(4, *network.config.features_shape, generator=drawn)
+    features_PC[3] = features_PC[2]
+    scenes_PE = torch.full((4, len(ENVIRONMENTS)), 1 / len(ENVIRONMENTS))
+    photos = Photos(features_PC, scenes_PE, {}, {}, {0: [1], 1: [0], 2: [3], 3: [2]})
+    plain = _items(tokenizer, 1)[0]
+
+    def apart(*rows: int | None) -> float:
+        items = [Item(plain.sample, plain.reading, photo=row) for row in rows]
+        batch = collate(items, photos, network.config, random.Random(0), two_views=1.0)
+        assert batch["other_rows"].tolist() == [i for i, row in enumerate(rows) if row is not None]
+        network.eval()
+        return float(views_sum(network, forward(network, batch), batch))
+
+    same, other, none = apart(None, 2), apart(None, 0), apart(None, None)
+    assert none == 0
+    # Of yes and no the distance has a least value above 0: that of chances from themselves.
+    assert other > same + 1e-4
 
 
 def test_a_sample_keeps_its_robots() -> None:

@@ -86,6 +86,16 @@ def test_targets_are_what_a_row_says(folder: str, reader: Before) -> None:
     assert middle_K[0] < middle_K[1]
 
 
+def test_what_must_be_finished_before_counts_near_and_far(reader: Before, tmp_path: Path) -> None:
+    told = {"the roof": [], "the dam": [0], "the mill": [1]}
+    one = ROWS[0]["plan"][0]
+    steps = [{**one, "subtask": f"Map {place}", "after": after} for place, after in told.items()]
+    row = {**ROWS[0], "task": "Map the roof, then the dam, then the mill.", "plan": steps}
+    (tmp_path / "plans.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    (only,) = written_examples("train", reader, str(tmp_path))
+    assert only.after_KK.nonzero().tolist() == [[1, 0], [2, 0], [2, 1]]
+
+
 def test_continued_plans_have_one_step_more(folder: str, reader: Before) -> None:
     found = continued_examples(2, 1, reader, folder)
     assert [example.count for example in found] == [3] * 4
