@@ -3,18 +3,20 @@
     python -m embervlm.export.plan_steps --model MODEL.gguf --plan build/plan/plan.safetensors
     --out MODEL-with-plan.gguf
 
-The part was trained by `training/plan_steps.py` on the states of this very model. An earlier one in
-the file is replaced. Its matrices are stored as the file's type says; see `export.gguf.stored`.
+The part was trained by `training/plan_steps.py` on the states of this very model. Of several, which
+went on from one another, the mean is taken (Wortsman et al. 2022). An earlier one in the file is
+replaced. Its matrices are stored as the file's type says; see `export.gguf.stored`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 
 from embervlm.checkpoint import SHIPPED, checked_bytes, load_checkpoint
@@ -24,13 +26,26 @@ from embervlm.export.parts import replace_part
 PART = "plan."
 
 
-def add_plan(model: Path, plan: Path, out: Path) -> None:
-    """Write `model` with the part in `plan` to `out`, which may be the same file.
+def add_plan(model: Path, plan: Path | Sequence[Path], out: Path) -> None:
+    """Write `model` with the part in `plan`, or the mean of several, to `out`; it may be `model`.
 
     Raises:
-        ValueError: the model is damaged, or `plan` does not hold such a part.
+        ValueError: the model is damaged, a file holds no such part, or two are of different sizes.
     """
     checked_bytes(model)
+    paths = [plan] if isinstance(plan, Path) else list(plan)
+    config = load_checkpoint(model).config
+    found = [_read(path, config) for path in paths]
+    (sizes, first), *others = found
+    for path, (other_sizes, _) in zip(paths[1:], others, strict=True):
+        if other_sizes != sizes:
+            raise ValueError(f"{path} has sizes {other_sizes}, {paths[0]} has {sizes}.")
+    mean = {name: np.stack([part[name] for _, part in found]).mean(0) for name in first}
+    # A part from before there were such layers has none.
+    replace_part(model, out, mean, config={"plan_readers": 0, **sizes}, drop=PART)
+
+
+def _read(plan: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(plan, "np") as file:
             sizes = json.loads((file.metadata() or {})["config"])
@@ -41,9 +56,8 @@ def add_plan(model: Path, plan: Path, out: Path) -> None:
             f"{plan} holds no part that splits a job ({error}); train one with "
             "python -m embervlm.training.plan_steps."
         ) from error
-    _check(part, load_checkpoint(model).config, plan)
-    # A part from before there were such layers has none.
-    replace_part(model, out, part, config={"plan_readers": 0, **sizes}, drop=PART)
+    _check(part, config, plan)
+    return sizes, part
 
 
 def _check(part: Mapping[str, Any], config: Mapping[str, Any], plan: Path) -> None:
@@ -59,7 +73,7 @@ def main() -> None:
     """Read the flags, add the part, and refuse a file that is too large to ship."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=SHIPPED)
-    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--plan", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     add_plan(options.model, options.plan, options.out)

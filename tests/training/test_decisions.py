@@ -90,7 +90,7 @@ def test_photos_that_have_other_views_are_decided_alike_in_two(
         batch = collate(items, photos, network.config, random.Random(0), two_views=1.0)
         assert batch["other_rows"].tolist() == [i for i, row in enumerate(rows) if row is not None]
         network.eval()
-        return float(views_sum(network, forward(network, batch), batch))
+        return views_sum(network, forward(network, batch), batch).item()
 
     same, other, none = apart(None, 2), apart(None, 0), apart(None, None)
     assert none == 0
