@@ -285,9 +285,9 @@ static int load_plan(ember *m) {
     const struct {
         const char *name;
         int outputs, inputs;
-    } once[] = {{"narrow", W, m->width}, {"words", W, 0},         {"told", W, 0},
-                {"pointer_query", W, W}, {"pointer_key", W, W},   {"found", W, 2 * W},
-                {"answers", 0, W},       {"mark", W, W},          {"gathered", W, W},
+    } once[] = {{"narrow", W, m->width}, {"words", W, 0},       {"told", W, 0},
+                {"pointer_query", W, W}, {"pointer_key", W, W}, {"found", W, 2 * W},
+                {"answers", 0, W},       {"mark", W, W},        {"gathered", W, W},
                 {"pair", 0, W},          {"waits", 1, 0}},
       each[] = {{"qkv", 3 * W, W}, {"out", W, W},    {"query", W, W},   {"key_value", 2 * W, W},
                 {"read", W, W},    {"up", 2 * W, W}, {"down", W, 2 * W}},
