@@ -37,9 +37,12 @@ def add_plan(model: Path, plan: Path | Sequence[Path], out: Path) -> None:
     config = load_checkpoint(model).config
     found = [_read(path, config) for path in paths]
     (sizes, first), *others = found
-    for path, (other_sizes, _) in zip(paths[1:], others, strict=True):
-        if other_sizes != sizes:
-            raise ValueError(f"{path} has sizes {other_sizes}, {paths[0]} has {sizes}.")
+    for path, (other_sizes, part) in zip(paths[1:], others, strict=True):
+        if other_sizes != sizes or part.keys() != first.keys():
+            raise ValueError(
+                f"{path} has sizes {other_sizes} and {len(part)} tensors, {paths[0]} has {sizes} "
+                f"and {len(first)}; give parts that went on from one another."
+            )
     mean = {name: np.stack([part[name] for _, part in found]).mean(0) for name in first}
     # A part from before there were such layers has none.
     replace_part(model, out, mean, config={"plan_readers": 0, **sizes}, drop=PART)

@@ -179,7 +179,9 @@ def train(
     if start is None:
         _begin(network, config, reader)
     else:
-        network.load_state_dict(start, strict=False)
+        unknown = network.load_state_dict(start, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"The start has {unknown[0]}, which this version does not know.")
     round_weights(network)
     mean = MovingAverage(network, settings.average)
     rates = {True: settings.reader_rate, False: settings.learning_rate}

@@ -75,12 +75,20 @@ def test_a_part_for_another_model_is_refused(tiny_model: Path, tmp_path: Path) -
 
 def test_of_several_parts_the_mean_is_taken(tiny_model: Path, plan: Path, tmp_path: Path) -> None:
     weights = safetensors.load_file(plan)
-    other, wide = tmp_path / "other.safetensors", tmp_path / "wide.safetensors"
+    other = tmp_path / "other.safetensors"
     moved = {**weights, "plan.narrow.bias": weights["plan.narrow.bias"] + 2}
     safetensors.save_file(moved, other, {"config": SIZES})
-    safetensors.save_file(weights, wide, {"config": SIZES.replace("64", "96")})
+    safetensors.save_file(
+        weights, tmp_path / "wide.safetensors", {"config": SIZES.replace("64", "96")}
+    )
     add_plan(tiny_model, [plan, other], tmp_path / "out.gguf")
     found = load_checkpoint(tmp_path / "out.gguf").weights["plan.narrow.bias"]
     assert found == pytest.approx(weights["plan.narrow.bias"].numpy() + 1, abs=1e-6)
-    with pytest.raises(ValueError, match=r"wide.safetensors has sizes"):
-        add_plan(tiny_model, [plan, wide], tmp_path / "none.gguf")
+    safetensors.save_file(
+        {name: value for name, value in weights.items() if "mark" not in name},
+        tmp_path / "old.safetensors",
+        {"config": SIZES},
+    )
+    for name in ("wide", "old"):
+        with pytest.raises(ValueError, match=rf"{name}.safetensors has sizes .* went on from"):
+            add_plan(tiny_model, [plan, tmp_path / f"{name}.safetensors"], tmp_path / "none.gguf")
