@@ -180,7 +180,7 @@ PREFIX_STAGES = {
         Stage(
             name="select",
             data=STAGES["select"].data,
-            losses=STAGES["select"].losses,
+            losses={name: x for name, x in STAGES["select"].losses.items() if name != "views"},
             sums=select_sums,
             counts=select_counts,
             phases=(
