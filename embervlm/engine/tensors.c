@@ -99,6 +99,23 @@ static void joined(char out[NAME], const char *first, const char *second) {
     snprintf(out, NAME, "%.127s%.31s", first, second);
 }
 
+/* Multiplies the whole numbers of a table by the scales of its columns. */
+static int scale_columns(ember *m, const char *name, table *out) {
+    char full[NAME];
+    table scale;
+    joined(full, name, ".scale");
+    const gguf_tensor *by = model_tensor(m, full);
+    if (!by) return -1;
+    if (by->type == GGUF_I8)
+        return model_fail(m, "tensor %s has plain bytes for scales; export the model again.", full);
+    if (load_table(m, full, 1, out->width, &scale)) return -1;
+    for (int r = 0; r < out->rows; r++)
+        for (int i = 0; i < out->width; i++)
+            out->values[(size_t)r * (size_t)out->width + (size_t)i] *= scale.values[i];
+    free(scale.values);
+    return 0;
+}
+
 int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *out) {
     const gguf_tensor *t = model_tensor(m, name);
     if (!t) return -1;
@@ -116,19 +133,11 @@ int load_table(ember *m, const char *name, int64_t rows, int64_t width, table *o
     if (!out->values) return model_fail(m, "no memory for %s.", name);
     for (int r = 0; r < out->rows; r++)
         tensor_row(t, r, out->values + (size_t)r * (size_t)out->width);
-    if (t->type != GGUF_I8) return 0;
-    char full[NAME];
-    table scale;
-    joined(full, name, ".scale");
-    const gguf_tensor *by = model_tensor(m, full);
-    if (!by) return -1;
-    if (by->type == GGUF_I8)
-        return model_fail(m, "tensor %s has plain bytes for scales; export the model again.", full);
-    if (load_table(m, full, 1, out->width, &scale)) return -1;
-    for (int r = 0; r < out->rows; r++)
-        for (int i = 0; i < out->width; i++)
-            out->values[(size_t)r * (size_t)out->width + (size_t)i] *= scale.values[i];
-    free(scale.values);
+    if (t->type == GGUF_I8 && scale_columns(m, name, out)) {
+        free(out->values);
+        out->values = NULL;
+        return -1;
+    }
     return 0;
 }
 
