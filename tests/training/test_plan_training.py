@@ -144,15 +144,18 @@ def model_of(path: Path) -> tuple[EmberConfig, dict[str, torch.Tensor]]:
     return config, {name: torch.tensor(w) for name, w in checkpoint.weights.items()}
 
 
+# An epoch in which nothing moves.
+STILL = Settings(
+    plan_width=32, plan_layers=1, plan_readers=1, epochs=1, learning_rate=0, reader_rate=0
+)
+
+
 def test_its_own_layers_begin_as_the_reader_s_last_ones(
     folder: str, reader: Before, tiny_model: Path, tmp_path: Path
 ) -> None:
     config, weights = model_of(tiny_model)
     written = written_examples("train", reader, folder)
-    settings = Settings(
-        plan_width=32, plan_layers=1, plan_readers=1, epochs=1, learning_rate=0, reader_rate=0
-    )
-    network = train(settings, [], written, written, config, weights, tmp_path / "metrics.jsonl")
+    network = train(STILL, [], written, written, config, weights, tmp_path / "metrics.jsonl")
     last = f"text.layers.{config.text_layers - 1}."
     for name, value in network.readers[0].state_dict().items():
         # Matrices come back as four bits keep them.
@@ -168,18 +171,13 @@ def test_a_start_may_lack_later_layers_and_has_none_that_are_unknown(
 ) -> None:
     config, weights = model_of(tiny_model)
     written = written_examples("train", reader, folder)
-    settings = Settings(
-        plan_width=32, plan_layers=1, plan_readers=1, epochs=1, learning_rate=0, reader_rate=0
-    )
-    whole = train(settings, [], written, written, config, weights, tmp_path / "one.jsonl")
+    whole = train(STILL, [], written, written, config, weights, tmp_path / "one.jsonl")
     older = {name: w for name, w in whole.state_dict().items() if not name.startswith("marked")}
-    again = train(
-        settings, [], written, written, config, weights, tmp_path / "two.jsonl", start=older
-    )
+    again = train(STILL, [], written, written, config, weights, tmp_path / "two.jsonl", start=older)
     assert torch.allclose(again.narrow.weight, whole.narrow.weight, atol=1e-3)
     other = {**older, "ears.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"has ears.weight, which this version does not know"):
-        train(settings, [], [], [], config, weights, tmp_path / "three.jsonl", start=other)
+        train(STILL, [], [], [], config, weights, tmp_path / "three.jsonl", start=other)
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
