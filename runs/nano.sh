@@ -74,8 +74,10 @@ step steady/eye.safetensors "14 steady: the eye learns not to mind damage" &&
   "$bin/python" -m embervlm.training.steady --model "$out/ember-nano.gguf" --shared "$shared" --photos "$out/vision" \
     --out "$out/steady" --epochs 2 --threads "$threads"
 "$bin/python" -m embervlm.export.steady --model "$out/ember-nano.gguf" --eye "$out/steady/eye.safetensors" --out "$out/ember-nano.gguf"
+log "15 looks: a photo is told by the training photos that look most like it"
+"$bin/python" -m embervlm.export.photo_recall --model "$out/ember-nano.gguf" --shared "$shared" --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --shared "$shared"
-step plan/plan.safetensors "15 plans: a job in steps" &&
+step plan/plan.safetensors "16 plans: a job in steps" &&
   "$bin/python" -m embervlm.training.plan_steps --model "$out/ember-nano.gguf" --out "$out/plan" --threads "$threads"
 "$bin/python" -m embervlm.export.plan_steps --model "$out/ember-nano.gguf" --plan "$out/plan/plan.safetensors" --out "$out/ember-nano.gguf"
 "$bin/python" -m embervlm.evaluation.calibration --model "$out/ember-nano.gguf" --only teams

@@ -44,6 +44,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
     from embervlm.export.gguf import write_gguf
     from embervlm.models.configuration import EmberConfig
     from embervlm.models.modeling import EmberNetwork
+    from embervlm.models.photo_recall import PhotoRecall
     from embervlm.models.plan_steps import PlanSteps
 
     torch.manual_seed(0)
@@ -72,6 +73,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
     # The part that splits comes last, so that it changes none of the others.
     config = replace(config, plan_width=32, plan_layers=2, plan_readers=1)
     network.plan = PlanSteps(config)
+    # And behind it the table of looks.
+    config = replace(config, recall_width=32, recall_rows=48)
+    network.recall = PhotoRecall(config)
     for part in (network.plan.answers, network.plan.waits):
         torch.nn.init.normal_(part.weight, 0, 0.5)
     weights = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}

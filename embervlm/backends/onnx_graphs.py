@@ -79,6 +79,8 @@ def vision_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
             x = g.node("Add", shortcut, x)
         block += 1
     features = g.node("Flatten", g.node("GlobalAveragePool", x))
+    if checkpoint.config.get("recall_rows"):
+        features = _recalled(g, features)
     scene = g.linear(features, "image.scene")
     scene_token = g.node(
         "MatMul", g.node("Softmax", scene, axis=-1), g.weight("image.scene_table.weight")
@@ -91,6 +93,17 @@ def vision_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
     g.output("image", g.node("Concat", *tokens, axis=1), [1, g.config["image_tokens"], width])
     g.output("scene", scene, [1, places])
     return g.model()
+
+
+def _recalled(g: _Graph, features: str) -> str:
+    """Return features as the table of looks tells them; see `models/photo_recall.py`."""
+    look, rows = g.linear(features, "recall.key"), g.weights["recall.rows.weight"]
+    strength = g.node("ReduceL2", look, axes=[-1])
+    near = g.node("MatMul", g.node("Div", look, strength), g.constant("recall.rows.key", rows.T))
+    shares = g.node("Softmax", near, axis=-1)
+    found = g.node("MatMul", shares, g.weight("recall.rows.weight"))
+    found = g.node("Div", found, g.node("ReduceL2", found, axes=[-1]))
+    return g.linear(g.node("Mul", found, strength), "recall.value")
 
 
 def prefill_graph(checkpoint: Checkpoint) -> onnx.ModelProto:

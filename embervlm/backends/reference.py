@@ -148,12 +148,26 @@ class ReferenceBackend:
             return image_ND, self._in_front(image_ND, none_2D), None
         grid = int(self._config.get("image_grid", 0))
         places_HWC = mobilenet_v2_places(self._w, pixels_CHW)
-        mean_C = places_HWC.mean((0, 1))
+        mean_C = self._recalled(places_HWC.mean((0, 1)))
         features_PC = pool_grid(places_HWC, grid) if grid else mean_C[None]
         scene = self._layers.linear("image.scene", mean_C)
         image_ND = self._tokens_of(scene, features_PC)
         whole_2D = self._tokens_of(scene, features_PC.mean(0, keepdims=True))
         return image_ND, self._in_front(image_ND, whole_2D), scene
+
+    def _recalled(self, features_C: Array) -> Array:
+        """Return features as the table of looks tells them; see `models/photo_recall.py`."""
+        if not self._config.get("recall_rows"):
+            return features_C
+        look_W, rows_RW = (
+            self._layers.linear("recall.key", features_C),
+            self._w["recall.rows.weight"],
+        )
+        strength = np.linalg.norm(look_W)
+        found_W = softmax(rows_RW @ (look_W / strength)) @ rows_RW
+        found_W *= strength / np.linalg.norm(found_W)
+        told_C: Array = self._layers.linear("recall.value", found_W)
+        return told_C
 
     def _tokens_of(self, scene: Array, features_PC: Array) -> Array:
         scene_D = softmax(scene) @ self._w["image.scene_table.weight"]

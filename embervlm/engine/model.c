@@ -6,7 +6,7 @@
 
 #include "model.h"
 
-enum { FIRST_FORMAT = 2, FORMAT = 3 }; /* of the file, as `export/gguf.py` counts */
+enum { FIRST_FORMAT = 2, FORMAT = 4 }; /* of the file, as `export/gguf.py` counts */
 
 int model_fail(ember *m, const char *format, ...) {
     va_list rest;
@@ -52,6 +52,7 @@ static int load_switches(ember *m, const char *json) {
         config_optional(m, json, "image_grid", MOST_GRID, &m->grid) ||
         config_optional(m, json, "memory_slots", 1 << 16, &m->memory_slots) ||
         config_optional(m, json, "reasoning_width", 4096, &m->reasoning_width) ||
+        config_optional(m, json, "recall_width", 4096, &m->recall_width) ||
         config_optional(m, json, "plan_width", 4096, &m->plan_width))
         return -1;
     if (m->plan_width && (config_number(m, json, "plan_layers", 1, 4, &m->plan_layers) ||
@@ -83,7 +84,7 @@ static int load_config(ember *m) {
     int tokens;
     if (!format || *format < FIRST_FORMAT || *format > FORMAT)
         return model_fail(m,
-                          "the model has format %lld, this engine reads %d and %d; export it "
+                          "the model has format %lld, this engine reads %d to %d; export it "
                           "again.",
                           format ? (long long)*format : 0, FIRST_FORMAT, FORMAT);
     const char *json = gguf_find_text(&m->file, "embervlm.config");
@@ -155,6 +156,21 @@ static int load_encoder(ember *m) {
     return 0;
 }
 
+static int load_recall(ember *m) {
+    int C = m->image_width, W = m->recall_width;
+    m->looks = model_tensor(m, "recall.rows.weight");
+    if (!m->looks) return -1;
+    if (m->grid || m->looks->type == GGUF_I8)
+        return model_fail(m,
+                          "a table of looks needs floats or blocks, and a photo without a grid; "
+                          "export the model again.");
+    return load_matrix(m, "recall.key", W, C, 1, &m->look) ||
+                   load_matrix(m, "recall.rows", 0, W, 0, &m->near) ||
+                   load_matrix(m, "recall.value", C, W, 1, &m->told)
+               ? -1
+               : 0;
+}
+
 static int load_vision(ember *m) {
     char name[NAME], full[NAME];
     int channels;
@@ -195,7 +211,7 @@ static int load_vision(ember *m) {
         load_norm(m, "image.norm", m->width, &m->image_norm))
         return -1;
     m->places = m->scene_table.rows;
-    return 0;
+    return m->recall_width ? load_recall(m) : 0;
 }
 
 static int load_decoder(ember *m) {
@@ -407,7 +423,8 @@ void ember_close(ember *m) {
     for (int i = 0; i < MOST_EXTRA; i++) free_matrix(&m->linear[i].matrix);
     free_fusion(m);
     ember_matrix *single[] = {&m->stem,       &m->view, &m->narrow,  &m->widen,
-                              &m->copy_query, &m->gate, &m->unembed, &m->widen_table};
+                              &m->copy_query, &m->gate, &m->unembed, &m->widen_table,
+                              &m->look,       &m->near, &m->told};
     for (size_t p = 0; p < sizeof single / sizeof *single; p++) free_matrix(single[p]);
     table *tables[] = {&m->position,   &m->no_photo,   &m->scene_table,
                        &m->importance, &m->ngram_bias, &m->decoder_position};

@@ -92,6 +92,7 @@ struct ember {
     int in_front; /* image tokens that the reader sees before the words */
     int memory_slots, memory_width, reasoning_width; /* 0 where there is none */
     int plan_width, plan_layers, plan_readers;
+    int recall_width; /* 0: a photo is read as the eye sees it */
     int decoder_width, decoder_heads, decoder_hidden, decoder_positions, decoder_layers;
 
     const gguf_tensor *embeddings; /* read in the file, row by row */
@@ -102,6 +103,8 @@ struct ember {
     encoder_layer layer[MOST_LAYERS];
     fusion_layer fusion[MOST_FUSIONS];
     ember_matrix stem, view, widen_table;
+    ember_matrix look, near, told; /* into the space of looks, to its rows, and back */
+    const gguf_tensor *looks;      /* those rows once more, read in the file */
     bottleneck block[MOST_BLOCKS];
     int blocks;
     table decoder_position;

@@ -3,12 +3,14 @@
  * Where the picture is large, a block is run row by row, so that what is expanded to six times the
  * channels never leaves the cache; where it is small, layer by layer.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
 
-enum { LARGE = 400 }; /* pixels */
+enum { LARGE = 400 };     /* pixels */
+#define LEAST_SHARE 1e-6f /* of a look that counts */
 
 /* Padding before the first of `size` pixels, so that the last 3 taps of `out` reach the last one.
  */
@@ -179,6 +181,32 @@ static void pool(const ember *m, const float *x, int height, float *y) {
         }
 }
 
+/* Makes of a photo's features those that the looks near it have; see `models/photo_recall.py`. */
+static int recall(ember *m, float *features) {
+    int W = m->recall_width, R = m->near.outputs;
+    float *room = float_room((size_t)(3 * W + R)), strength = 0, length = 0;
+    if (!room) return model_fail(m, "no memory for %d looks.", R);
+    float *look = room, *found = look + W, *row = found + W, *shares = row + W;
+    int failed = model_apply(m, &m->look, features, 1, look, 0);
+    for (int i = 0; i < W; i++) strength += look[i] * look[i];
+    strength = sqrtf(strength);
+    for (int i = 0; i < W; i++) look[i] /= fmaxf(strength, 1e-12f);
+    failed = failed || model_apply(m, &m->near, look, 1, shares, 0);
+    m->kernels->softmax(shares, R);
+    memset(found, 0, (size_t)W * sizeof *found);
+    for (int r = 0; r < R && !failed; r++) {
+        if (shares[r] < LEAST_SHARE) continue;
+        tensor_row(m->looks, r, row);
+        for (int i = 0; i < W; i++) found[i] += shares[r] * row[i];
+    }
+    for (int i = 0; i < W; i++) length += found[i] * found[i];
+    length = fmaxf(sqrtf(length), 1e-12f);
+    for (int i = 0; i < W; i++) found[i] *= strength / length;
+    failed = failed || model_apply(m, &m->told, found, 1, features, 0);
+    free(room);
+    return failed;
+}
+
 int ember_see(ember *m, const float *pixels, float *features, float *scene) {
     int height = (m->image_size + 1) / 2, strips = threads_count(m->threads);
     size_t between, within, room;
@@ -217,7 +245,8 @@ int ember_see(ember *m, const float *pixels, float *features, float *scene) {
         for (int i = 0; i < height * height; i++)
             m->kernels->add(mean, x + (size_t)i * (size_t)C, (size_t)C);
         for (int c = 0; c < C; c++) mean[c] /= (float)(height * height);
-        failed = ember_linear(m, "image.scene", mean, 1, scene);
+        failed =
+            (m->recall_width && recall(m, mean)) || ember_linear(m, "image.scene", mean, 1, scene);
         if (m->grid) pool(m, x, height, features);
     }
     free(all);

@@ -20,7 +20,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from embervlm.models.modeling import EmberNetwork
 
 TYPES = {"f32": Type.F32, "q8_0": Type.Q8_0, "q4_0": Type.Q4_0, "tq2_0": Type.TQ2_0}
-# What every engine reads, and what holds a part of `checkpoint.SWITCHES`.
-PLAIN_FORMAT, FORMAT = 2, 3
+# What every engine reads; what holds a part of `checkpoint.SWITCHES`, or a table of looks.
+PLAIN_FORMAT, SWITCHED_FORMAT, RECALL_FORMAT = 2, 3, 4
+FORMAT_KEY = "embervlm.format"
 LARGEST_FILE = 16_000_000
 TERNARY_KEY = "embervlm.trained_ternary"
 TERNARY_BLOCK = 256
@@ -56,7 +57,7 @@ _FLOAT_TABLES = (
     "plan.step.weight", "plan.apart.weight",
 )  # fmt: skip
 # What they say is the answer: four bits would show.
-_FINE = ("heads.", "image.view.", "image.scene.")
+_FINE = ("heads.", "image.view.", "image.scene.", "recall.")
 
 Array = NDArray[np.float32]
 
@@ -92,8 +93,8 @@ def write_gguf(
     biases = {f"{name.removesuffix('.weight')}.bias" for name in shapes}
     unfinished = path.with_suffix(".unfinished")
     writer = gguf.GGUFWriter(unfinished, "embervlm")
-    is_plain = not checkpoint.ternary and not switched_on(checkpoint.config)
-    writer.add_uint32("embervlm.format", PLAIN_FORMAT if is_plain else FORMAT)
+    is_ternary = bool(checkpoint.ternary)
+    writer.add_uint32(FORMAT_KEY, format_of(checkpoint.config, is_ternary=is_ternary))
     writer.add_string("embervlm.sha256", NO_DIGEST)
     writer.add_string("embervlm.type", wanted)
     preprocessing = {
@@ -145,7 +146,7 @@ def stored(
     | ---                                 | ---                                              |
     | matrices of the reader, the decoder | `wanted`; Q4_0 where ternary blocks do not fit   |
     | the embeddings                      | `wanted`; never ternary                          |
-    | heads, image.view, image.scene      | Q8_0                                             |
+    | heads, image.view, .scene, recall   | Q8_0                                             |
     | tables of positions                 | Q8_0                                             |
     | 1x1 convolutions, odd rows          | int8, a scale a row (NAME.scale)                 |
     | 3x3 filters                         | NAME.taps (9, C): int8, a scale a column         |
@@ -185,6 +186,13 @@ def stored(
         name: (parts[name], Type.I8),
         f"{name}.scale": (parts[f"{name}.scale"], Type.F32),
     }
+
+
+def format_of(config: Mapping[str, Any], *, is_ternary: bool) -> int:
+    """Return the number that tells an engine of another age whether it can read a file."""
+    if config.get("recall_width"):
+        return RECALL_FORMAT
+    return SWITCHED_FORMAT if is_ternary or switched_on(config) else PLAIN_FORMAT
 
 
 def _ternary(name: str, tensor: Array) -> Mapping[str, tuple[NDArray[np.generic], Type]]:

@@ -2,8 +2,8 @@
 
     replace_part(model, out, {"plan.more.weight": ...}, config={"plan_width": 96}, drop="plan.")
 
-`export/plan_steps.py` and `export/steady.py` use it for parts that are trained behind, or in front
-of, a finished model.
+`export/plan_steps.py`, `export/steady.py` and `export/photo_recall.py` use it for parts that are
+made behind, or in front of, a finished model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from embervlm.checkpoint import write_with_digest
-from embervlm.export.gguf import TYPES, Array, stored
+from embervlm.export.gguf import FORMAT_KEY, TERNARY_KEY, TYPES, Array, format_of, stored
 
 _CONFIG, _TYPE = "embervlm.config", "embervlm.type"
 
@@ -40,16 +40,19 @@ def replace_part(
     reader = gguf.GGUFReader(model)
     unfinished = out.with_suffix(".unfinished")
     writer = gguf.GGUFWriter(unfinished, "embervlm")
-    kind = Type.F32
+    kind, all_config = Type.F32, {}
     for field in reader.fields.values():
-        if not field.name.startswith("embervlm."):
+        if not field.name.startswith("embervlm.") or field.name == FORMAT_KEY:
             continue
         content = field.contents()
         if field.name == _CONFIG:
-            content = json.dumps({**json.loads(content), **config})
+            all_config = {**json.loads(content), **config}
+            content = json.dumps(all_config)
         if field.name == _TYPE:
             kind = TYPES[content]
         writer.add_key_value(field.name, content, field.types[0])
+    is_ternary = TERNARY_KEY in reader.fields
+    writer.add_uint32(FORMAT_KEY, format_of(all_config, is_ternary=is_ternary))
     for tensor in reader.tensors:
         if not tensor.name.startswith(drop):
             writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)

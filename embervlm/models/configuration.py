@@ -35,7 +35,8 @@ class EmberConfig:
     one for the place and G x G of `image_grid`; with "both" those are read so, and two tokens of
     the whole photo stand in front as with "prefix". `memory_slots`: 0: no `episodic_memory.py`.
     `reasoning_width`: 0: no `reasoning_steps.py`. `plan_width`: 0: no `plan_steps.py`, which has
-    its own of the reader's last `plan_readers` layers.
+    its own of the reader's last `plan_readers` layers. `recall_width`: 0: a photo is read as the
+    eye sees it; else as the `recall_rows` rows of `photo_recall.py` tell it.
     `match_width`: how wide the space is in which a photo lies near what is said of it
     (`matching.py`); 0: there is none.
     """
@@ -72,6 +73,8 @@ class EmberConfig:
     plan_width: int = 0
     plan_layers: int = 2
     plan_readers: int = 0
+    recall_width: int = 0
+    recall_rows: int = 0
     vision: str = "mobilenet-v2"
 
     def __post_init__(self) -> None:
@@ -87,6 +90,13 @@ class EmberConfig:
             raise ValueError(
                 f"fusion is {self.fusion} and image_grid {self.image_grid}; fiber and both need a "
                 "grid of 1 or more, prefix one of 0."
+            )
+        if (self.recall_width > 0) != (self.recall_rows > 0) or (
+            self.recall_rows and self.is_fused
+        ):
+            raise ValueError(
+                f"recall_width is {self.recall_width} and recall_rows {self.recall_rows}; expected "
+                "both or neither, and neither with a grid."
             )
         tokens = 1 + self.image_grid**2 if self.image_grid else 2
         if self.image_tokens != tokens:

@@ -1,6 +1,6 @@
 """The network, put together: photo and words in, what the heads say out.
 
-    photo -> vision -> scene and view tokens --+
+    photo -> vision, recall -> image tokens ---+
                                                +--> text encoder -> heads (set, first, place, needs)
     words -> tokens and quantity marks --------+              \\-> decoder -> reasoning
       \\-> n-grams -> linear scores, added to those of set and place
@@ -34,6 +34,7 @@ from embervlm.models.fusion import Fusion
 from embervlm.models.heads import SUBSETS, DecisionHeads, NgramScores
 from embervlm.models.language import ReasoningDecoder
 from embervlm.models.matching import Matching
+from embervlm.models.photo_recall import PhotoRecall
 from embervlm.models.plan_steps import PlanSteps
 from embervlm.models.reasoning_steps import ReasoningSteps
 from embervlm.models.text import TextEncoder
@@ -108,6 +109,7 @@ class EmberNetwork(nn.Module):
         self.decoder = ReasoningDecoder(config)
         self.match = Matching(config) if config.match_width else None
         self.plan = PlanSteps(config) if config.plan_width else None
+        self.recall = PhotoRecall(config) if config.recall_rows else None
 
     def encode(
         self,
@@ -162,6 +164,8 @@ class EmberNetwork(nn.Module):
         """Return features (B, C), or (B, P, C) of a grid, and place logits (B, E) of photos."""
         if not self.config.image_grid:
             features_BC = self.vision(pixels_BCHW)
+            if self.recall is not None:
+                features_BC = self.recall(features_BC)
             return features_BC, self.image.scene(features_BC)
         places_BCHW = self.vision.places(pixels_BCHW)
         scene_BE = self.image.scene(places_BCHW.mean((2, 3)))

@@ -5,9 +5,10 @@
 
 The model is its own teacher. What its eye sees in a clean view of a photo, a copy of the eye learns
 to see in the same view damaged: the vector that the reader gets, and the place. Nothing else of the
-model changes, so nothing else needs to be trained again. A quarter of the views stay clean, which
-holds the copy where it is. Words are of any kind, place, size and colour: they mean nothing. Half
-of the damaged views have the light and colours of another camera besides, or no colour.
+model changes, so nothing else needs to be trained again. Where the model has a table of looks
+(`models/photo_recall.py`), both see through it, and it stays as it is. A quarter of the views stay
+clean, which holds the copy where it is. Words are of any kind, place, size and colour: they mean
+nothing. Half of the damaged views have the light and colours of another camera besides, or none.
 
 Axes: B batch, C channels, H height, W width, V view, E environments.
 """
@@ -36,6 +37,8 @@ from torch.nn import functional as F
 from embervlm.checkpoint import load_checkpoint
 from embervlm.data.photos import TABLE, load_photos
 from embervlm.data.scenarios import load
+from embervlm.models.configuration import EmberConfig
+from embervlm.models.photo_recall import PhotoRecall
 from embervlm.models.vision import MobileNetV2
 from embervlm.training.vision import (
     STORED_SIZE,
@@ -46,7 +49,7 @@ from embervlm.training.vision import (
     to_pixels,
 )
 
-_EYE = ("vision.", "image.view.", "image.scene.")
+_EYE = ("vision.", "recall.", "image.view.", "image.scene.")
 # Kinds of damage, and how often each is drawn: words move what an eye sees more than the others.
 _KINDS = {"words": 0.5, "noise": 0.15, "blur": 0.1, "dark": 0.1, "jpeg": 0.1, "turn": 0.05}
 
@@ -69,15 +72,20 @@ class Settings:
 
 
 class Eye(nn.Module):
-    """MobileNetV2 with the two maps that make of its features what the reader gets."""
+    """MobileNetV2, the table of looks if there is one, and the two maps that make of its features
+    what the reader gets."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.vision = MobileNetV2()
-        start = len("vision.")
-        self.vision.load_state_dict(
-            {name[start:]: w for name, w in weights.items() if name.startswith("vision.")}
-        )
+        self.vision.load_state_dict(_part(weights, "vision."))
+        self.recall = None
+        if table := _part(weights, "recall."):
+            (rows, width), (channels, _) = table["rows.weight"].shape, table["value.weight"].shape
+            config = EmberConfig(image_width=channels, recall_width=width, recall_rows=rows)
+            self.recall = PhotoRecall(config)
+            self.recall.load_state_dict(table)
+            self.recall.requires_grad_(False)
         self.maps = [
             (weights[f"image.{name}.weight"], weights[f"image.{name}.bias"])
             for name in ("view", "scene")
@@ -86,6 +94,8 @@ class Eye(nn.Module):
     def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the view (B, V) and the logits of the environment (B, E)."""
         features_BC = self.vision(pixels_BCHW)
+        if self.recall is not None:
+            features_BC = self.recall(features_BC)
         view, scene = (F.linear(features_BC, weight, bias) for weight, bias in self.maps)
         return view, scene
 
@@ -218,7 +228,9 @@ def train(
     teacher = eye.eval().requires_grad_(False)
     student = Eye(_weights_of(eye if start is None else start)).train()
     mean = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    optimizer = torch.optim.AdamW(student.parameters(), settings.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        student.vision.parameters(), settings.learning_rate, weight_decay=0.01
+    )
     steps = settings.epochs * (len(files) // settings.batch)
     step = 0
     for epoch in range(settings.epochs):
@@ -253,6 +265,10 @@ def train(
     steady = Eye(_weights_of(eye))
     steady.load_state_dict(mean)
     return steady
+
+
+def _part(weights: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {name[len(start) :]: w for name, w in weights.items() if name.startswith(start)}
 
 
 def _weights_of(eye: Eye) -> dict[str, Tensor]:

@@ -103,3 +103,15 @@ def test_refuses_an_eye_of_another_model(tmp_path: Path) -> None:
     save_file({"vision.stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="trained for another model"):
         put_eye(SHIPPED, tmp_path / "other.safetensors", tmp_path / "out.gguf")
+
+
+def test_teacher_and_copy_see_through_a_table_of_looks_that_stays(tiny_model: Path) -> None:
+    eye = eye_of(tiny_model)
+    assert eye.recall is not None
+    assert not any(weight.requires_grad for weight in eye.recall.parameters())
+    backend = NativeBackend.load(tiny_model)
+    pixels_CHW = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    _, wanted = backend.engine.see(pixels_CHW)
+    with torch.no_grad():
+        _, scene_BE = eye(torch.from_numpy(pixels_CHW)[None])
+    np.testing.assert_allclose(scene_BE[0].numpy(), wanted, rtol=1e-3, atol=1e-3)
