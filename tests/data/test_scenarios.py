@@ -280,7 +280,7 @@ def test_the_second_labelling_agrees_as_the_data_card_says() -> None:
         found[f"{part} sets"] += set(label["suited"]) == set(row["suited"])
         found[f"{part} places"] += label["environment"] == row["environment"]
     assert found == {
-        "early rows": 120, "early sets": 117, "early places": 109,
+        "early rows": 119, "early sets": 116, "early places": 108,
         "late rows": 120, "late sets": 120, "late places": 112,
         "latest rows": 160, "latest sets": 158, "latest places": 149,
         "newest rows": 160, "newest sets": 155, "newest places": 147,
@@ -293,7 +293,7 @@ def test_the_second_labelling_of_plans_agrees_as_the_data_card_says() -> None:
     lines = (DATA_DIR / "second_plans.jsonl").read_text("utf-8").splitlines()
     second = [json.loads(line) for line in lines]
     fleet = Fleet.default()
-    for is_held_out, count, pairs in ((True, 40, 0.978), (False, 180, 0.975)):
+    for is_held_out, count, pairs in ((True, 40, 0.978), (False, 300, 0.976)):
         some = [s for s in second if (rows[s["id"]]["split"] == "validation") is is_held_out]
         assert len(some) == count
         for label in some:
