@@ -187,14 +187,14 @@ static int recall(ember *m, float *features) {
     float *room = float_room((size_t)(3 * W + R)), strength = 0, length = 0;
     if (!room) return model_fail(m, "no memory for %d looks.", R);
     float *look = room, *found = look + W, *row = found + W, *shares = row + W;
-    int failed = model_apply(m, &m->look, features, 1, look, 0);
+    if (model_apply(m, &m->look, features, 1, look, 0)) return free(room), -1;
     for (int i = 0; i < W; i++) strength += look[i] * look[i];
     strength = sqrtf(strength);
     for (int i = 0; i < W; i++) look[i] /= fmaxf(strength, 1e-12f);
-    failed = failed || model_apply(m, &m->near, look, 1, shares, 0);
+    if (model_apply(m, &m->near, look, 1, shares, 0)) return free(room), -1;
     m->kernels->softmax(shares, R);
     memset(found, 0, (size_t)W * sizeof *found);
-    for (int r = 0; r < R && !failed; r++) {
+    for (int r = 0; r < R; r++) {
         if (shares[r] < LEAST_SHARE) continue;
         tensor_row(m->looks, r, row);
         for (int i = 0; i < W; i++) found[i] += shares[r] * row[i];
@@ -202,7 +202,7 @@ static int recall(ember *m, float *features) {
     for (int i = 0; i < W; i++) length += found[i] * found[i];
     length = fmaxf(sqrtf(length), 1e-12f);
     for (int i = 0; i < W; i++) found[i] *= strength / length;
-    failed = failed || model_apply(m, &m->told, found, 1, features, 0);
+    int failed = model_apply(m, &m->told, found, 1, features, 0);
     free(room);
     return failed;
 }

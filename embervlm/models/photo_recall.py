@@ -16,14 +16,10 @@ Axes: B batch, C image channels, W width of the space, R rows.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embervlm.models.configuration import EmberConfig
-
-# How long the rows are.
-SHARPNESS = 48.0
 
 
 class PhotoRecall(nn.Module):
@@ -33,8 +29,7 @@ class PhotoRecall(nn.Module):
         super().__init__()
         self.key = nn.Linear(config.image_width, config.recall_width)
         self.rows = nn.Linear(config.recall_width, config.recall_rows, bias=False)
-        rows_RW = torch.randn(config.recall_rows, config.recall_width)
-        self.rows.weight = nn.Parameter(SHARPNESS * F.normalize(rows_RW, dim=-1))
+        nn.init.normal_(self.rows.weight)
         self.value = nn.Linear(config.recall_width, config.image_width)
 
     def forward(self, features_BC: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ SIZES = {
     "decoder_layers": 1, "decoder_width": 32, "decoder_heads": 2, "decoder_hidden": 64,
     "decoder_positions": 8, "image_size": 32, "image_width": 24, "ngram_rows": 32,
 }  # fmt: skip
+NANO_SIZES = {
+    "recall_width": 32, "recall_rows": 8, "plan_width": 32, "plan_layers": 1, "plan_readers": 1,
+}  # fmt: skip
 BITMAR_SIZES = {
     "embed_width": 32, "fusion_layers": 1, "fusion_width": 32, "fusion_heads": 2, "image_grid": 2,
     "image_tokens": 5, "memory_slots": 2, "memory_width": 32, "reasoning_width": 32,
@@ -37,7 +40,7 @@ def main(out: Path, family: str = "ember-nano") -> None:
     config = (
         BitMarConfig(vocabulary_size=len(tokenizer), **SIZES, **BITMAR_SIZES)
         if family == "bitmar"
-        else EmberConfig(vocabulary_size=len(tokenizer), **SIZES)
+        else EmberConfig(vocabulary_size=len(tokenizer), **SIZES, **NANO_SIZES)
     )
     checkpoint = checkpoint_of(EmberNetwork(config), tokenizer, {})
     small = {
