@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import track
 
 from embervlm.backends import BACKENDS, load_backend
-from embervlm.backends.base import Proposal
+from embervlm.backends.base import Array, Backend, Proposal, StepScores
 from embervlm.checkpoint import update_calibration
 from embervlm.data.sample import subset_of
 from embervlm.data.scenarios import load
@@ -50,6 +50,7 @@ from embervlm.evaluation.fitting import (
 from embervlm.evaluation.metrics import truth_of
 from embervlm.evaluation.team_numbers import fit_teams
 from embervlm.fleet import NO_ROBOT
+from embervlm.prompts import Encoder
 from embervlm.reading import PHOTO_SIGNS, SIGNS, Calibration
 from embervlm.scenario import Scenario
 from embervlm.scoring import exact
@@ -58,6 +59,50 @@ from embervlm.selector import Selector
 SHIFTS = tuple(i / 10 for i in range(-20, 21))
 LIMIT_SHIFTS = tuple(i / 2 for i in range(13))
 CERTAIN_FLAGS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.98, 0.99)
+
+
+class Remembering:
+    """A backend that says the same again where it was asked before: steps and words alone, which
+    the search over one number after another asks for a hundred times. Implements `Backend`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._read: dict[str | None, Proposal] = {}
+        # The proposal is kept beside its steps, so that no other gets its id.
+        self._split: dict[int, tuple[Proposal, tuple[StepScores, ...]]] = {}
+
+    @property
+    def image_size(self) -> int:
+        """The side of a photo, in pixels."""
+        return self._backend.image_size
+
+    @property
+    def tokenizer(self) -> Encoder:
+        """What turns words into tokens."""
+        return self._backend.tokenizer
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """The numbers that the file has."""
+        return self._backend.calibration
+
+    def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
+        """Read words, a photo, or both."""
+        if pixels_CHW is not None:
+            return self._backend.propose(task, pixels_CHW)
+        if task not in self._read:
+            self._read[task] = self._backend.propose(task, None)
+        return self._read[task]
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step."""
+        if id(proposal) not in self._split:
+            self._split[id(proposal)] = (proposal, self._backend.split(proposal))
+        return self._split[id(proposal)][1]
+
+    def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
+        """Return the marked reasoning."""
+        return self._backend.write(proposal, robots)
 
 
 def fit(
@@ -105,7 +150,7 @@ def fit_proposals(
     logits_NS = np.stack([proposal.subsets for proposal in proposals]).astype(np.float64)
     true_N = np.array([subset_of(case.truth.robots) for case in cases])
     temperature = fit_temperature(logits_NS, true_N)
-    trial = Selector(selector.backend, selector.fleet)
+    trial = Selector(Remembering(selector.backend), selector.fleet)
     outcomes = []
     for certain_flag in CERTAIN_FLAGS:
         trial.calibration = Calibration(temperature=temperature, certain_flag=certain_flag)

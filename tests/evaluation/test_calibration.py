@@ -12,11 +12,13 @@ import pytest
 from fakes import FakeBackend, blank_proposal
 from opinion import DRONE, LEGS, Opinion
 
+from embervlm.backends import load_backend
 from embervlm.backends.base import Array, Proposal, StepScores
 from embervlm.checkpoint import load_checkpoint
 from embervlm.data.sample import robots_of
 from embervlm.evaluation.calibration import (
     CERTAIN_FLAGS,
+    Remembering,
     fit,
     fit_limit_shift,
     fit_shift,
@@ -236,3 +238,19 @@ def test_a_doubtful_job_is_learnt_to_be_a_team_s_by_its_second_step(tokenizer: T
     assert values["team_from"] == -6
     assert values["team_second"] > 0.5
     assert values["team_weight"] == Calibration().team_weight, "no job was surely a team's"
+
+
+def test_what_was_asked_once_is_said_again(tiny_model: Path) -> None:
+    backend = load_backend("native", tiny_model)
+    remembering = Remembering(backend)
+    task = "map it, then carry 8 kg"
+    proposal = remembering.propose(task, None)
+    assert remembering.propose(task, None) is proposal
+    assert remembering.split(proposal) is remembering.split(proposal)
+    np.testing.assert_array_equal(proposal.subsets, backend.propose(task, None).subsets)
+    assert len(remembering.split(proposal)) == len(backend.split(proposal))
+    pixels_CHW = np.zeros((3, remembering.image_size, remembering.image_size), np.float32)
+    seen = remembering.propose(task, pixels_CHW)
+    assert remembering.propose(task, pixels_CHW) is not seen
+    assert remembering.calibration == backend.calibration
+    assert remembering.write(proposal, ["Drone"]) == backend.write(proposal, ["Drone"])
