@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embervlm.backends import load_backend
+from embervlm.checkpoint import Checkpoint, load_checkpoint
+from embervlm.data.photos import TABLE, load_photos
+
 pytest.importorskip("torch")
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("sklearn")
 
-from embervlm.backends import load_backend  # noqa: E402
-from embervlm.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
-from embervlm.data.photos import TABLE, load_photos  # noqa: E402
+# Each of these imports gguf.
 from embervlm.export.gguf import write_gguf  # noqa: E402
 from embervlm.export.parts import replace_part  # noqa: E402
 from embervlm.export.photo_recall import PART, put_recall  # noqa: E402

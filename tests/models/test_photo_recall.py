@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from embervlm.models.configuration import BitMarConfig, EmberConfig
 
+torch = pytest.importorskip("torch")
+pytest.importorskip("gguf")
+
+# Each of these imports one of the two.
 from embervlm.export.photo_recall import table_of  # noqa: E402
-from embervlm.models.configuration import BitMarConfig, EmberConfig  # noqa: E402
 from embervlm.models.modeling import EmberNetwork  # noqa: E402
 from embervlm.models.photo_recall import PhotoRecall  # noqa: E402
 
