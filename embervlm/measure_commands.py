@@ -29,6 +29,10 @@ def evaluate(
         Path | None,
         typer.Option("--shared", metavar="DIR", help="Folder of the photos and external sets."),
     ] = None,
+    scenarios: Annotated[
+        str,
+        typer.Option("--scenarios", metavar="DIR", help="Your own requests, in place of data/."),
+    ] = "",
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Fit and measure the baselines too.")
     ] = True,
@@ -85,6 +89,8 @@ def evaluate(
         if model is not None and is_outside(model):
             if backend != "native":
                 raise ValueError(f"{model} has no backend of ours; leave out --backend.")
+            if scenarios:
+                raise ValueError(f"--scenarios is for models of ours, not for {model}.")
             status = evaluate_outside(
                 model,
                 split,
@@ -123,6 +129,7 @@ def evaluate(
             folder=folder,
             against=against,
             efficiency=Efficiency(quantize, demo, watts, co2e, backend),
+            scenarios=scenarios,
         )
     raise typer.Exit(status)
 

@@ -98,12 +98,17 @@ def vision_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
 def _recalled(g: _Graph, features: str) -> str:
     """Return features as the table of looks tells them; see `models/photo_recall.py`."""
     look, rows = g.linear(features, "recall.key"), g.weights["recall.rows.weight"]
+    least = g.constant("recall.least", np.float32(1e-12))
+
+    def unit(x: str) -> str:
+        # As PyTorch's `normalize`, which leaves a look of nothing as it is.
+        return g.node("Div", x, g.node("Max", g.node("ReduceL2", x, axes=[-1]), least))
+
     strength = g.node("ReduceL2", look, axes=[-1])
-    near = g.node("MatMul", g.node("Div", look, strength), g.constant("recall.rows.key", rows.T))
+    near = g.node("MatMul", unit(look), g.constant("recall.rows.key", rows.T))
     shares = g.node("Softmax", near, axis=-1)
     found = g.node("MatMul", shares, g.weight("recall.rows.weight"))
-    found = g.node("Div", found, g.node("ReduceL2", found, axes=[-1]))
-    return g.linear(g.node("Mul", found, strength), "recall.value")
+    return g.linear(g.node("Mul", unit(found), strength), "recall.value")
 
 
 def prefill_graph(checkpoint: Checkpoint) -> onnx.ModelProto:

@@ -29,6 +29,7 @@ from embervlm.prompts import mark_quantities, read_task
 
 # Activations in front of a ternary matrix share a scale by so many.
 _ACTIVATION_BLOCK = 32
+_LEAST_LENGTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,10 @@ class ReferenceBackend:
             self._layers.linear("recall.key", features_C),
             self._w["recall.rows.weight"],
         )
-        strength = np.linalg.norm(look_W)
-        found_W = softmax(rows_RW @ (look_W / strength)) @ rows_RW
-        found_W *= strength / np.linalg.norm(found_W)
+        strength = float(np.linalg.norm(look_W))
+        # As PyTorch's `normalize`, which leaves a look of nothing as it is.
+        found_W = softmax(rows_RW @ (look_W / max(strength, _LEAST_LENGTH))) @ rows_RW
+        found_W *= strength / max(float(np.linalg.norm(found_W)), _LEAST_LENGTH)
         told_C: Array = self._layers.linear("recall.value", found_W)
         return told_C
 

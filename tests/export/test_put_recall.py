@@ -86,6 +86,25 @@ def test_every_backend_reads_it_as_the_reference_does(
     assert not np.allclose(scenes[1], scenes[2], atol=1e-2)
 
 
+@pytest.mark.parametrize("backend", ["native", "pytorch", "onnx", "reference"])
+def test_a_look_of_nothing_is_told_by_all_looks(
+    backend: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    if backend == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+    sound = load_checkpoint(tiny_model)
+    nothing = {n: w * 0 if n.startswith(f"{PART}key.") else w for n, w in sound.weights.items()}
+    path = tmp_path / "nothing.gguf"
+    write_gguf(Checkpoint(sound.config, sound.calibration, sound.tokenizer, nothing), path, "f32")
+    pixels_CHW = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
+    scene = load_backend(backend, path).propose("look at it", pixels_CHW).scene
+    # A strength of 0 leaves the bias alone.
+    features_C = sound.weights[f"{PART}value.bias"]
+    wanted = sound.weights["image.scene.weight"] @ features_C + sound.weights["image.scene.bias"]
+    np.testing.assert_allclose(scene, wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_a_table_of_another_form_is_refused(
     bare: Path, shared: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
