@@ -318,6 +318,12 @@ def test_fresh_requests_are_sound_and_near_none_of_the_others() -> None:
     assert near.max() <= NEAR_DUPLICATE_CHECKED
     fleet = Fleet.default()
     assert not any(leaked_answer(row, fleet) for row in fresh)
+    rows = {row["id"]: row for row in fresh}
+    lines = (DATA_DIR / "fresh" / "second_labels.jsonl").read_text("utf-8").splitlines()
+    second = [(label, rows[label["id"]]) for label in map(json.loads, lines)]
+    assert len(second) == 160
+    assert sum(set(one["suited"]) == set(row["suited"]) for one, row in second) == 157
+    assert sum(one["environment"] == row["environment"] for one, row in second) == 152
 
 
 def _steps(plan: list[dict[str, Any]]) -> list[Subtask]:
