@@ -311,7 +311,7 @@ def test_fresh_requests_are_sound_and_near_none_of_the_others() -> None:
     assert len(fresh) == len({row["id"] for row in fresh}) == 456
     others = [row for name in FILES for row in load(name)]
     assert not {row["task"] for row in fresh} & {row["task"] for row in others}
-    # The additions were compared when the file was written; all of them would take minutes.
+    # The additions were compared when the file was written: half a minute and 1.7 GB.
     authored = [row["task"] for row in others if not is_addition(row["id"])]
     vectors = task_vectors([*authored, *(row["task"] for row in fresh)])
     near = vectors[len(authored) :] @ vectors[: len(authored)].T

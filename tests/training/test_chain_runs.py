@@ -74,8 +74,9 @@ def test_steps_are_run_and_what_they_leave_is_measured(
     assert "heads.value.weight" in moved[2]
     assert "heads.environment.weight" not in moved[2]
 
-    monkeypatch.setattr(evaluation, "text_cases", lambda split: text_cases(split)[:6])
-    monkeypatch.setattr(evaluation, "load", lambda name, split: load(name, split)[:6])
+    monkeypatch.setattr(evaluation, "text_cases", lambda *asked: text_cases(*asked)[:6])
+    monkeypatch.setattr(evaluation, "load", lambda *asked: load(*asked)[:6])
+    monkeypatch.setattr(evaluation, "load_own", lambda *asked: load_own(*asked)[:6])
     weights = found.read_bytes()
     report = run([*words, "--test-only"])
     assert report == found.with_name("test.json")
