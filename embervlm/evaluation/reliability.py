@@ -1,6 +1,6 @@
 """Whether the model knows when it is right: calibration, refusing to answer, sets that cover.
 
-    part = reliability_part(selector, "validation", answered)
+    part = reliability_part(selector, answered, are_validation=True)
     part.tables["calibration"]["embervlm"]["coverage_at_5_percent"]   # Figure(value=0.71, ...)
     part.points["bins"], part.points["risk and coverage"]              # what the pictures are of
 
@@ -66,16 +66,19 @@ class Part:
     points: dict[str, Any]
 
 
-def reliability_part(selector: Selector, split: str, answered: Sequence[Answered]) -> Part:
-    """Measure the answers to the requests and plans of a split; validation gives what is fitted."""
+def reliability_part(
+    selector: Selector, answered: Sequence[Answered], *, are_validation: bool
+) -> Part:
+    """Measure answers to requests and plans; validation's, which these may be, give what is
+    fitted."""
     fitted = answered
-    if split != "validation":
+    if not are_validation:
         cases = text_cases("validation")
         fitted = [
             Answered(case, *decide(selector, case.scenario))
             for case in watched(cases, "read the validation split")
         ]
-    halves = _halves(answered) if split == "validation" else [(fitted, answered)]
+    halves = _halves(answered) if are_validation else [(fitted, answered)]
     confidence_N, right_N = confidences_of(answered)
     tables: dict[str, Rows] = {
         "calibration": {"embervlm": calibration_figures(answered, selector.calibration)},

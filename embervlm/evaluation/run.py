@@ -189,7 +189,8 @@ def evaluate(
         tables["numbers swapped"] = swap_rows(selector, requests)
     if "calibration" in parts:
         # Of one's own rows none has fitted anything.
-        reliability = reliability_part(selector, "own" if scenarios else split, answered)
+        are_validation = split == "validation" and not scenarios
+        reliability = reliability_part(selector, answered, are_validation=are_validation)
         tables |= reliability.tables
         report["points"] = reliability.points
     if "robustness" in parts:
