@@ -243,7 +243,9 @@ def decide(
         )
         tell_missed(lessons)
         others = (
-            selector.alternatives(decision, state=live, exclude=exclude or [])
+            selector.alternatives(
+                decision, top_k=top_k, state=live, exclude=exclude or [], require=require or []
+            )
             if alternatives
             else {}
         )

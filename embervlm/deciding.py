@@ -22,7 +22,8 @@ import numpy as np
 from embervlm import planning
 from embervlm.abilities import Abilities
 from embervlm.backends.base import Array, Proposal, StepScores
-from embervlm.fleet import NO_ROBOT, Fleet
+from embervlm.fleet import NO_ROBOT, Fleet, Robot
+from embervlm.planning.costs import Step, lasts_not
 from embervlm.reading import SIZES, Calibration, softmax
 from embervlm.scenario import Needs
 from embervlm.splitting import Job, team_logits
@@ -33,7 +34,8 @@ _SUREST = 5.0
 
 def allowed_of(names: Sequence[str], fleet: Fleet, certain: Needs, *, team: bool) -> list[str]:
     """Return those that may be sent: of a team who is at hand, alone who also keeps every limit
-    that is certain. No Robot always may, one that is not in the fleet never."""
+    that is certain, and lasts for it on what its battery holds. No Robot always may, one that is
+    not in the fleet never."""
     return [name for name in names if _allows(name, fleet, certain, team)]
 
 
@@ -42,8 +44,18 @@ def _allows(name: str, fleet: Fleet, certain: Needs, team: bool) -> bool:
         return True
     if name not in fleet:  # a lesson of another fleet
         return False
-    robot = fleet[name]
-    return not (planning.unavailable(robot) if team else planning.broken_limits(robot, certain))
+    return not _stops(fleet[name], fleet, certain, team)
+
+
+def _stops(robot: Robot, fleet: Fleet, certain: Needs, team: bool) -> list[str]:
+    """Return why a robot may not be sent."""
+    if team:
+        return planning.unavailable(robot)
+    broken = planning.broken_limits(robot, certain)
+    if broken or robot.battery == 1:
+        return broken
+    # How long a job takes that does not say so counts only of a battery that is not full.
+    return lasts_not(robot, Step("", certain), fleet.objective)
 
 
 def able_robots(
@@ -122,7 +134,7 @@ def with_required(
     certain: Needs,
     team: bool,
 ) -> dict[frozenset[str], float]:
-    """Return the sets that hold all the required robots.
+    """Return the sets with the required robots added to each.
 
     Raises:
         ValueError: one of these robots cannot be sent; says why.
@@ -130,10 +142,13 @@ def with_required(
     for name in require:
         if not _allows(name, fleet, certain, team):
             robot = fleet[name]
-            why = planning.unavailable(robot) or planning.broken_limits(robot, certain)
+            why = planning.unavailable(robot) or _stops(robot, fleet, certain, team)
             raise ValueError(f"The {name} is required, but cannot be sent: it {' and '.join(why)}.")
-    found = {names: p for names, p in sets.items() if names.issuperset(require)}
-    return found or {frozenset(require): 0.0}
+    found: dict[frozenset[str], float] = {}
+    for names, p in sets.items():
+        with_them = names.union(require)
+        found[with_them] = found.get(with_them, 0.0) + p
+    return found
 
 
 def ordered(
@@ -208,7 +223,7 @@ def signs_of(
     second = max((p for names, p in sets.items() if names != chosen), default=0.0)
     chance_A = 1 / (1 + np.exp(-proposal.actions.astype(np.float64)))
     undecided = float(np.minimum(chance_A, 1 - chance_A).max())
-    odds = min(max(_log_odds(sets[chosen]), -_SUREST), _SUREST)
+    odds = min(max(_log_odds(sets.get(chosen, 0.0)), -_SUREST), _SUREST)
     own = odds
     # Of robots unlike all default ones the network itself has said nothing.
     if all(abilities.is_alike.get(name, False) for name in chosen):

@@ -89,6 +89,9 @@ _NOBODY = "no robot of the fleet can do the core of this"
 _NOT_READY = re.compile(r"is not ready \((\w+)\)")
 _LEFT_OUT = "is left out by the operator"
 _EMPTY = "has an empty battery"
+_TOO_LONG = re.compile(
+    rf"runs for {_NUMBER} min(?: on (\d+)% of its battery)?, the step takes {_NUMBER} min"
+)
 _ON_BATTERY = re.compile(rf"runs for {_NUMBER} min on (\d+)% of its battery, asked {_NUMBER} min")
 
 
@@ -98,10 +101,12 @@ def check_line(
     needs: Needs,
     *,
     probabilities: Mapping[str, float] | None = None,
+    steps: Sequence[Needs] = (),
 ) -> list[Claim]:
     """Return every clause of the line on the robots, each with what is false about it.
 
     `probabilities` are the decision's, for the clauses that cite them; None skips that comparison.
+    What is said against a robot may be true of the whole job, or of one of its `steps`.
     """
     if not line.startswith(ROBOTS_LINE):
         return [Claim("", False, line, f"the line does not begin with {ROBOTS_LINE!r}")]
@@ -114,11 +119,19 @@ def check_line(
                 fault = "not a robot of the fleet"
             elif against:
                 chance = None if probabilities is None else probabilities.get(name, 0.0)
-                fault = _fault_against(clause, fleet[name], needs, chance)
+                faults = [
+                    _fault_against(clause, fleet[name], asked, chance) for asked in (needs, *steps)
+                ]
+                fault = None if None in faults else faults[0]
             else:
                 fault = _fault_for(clause, fleet[name], needs)
             claims.append(Claim(name, against, clause, fault and f"{name}: {fault}"))
     return claims
+
+
+def needs_of_steps(decision: Decision) -> list[Needs]:
+    """Return what each step of a decision's plan asks for."""
+    return [step.needs for step in decision.plan if step.needs is not None]
 
 
 # What `checks_of` looks at, in order.
@@ -142,7 +155,11 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
     stated = [(mention.kind, mention.value) for mention in find_quantities(request or "")]
     others = " ; ".join((told.task, told.environment, told.selection))
     claims = check_line(
-        ROBOTS_LINE + told.evaluation, fleet, decision.needs, probabilities=decision.probabilities
+        ROBOTS_LINE + told.evaluation,
+        fleet,
+        decision.needs,
+        probabilities=decision.probabilities,
+        steps=needs_of_steps(decision),
     )
     place = decision.environment.replace("_", " ")
     return {
@@ -273,6 +290,8 @@ def _fault_against(clause: str, robot: Robot, needs: Needs, chance: float | None
         return None if robot.battery == 0 else f"its battery holds {robot.battery:.0%}"
     if match := _ON_BATTERY.fullmatch(clause):
         return _fault_of_battery(robot, needs, *map(float, match.groups()))
+    if match := _TOO_LONG.fullmatch(clause):
+        return _fault_of_endurance(robot, float(match[1]), match[2], float(match[3]))
     if match := _NOT_READY.fullmatch(clause):
         return None if robot.status == match[1] != "ready" else f"its status is {robot.status}"
     if match := _SUITS_LESS.fullmatch(clause):
@@ -325,6 +344,17 @@ def _fault_of_battery(
         return f"its battery holds {robot.battery:.0%}, or nothing is asked of it"
     if not (_same(stated, full * robot.battery) and _same(asked, 60 * hours) and asked > stated):
         return f"it runs for {full * robot.battery:g} min, asked {60 * hours:g} min"
+    return None
+
+
+def _fault_of_endurance(
+    robot: Robot, stated: float, percent: str | None, taken: float
+) -> str | None:
+    """Hold how long a robot runs against the fleet; how long a step takes is the plan's to say."""
+    if not _same(stated, robot.endurance_min) or taken < stated:
+        return f"it runs for {robot.endurance_min:g} min, the step takes {taken:g}"
+    if abs(100 * robot.battery - float(percent or 100)) > 0.51:
+        return f"its battery holds {robot.battery:.0%}"
     return None
 
 

@@ -71,6 +71,7 @@ STATUSES = ("ready", "busy", "charging", "fault")
 LEFT_OUT = "left out"
 
 MAX_NAME_CHARACTERS = 60
+MOST_OF_A_KIND = 1_000_000
 _NOT_IN_NAMES = re.compile("[;<|>]")
 # The same safe loader compiled, where PyYAML has it: ten times as quick.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -238,6 +239,16 @@ class Fleet:
                         f"{seen[word]!r}; every name and alias must be its own."
                     )
                 seen[word] = robot.name
+        for robot in robots:
+            # The second unit of a kind is called "name 2" in pictures and in Open-RMF.
+            kind, _, number = robot.name.rpartition(" ")
+            if kind.lower() in seen and number.isdecimal() and len(number) < 8:
+                other = next(r for r in robots if r.name == seen[kind.lower()])
+                if kind.lower() == other.name.lower() and 2 <= int(number) <= other.count:
+                    raise ValueError(
+                        f"{source}: robot {robot.name!r}, key `name`: one of the {other.count} of "
+                        f"{other.name!r} is called so; give another name."
+                    )
         return cls(robots, _parse_objective(content.get("objective", {}), source))
 
     def to_record(self) -> dict[str, Any]:
@@ -267,6 +278,11 @@ class Fleet:
         if found is not None:
             return found
         raise ValueError(f"No robot is called {word!r}; the fleet has {', '.join(self.names)}.")
+
+    def called(self, word: str) -> str:
+        """Return the name of the robot that answers to a word, else the word itself."""
+        found = self._by_word.get(word.strip().lower())
+        return word if found is None else found.name
 
     @cached_property
     def _by_word(self) -> dict[str, Robot]:
@@ -298,21 +314,46 @@ def load_yaml(text: str, source: str, what: str) -> Any:
     """Parse YAML that a stranger may have written; `source` and `what` name it in errors.
 
     Raises:
-        ValueError: it is larger than 1 MB, no YAML, or has aliases.
+        ValueError: it is larger than 1 MB, no YAML, or has aliases or a key twice, of which YAML
+            would take the last without a word.
     """
     if len(text) > 1_000_000:
         raise ValueError(f"{source}: a {what} has at most 1 MB; this one has {len(text)}.")
     try:
         tokens = yaml.scan(text, Loader=_LOADER)
         has_alias = any(isinstance(token, yaml.AliasToken) for token in tokens)
-        content = None if has_alias else yaml.load(text, Loader=_LOADER)
+        tree = None if has_alias else yaml.compose(text, Loader=_LOADER)
+        content = None if tree is None else yaml.load(text, Loader=_LOADER)
     # ValueError: a date such as 2026-13-45, or a whole number of thousands of digits.
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{source}: this is not YAML ({reason}).") from error
     if has_alias:
         raise ValueError(f"{source}: YAML aliases (*name) are not allowed; write it out.")
+    if (twice := _twice(tree)) is not None:
+        raise ValueError(
+            f"{source}: line {twice.start_mark.line + 1}: the key `{twice.value}` stands there "
+            "twice in one place; write it once."
+        )
     return content
+
+
+def _twice(tree: yaml.Node | None) -> yaml.ScalarNode | None:
+    """Return a key of a mapping that stands in it before; None where there is none."""
+    waiting = [] if tree is None else [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        return key
+                    seen.add(key.value)
+                waiting.append(value)
+    return None
 
 
 def _parse_robot(row: Any, index: int, source: str) -> Robot:
@@ -355,8 +396,8 @@ def _parse_robot(row: Any, index: int, source: str) -> Robot:
     if speed is not None and (not is_number(speed) or speed <= 0):
         raise wrong("speed_kmh", f"a number of km/h above 0, not {speed!r}")
     count = row.get("count", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise wrong("count", f"a whole number, 0 or more, not {count!r}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_OF_A_KIND:
+        raise wrong("count", f"a whole number, 0 or more, at most {MOST_OF_A_KIND:,}")
     status = row.get("status", "ready")
     if status not in STATUSES:
         raise wrong("status", f"one of {', '.join(STATUSES)}, not {status!r}")

@@ -128,7 +128,8 @@ class Subtask:
     robots of one kind from 1. `start_min` and `duration_min` count in minutes from the start of the
     plan, way and setup included; None means not timed. `minutes` is how long the work itself was
     said to take, `place` is where it is done, if that is known. `barred` are robots that failed at
-    it. A step that is `done` takes no more time.
+    it, `unsuited` those to which the model gives next to no chance at it. A step that is `done`
+    takes no more time.
     """
 
     subtask: str
@@ -143,6 +144,7 @@ class Subtask:
     place: Place | None = None
     minutes: float | None = None
     barred: tuple[str, ...] = ()
+    unsuited: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as plain JSON values; what is not known of it is left out."""

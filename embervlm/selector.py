@@ -9,7 +9,7 @@ is in.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from embervlm.live import FleetState, without
 from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
+from embervlm.planning.costs import Step, lasts_not, obstacles
 from embervlm.reading import Calibration, read_needs
 from embervlm.scenario import Decision, Feedback, Needs, Scenario, Subtask
 from embervlm.splitting import Job
@@ -147,10 +148,13 @@ class Selector:
         self,
         decision: Decision,
         *,
+        top_k: int | None = None,
         state: FleetState | None = None,
         exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
     ) -> dict[str, Decision]:
-        """Return, for each robot of a decision, what would be decided without it.
+        """Return, for each robot of a decision, what would be decided without it, all else as
+        `decide` was asked; one that is required is not required then.
 
         Raises:
             ValueError: the decision carries no scenario, or see `decide`.
@@ -160,9 +164,14 @@ class Selector:
                 "This decision carries no scenario; give the one that decide() returned."
             )
         proposal = self.propose(decision.scenario)
+        required = [self.fleet.find(name).name for name in require]
         return {
             name: self.at(state, [*exclude, name]).answer(
-                proposal, decision.scenario, reasoning=False
+                proposal,
+                decision.scenario,
+                top_k=top_k,
+                reasoning=False,
+                require=[other for other in required if other != name],
             )
             for name in decision.robots
             if name in self.fleet
@@ -201,7 +210,8 @@ class Selector:
             robots=robots,
             primary=robots[0],
             plan=plan.steps,
-            rejected=planning.reasons_against(now.fleet, decision.needs, robots, chance),
+            ask=decision.ask or bool(plan.unassigned),
+            rejected=planning.reasons_in_plan(now.fleet, plan.steps, robots, chance),
             reasoning=(),
         )
 
@@ -276,13 +286,9 @@ class Selector:
             abilities=self._abilities,
             nearness=lambda names: self._nearness(proposal, names),
         )
-        signs = deciding.signs_of(sets, chosen, proposal, self._abilities)
-        has_photo = proposal.scene is not None
-        confidence = deciding.confidence(signs, self.calibration, has_photo=has_photo)
-        # Whoever is required is not cut off.
-        robots = sorted(
-            allowed or robots, key=lambda name: top_k is not None and name not in require
-        )
+        # Whoever is required is not cut off, and goes where one suffices.
+        first_required = top_k is not None or not team
+        robots = sorted(allowed or robots, key=lambda name: first_required and name not in require)
         robots = robots[:top_k]
         asked = needs if team else certain
         may_grow = top_k is None and not allowed
@@ -295,6 +301,12 @@ class Selector:
             at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
             robots = [*at_work, *(name for name in require if name not in at_work)]
             robots = robots or [NO_ROBOT]
+            if top_k is None:  # others than the likeliest set, where the plan asks for them
+                chosen = frozenset(robots) - {NO_ROBOT}
+        signs = deciding.signs_of(sets, chosen, proposal, self._abilities)
+        has_photo = proposal.scene is not None
+        confidence = deciding.confidence(signs, self.calibration, has_photo=has_photo)
+        is_whole = all(step.robot is not None for step in plan)
         decision = Decision(
             robots=tuple(robots),
             primary=robots[0],
@@ -302,10 +314,10 @@ class Selector:
             confidence=confidence,
             signs=signs,
             probabilities=chance,
-            ask=confidence < self.calibration.ask_below,
+            ask=confidence < self.calibration.ask_below or not is_whole,
             needs=needs,
             plan=plan,
-            rejected=planning.reasons_against(self.fleet, needs, robots, chance),
+            rejected=self._reasons(needs, plan if job is not None else (), robots, chance),
             memory=(lessons.sentence(lesson),) if lesson is not None else (),
             lessons=(lesson.id,) if lesson is not None else (),
             scenario=scenario,
@@ -404,6 +416,15 @@ class Selector:
     ) -> tuple[dict[frozenset[str], float], dict[str, float]]:
         """Return P(set) as `deciding.distribution` does, and what `able_robots` says for it."""
         may_go = deciding.allowed_of(self.fleet.names, self.fleet, certain, team=team)
+        if job is not None:  # of robots unlike all default ones, those that can do a step
+            may_go = [
+                name
+                for name in may_go
+                if self._abilities.is_alike[name]
+                or not all(
+                    obstacles(self.fleet[name], step, self.fleet.objective) for step in job.steps
+                )
+            ]
         able = {} if team else deciding.able_robots(proposal, self._abilities, may_go)
         sets = deciding.distribution(
             proposal,
@@ -433,6 +454,24 @@ class Selector:
             words = scenario.task or "look at the place"
             return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
         return teamwork.allocated(self.fleet, self._abilities, robots, job, may_grow=may_grow)
+
+    def _reasons(
+        self,
+        needs: Needs,
+        steps: Sequence[Subtask],
+        robots: Sequence[str],
+        chance: Mapping[str, float],
+    ) -> dict[str, str]:
+        """Return why the others are not sent: each held against a job's steps, if it has some."""
+        if steps:
+            return planning.reasons_in_plan(self.fleet, steps, robots, chance)
+        reasons = planning.reasons_against(self.fleet, needs, robots, chance)
+        for name in reasons:
+            robot = self.fleet[name]
+            if robot.battery < 1 and not planning.broken_limits(robot, needs):
+                too_long = lasts_not(robot, Step("", needs), self.fleet.objective)
+                reasons[name] = "; ".join(too_long) or reasons[name]
+        return reasons
 
     def _nearness(self, proposal: Proposal, names: Sequence[str]) -> dict[str, float]:
         """Return how near the descriptions of robots are to the request, cosines below 1, for the

@@ -17,6 +17,7 @@ from embervlm import deciding, planning
 from embervlm.abilities import Abilities
 from embervlm.backends.base import MAX_TASK_TOKENS, Backend, Proposal
 from embervlm.fleet import Fleet
+from embervlm.planning.costs import LEAST_CHANCE
 from embervlm.prompts import one_line, token_spans
 from embervlm.reading import Calibration, stated_quantities
 from embervlm.scenario import Subtask
@@ -28,9 +29,6 @@ from embervlm.splitting import (
     steps_of,
 )
 from embervlm.tokenizer import Tokenizer
-
-# A robot whose chance at a step of a job is below this does not do it, whoever else is left.
-_NO_CHANCE = float(np.log(0.03))
 
 
 def split(
@@ -69,14 +67,15 @@ def allocated(
     """Return a team's steps with who does them.
 
     They go to the `robots` that were chosen, one at least to each. If it `may_grow`, what none of
-    them can do goes to another of the fleet that can.
+    them can do goes to another of the fleet that can; with robots unlike all default ones, of whom
+    the network has said nothing, every step goes to whom it suits best.
     """
     preferences = [
         deciding.preferences(score, liked_R, abilities)
         for score, liked_R in zip(job.scores, job.liked, strict=True)
     ]
     steps = [
-        replace(step, unsuited=tuple(n for n, x in liked.items() if x < _NO_CHANCE))
+        replace(step, unsuited=tuple(n for n, x in liked.items() if x < np.log(LEAST_CHANCE)))
         for step, liked in zip(job.steps, preferences, strict=True)
     ]
     all_alike = all(abilities.is_alike.values())
@@ -85,7 +84,14 @@ def allocated(
         kept = one_step_each(chosen, steps, preferences)
         made = planning.allocate(chosen, kept, preferences=preferences)
     else:
-        made = planning.allocate(fleet, steps, preferences=preferences)
+        made = planning.allocate(fleet if may_grow else chosen, steps, preferences=preferences)
     if made.unassigned and all_alike and may_grow:
         made = planning.allocate(fleet, steps, preferences=preferences)
-    return made.steps
+    if may_grow:
+        return made.steps
+    return tuple(
+        replace(step, why=f"Of those that are sent: {step.why[0].lower()}{step.why[1:]}")
+        if step.why
+        else step
+        for step in made.steps
+    )

@@ -205,3 +205,21 @@ def test_reads_the_keys_of_plans_and_says_what_is_wrong_with_them() -> None:
     ]:
         with pytest.raises(ValueError, match=re.escape(part)):
             Fleet.from_text(wrong)
+
+
+def test_a_key_written_twice_is_refused_and_not_dropped() -> None:
+    text = "robots:\n  - name: Mule\n    limits: {payload_kg: 5}\n    limits: {max_wind_kmh: 40}\n"
+    with pytest.raises(ValueError, match=r"line 4: the key `limits` stands there twice"):
+        Fleet.from_text(text)
+
+
+def test_no_robot_is_called_as_the_second_of_a_kind_is() -> None:
+    with pytest.raises(ValueError, match=r"'mule 2', key `name`: one of the 2 of 'Mule'"):
+        Fleet.from_text("robots: [{name: Mule, count: 2}, {name: mule 2}]")
+    assert len(Fleet.from_text("robots: [{name: Mule, count: 2}, {name: Mule 3}]")) == 2
+
+
+def test_a_robot_answers_to_its_name_and_aliases_in_any_case() -> None:
+    fleet = Fleet.default()
+    assert fleet.called("QUADCOPTER ") == "Drone"
+    assert fleet.called("crane") == "crane"

@@ -163,3 +163,52 @@ def test_a_failed_step_goes_to_another_robot() -> None:
     assert again.plan[failed].robot not in (None, DRONE)
     assert again.plan[1 - failed].robot == LEGS
     assert set(again.rejected) == set(FLEET.names) - set(again.robots)
+
+
+def test_a_battery_that_does_not_last_for_the_one_step_keeps_a_robot_here() -> None:
+    selector = Selector(Opinion({frozenset({DRONE}): 0.8, frozenset({LEGS}): 0.2}))
+    assert selector.decide(LOOK).robots == (DRONE,)
+    low = FleetState({DRONE: {"battery": 0.1}})
+    decision = selector.decide(LOOK, state=low)
+    assert DRONE not in decision.robots
+    why = "runs for 4 min on 10% of its battery, the step takes 10.0 min"
+    assert decision.rejected[DRONE] == why
+    line, needs = decision.reasoning[2], decision.needs
+    assert not [c.fault for c in check_line(line, low.applied(FLEET), needs) if c.fault]
+    assert [c.clause for c in check_line(line, FLEET, needs) if c.fault] == [why]
+    with pytest.raises(ValueError, match=f"cannot be sent: it {why}"):
+        selector.decide(LOOK, state=low, require=[DRONE])
+    assert selector.decide(LOOK, state=FleetState({DRONE: {"battery": 0.3}})).robots == (DRONE,)
+
+
+def test_a_required_robot_goes_where_one_suffices_and_brings_nobody_who_does_not_suit() -> None:
+    selector = Selector(Opinion({frozenset({DRONE, WHEELS}): 0.9, frozenset({HUMANOID}): 0.1}))
+    decision = selector.decide(LOOK, require=[LEGS])
+    assert (decision.primary, set(decision.robots)) == (LEGS, {DRONE, WHEELS, LEGS})
+    assert [step.robot for step in decision.plan] == [LEGS]
+    assert decision.probabilities[LEGS] == pytest.approx(1.0)
+    assert decision.probabilities[DRONE] == pytest.approx(0.9, abs=1e-6)
+
+
+def test_alternatives_keep_to_what_was_required() -> None:
+    selector = Selector(Opinion({frozenset({DRONE}): 0.9, frozenset({HUMANOID}): 0.1}))
+    decision = selector.decide(LOOK, require=[LEGS])
+    others = selector.alternatives(decision, require=[LEGS])
+    assert LEGS in others[DRONE].robots
+    assert others[LEGS].robots == (DRONE,)
+
+
+def test_whoever_failed_is_said_to_have_failed() -> None:
+    selector = Selector(Opinion(one(DRONE)))
+    decision = selector.decide(LOOK)
+    again = selector.replan(decision, [0])
+    assert again.rejected[DRONE] == "has failed at it"
+
+
+def test_a_key_written_twice_is_refused() -> None:
+    for text in (
+        "robots: {Drone: {battery: 0.1}, Drone: {status: ready}}",
+        "robots: {Drone: {battery: 0.1, battery: 1}}",
+    ):
+        with pytest.raises(ValueError, match=r"line 1: the key `(Drone|battery)` stands there tw"):
+            FleetState.from_text(text)

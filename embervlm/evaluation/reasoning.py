@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from embervlm.evaluation.cases import Answered, watched
 from embervlm.evaluation.metrics import Rows, share
-from embervlm.faithfulness import check_line, named_robots, names_in
+from embervlm.faithfulness import check_line, named_robots, names_in, needs_of_steps
 from embervlm.prompts import parse_reasoning
 from embervlm.selector import Selector
 
@@ -37,7 +37,11 @@ def reasoning_rows(selector: Selector, answered: Sequence[Answered]) -> tuple[Ro
         shown.append(names_in(told.reasoning[3], selector.fleet) == robots)
         speaks_for.append(named_robots(told.reasoning[2], selector.fleet)[0] == robots)
         claims = check_line(
-            told.reasoning[2], selector.fleet, told.needs, probabilities=told.probabilities
+            told.reasoning[2],
+            selector.fleet,
+            told.needs,
+            probabilities=told.probabilities,
+            steps=needs_of_steps(told),
         )
         facts += [claim.fault is None for claim in claims]
         facts_of += [case.truth.id] * len(claims)

@@ -48,6 +48,7 @@ from embervlm.faithfulness import (
     clauses_of,
     named_robots,
     names_in,
+    needs_of_steps,
     with_fact_undone,
 )
 from embervlm.fleet import ACTIONS, Fleet, Robot
@@ -204,7 +205,11 @@ class _Kept:
 
 def _claims(decision: Decision, fleet: Fleet) -> list[Claim]:
     return check_line(
-        decision.reasoning[2], fleet, decision.needs, probabilities=decision.probabilities
+        decision.reasoning[2],
+        fleet,
+        decision.needs,
+        probabilities=decision.probabilities,
+        steps=needs_of_steps(decision),
     )
 
 

@@ -255,7 +255,7 @@ def describe(split: str, model: Path | None, scenarios: str = "") -> dict[str, A
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": SEED,
         "split": split,
-        "split hash": split_hash(),
+        **({"files": _file_hashes(Path(scenarios))} if scenarios else {"split hash": split_hash()}),
         "rows": {name: len(load_own(name, split, scenarios)) for name in names},
         "model": _model_hash(model),
         "machine": {
@@ -391,6 +391,13 @@ def _plain(row: Row) -> dict[str, dict[str, float | int | None]]:
 
 
 _MODULES = {"scikit-learn": "sklearn"}
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("*.jsonl"))
+    }
 
 
 def _model_hash(model: Path | None) -> str:

@@ -20,7 +20,7 @@
 [('Drone', 0.0), ('Underwater Robot', 10.0)]
 """
 
-from embervlm.planning.allocation import allocate
+from embervlm.planning.allocation import allocate, reasons_in_plan
 from embervlm.planning.costs import Step
 from embervlm.planning.limits import (
     broken_limits,
@@ -42,6 +42,7 @@ __all__ = [
     "missing_actions",
     "reasons_against",
     "reasons_for",
+    "reasons_in_plan",
     "replan",
     "unavailable",
 ]

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from embervlm.fleet import Fleet, Objective
+from embervlm.fleet import Fleet, Objective, Place, Robot
 from embervlm.planning import graph
 from embervlm.planning.costs import Step, obstacles, watt_hours
-from embervlm.planning.limits import runs_for
+from embervlm.planning.limits import runs_for, suits_less
 from embervlm.planning.problem import Schedule, build
 from embervlm.planning.search import solve
-from embervlm.scenario import Plan, Subtask
+from embervlm.scenario import Needs, Plan, Subtask
 
 # So many robots are named where nobody can do a step; the others are counted.
 _NAMED = 5
@@ -41,21 +41,22 @@ def allocate(
 
     Raises:
         ValueError: the steps wait for one another in a circle or for a step that is not there, a
-            step names a robot that the fleet lacks, or `preferences` has another length.
+            step names a robot that the fleet lacks or has no possible `minutes`, or `preferences`
+            has another length.
     """
     graph.check([step.after for step in steps])
     if preferences is not None and len(preferences) != len(steps):
         raise ValueError(f"There are {len(preferences)} preferences for {len(steps)} steps.")
-    for step in steps:
-        if step.robot is not None and not step.done:
-            fleet.find(step.robot)
-    if objective is not None:
-        fleet = replace(fleet, objective=objective)
+    steps = [_checked(step, i, fleet) for i, step in enumerate(steps)]
+    fleet = replace(
+        fleet,
+        robots=tuple(replace(robot, location=_stands(robot, steps)) for robot in fleet),
+        objective=objective or fleet.objective,
+    )
     kept, problem = build(fleet, steps, preferences)
     why = _impossible(fleet, steps, kept)
     schedule, bound, is_optimal = solve(problem)
     _left_over(fleet, steps, kept, schedule, why)
-    unstated_w = max((robot.energy_w or 0.0 for robot in fleet), default=0.0)
     placed = {kept[placement.step]: placement for placement in schedule.placed}
     planned, energy_wh = [], 0.0
     for i, step in enumerate(steps):
@@ -68,12 +69,13 @@ def allocate(
             place=step.place,
             minutes=step.minutes,
             barred=step.barred,
+            unsuited=step.unsuited,
         )
         if i in placed:
             placement = placed[i]
             robot = problem.robots[placement.kind]
             minutes = placement.way + placement.end - placement.begin
-            energy_wh += watt_hours(robot, minutes, unstated_w)
+            energy_wh += watt_hours(robot, minutes, problem.unstated_w)
             subtask = replace(
                 subtask,
                 robot=robot.name,
@@ -92,6 +94,30 @@ def allocate(
         bound=bound,
         is_optimal=is_optimal,
     )
+
+
+def _checked(step: Step, number: int, fleet: Fleet) -> Step:
+    """Return the step with its robots called as the fleet calls them; of those that failed or do
+    not suit it some may be gone."""
+    if step.minutes is not None and not 0 <= step.minutes < float("inf"):
+        raise ValueError(
+            f"Step {number + 1} takes {step.minutes} minutes; give a number of minutes, 0 or more."
+        )
+    if step.robot is not None and not step.done:
+        step = replace(step, robot=fleet.find(step.robot).name)
+    if not step.barred and not step.unsuited:
+        return step
+    barred, unsuited = (tuple(map(fleet.called, names)) for names in (step.barred, step.unsuited))
+    return replace(step, barred=barred, unsuited=unsuited)
+
+
+def _stands(robot: Robot, steps: Sequence[Step]) -> Place | None:
+    """Return where a robot stands: where it last finished a step, else where the fleet says."""
+    done = [s for s in steps if s.done and s.robot == robot.name and s.place is not None]
+    if not done or robot.count > 1:
+        return robot.location
+    in_time = sorted(done, key=lambda s: (s.start_min is not None, s.start_min or 0.0))
+    return in_time[-1].place
 
 
 def _impossible(fleet: Fleet, steps: Sequence[Step], kept: Sequence[int]) -> dict[int, str]:
@@ -119,6 +145,26 @@ def nobody(fleet: Fleet, step: Step) -> str:
     ]
     more = f"; and {len(asked) - _NAMED} more cannot" if len(asked) > _NAMED else ""
     return f"Nobody can do it ({'; '.join(clauses)}{more})."
+
+
+def reasons_in_plan(
+    fleet: Fleet, plan: Sequence[Subtask], chosen: Sequence[str], probabilities: Mapping[str, float]
+) -> dict[str, str]:
+    """Say for each robot that is not chosen why it can do none of the steps, or how it compares."""
+    steps = [
+        Step(s.subtask, s.needs or Needs(), minutes=s.minutes, place=s.place, barred=s.barred)
+        for s in plan
+        if not s.done
+    ]
+    reasons = {}
+    for robot in fleet:
+        if robot.name in chosen:
+            continue
+        told = [obstacles(robot, step, fleet.objective) for step in steps]
+        clauses = dict.fromkeys(clause for one in told for clause in one) if all(told) else {}
+        share = probabilities.get(robot.name, 0.0)
+        reasons[robot.name] = "; ".join(clauses) or suits_less(share)
+    return reasons
 
 
 def _left_over(

@@ -33,6 +33,8 @@ from embervlm.scenario import Needs
 
 # A robot that the model gives no chance, or less than 1 in 1,000, counts as one of 1 in 1,000.
 _LEAST_PREFERENCE = -7.0
+# A robot whose chance at a step of a job is below this does not do it, whoever else is left.
+LEAST_CHANCE = 0.03
 # The last minute of a battery is not lost to rounding.
 ROUNDING = 1e-9
 
@@ -44,7 +46,8 @@ class Step:
     `after` holds the indices of the steps that must be finished first. `robot` is who must do it,
     or has done it (None: whoever suits). `minutes` is how long the work itself takes (None: not
     stated). `place` is where, in the metres of the fleet file's `location`. `barred` are robots
-    that failed at it, `unsuited` those to which the model gives no chance at it.
+    that failed at it, `unsuited` those whose chance at it is below `LEAST_CHANCE`. `start_min` is
+    when one that is done was begun (None: before those of which it is known).
     """
 
     subtask: str
@@ -56,6 +59,7 @@ class Step:
     place: Place | None = None
     barred: tuple[str, ...] = ()
     unsuited: tuple[str, ...] = ()
+    start_min: float | None = None
 
 
 def way_min(robot: Robot, start: Place | None, end: Place | None) -> float:
@@ -113,8 +117,8 @@ def obstacles(robot: Robot, step: Step, objective: Objective) -> list[str]:
     if robot.name in step.barred:
         clauses.append("has failed at it")
     if robot.name in step.unsuited and not clauses:
-        clauses.append("does not suit it")
-    return clauses or _out_of_reach(robot, step, minutes_there(robot, step, objective))
+        clauses.append(f"suits it with a chance below {LEAST_CHANCE:.0%}")
+    return clauses or lasts_not(robot, step, objective)
 
 
 def minutes_if_able(robot: Robot, step: Step, demand: Demand, objective: Objective) -> float | None:
@@ -123,18 +127,17 @@ def minutes_if_able(robot: Robot, step: Step, demand: Demand, objective: Objecti
         return None
     if not demand.met_by(robot):
         return None
-    minutes = minutes_there(robot, step, objective)
-    return None if _out_of_reach(robot, step, minutes) else minutes
+    return None if lasts_not(robot, step, objective) else minutes_there(robot, step, objective)
 
 
-def _out_of_reach(robot: Robot, step: Step, minutes: float) -> list[str]:
+def lasts_not(robot: Robot, step: Step, objective: Objective) -> list[str]:
     """Return why a robot does not get to a step's place, or does not last there."""
     farthest_m = robot.limits.get("max_distance_m")
     if farthest_m is not None and robot.location is not None and step.place is not None:
         there_m = dist(robot.location, step.place)
         if there_m > farthest_m:
             return [f"goes up to {farthest_m:g} m, the place is {there_m:.0f} m away"]
-    minutes += way_min(robot, robot.location, step.place)
+    minutes = minutes_there(robot, step, objective) + way_min(robot, robot.location, step.place)
     if minutes > robot.endurance_min + ROUNDING:
         return [f"{runs_for(robot)}, the step takes {minutes:.1f} min"]
     return []

@@ -185,8 +185,10 @@ def reasons_against(
         actions = missing_actions(robot, needs)
         if actions:
             clauses.append(f"cannot {' or '.join(actions)}")
-        if not clauses:
-            share = probabilities.get(robot.name, 0.0)
-            clauses.append(f"breaks no stated limit, but suits less well ({share:.0%})")
-        reasons[robot.name] = "; ".join(clauses)
+        reasons[robot.name] = "; ".join(clauses) or suits_less(probabilities.get(robot.name, 0.0))
     return reasons
+
+
+def suits_less(chance: float) -> str:
+    """Return the clause on a robot against which nothing is stated."""
+    return f"breaks no stated limit, but suits less well ({chance:.0%})"

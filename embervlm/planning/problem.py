@@ -34,7 +34,8 @@ class Problem:
 
     `after[i]` are indices of S. `minutes_SR` is without the way, infinite where the robot cannot do
     the step; `fixed_SR` is the cost without the way and without the makespan. `way_cost_R` is the
-    cost of a minute on the way, `time_weight` of one of the makespan.
+    cost of a minute on the way, `time_weight` of one of the makespan. A robot whose power is not
+    stated draws `unstated_w`, the most that one of `robots` states.
     """
 
     robots: tuple[Robot, ...]
@@ -45,6 +46,7 @@ class Problem:
     way_cost_R: tuple[float, ...]
     starts_R: tuple[Place | None, ...]
     time_weight: float
+    unstated_w: float
 
     @cached_property
     def minutes(self) -> list[list[float]]:
@@ -161,7 +163,7 @@ class Schedule:
         del self.end[step]
         unit = self.units[kind][number]
         self.makespan, self.fixed, unit.free_min, unit.place, unit.used_min = self._before.pop()
-        if unit.used_min == 0.0 and number == len(self.units[kind]) - 1:
+        if not any((p.kind, p.number) == (kind, number) for p in self.placed):
             self.units[kind].pop()
 
     def copy(self) -> Schedule:
@@ -181,36 +183,37 @@ def build(
     fall away.
     """
     objective = fleet.objective
-    unstated_w = max((robot.energy_w or 0.0 for robot in fleet), default=0.0)
     kept: list[int] = []
-    rows: dict[int, dict[int, tuple[float, float]]] = {}
+    rows: dict[int, dict[int, float]] = {}
     for i in graph.order([step.after for step in steps]):
         step = steps[i]
         if step.done or any(not steps[j].done and j not in rows for j in step.after):
             continue
         demand = Demand.of(step.needs)
-        wishes = None if preferences is None else preferences[i]
         row = {}
         for r, robot in enumerate(fleet):
             minutes = minutes_if_able(robot, step, demand, objective)
             if minutes is not None:
-                row[r] = (
-                    minutes,
-                    objective.energy * watt_hours(robot, minutes, unstated_w)
-                    + objective.safety * risk(robot, step.needs)
-                    + objective.preference * penalty(wishes, robot.name),
-                )
+                row[r] = minutes
         if row:
             rows[i] = row
             kept.append(i)
     kept.sort()
     number = {step: i for i, step in enumerate(kept)}
     used = sorted({r for row in rows.values() for r in row})
+    robots = tuple(fleet.robots[r] for r in used)
+    unstated_w = max((robot.energy_w or 0.0 for robot in robots), default=0.0)
     column = {r: k for k, r in enumerate(used)}
     costs_2SR = np.full((2, len(kept), len(used)), np.inf)
     for i, row in rows.items():
-        costs_2SR[:, number[i], [column[r] for r in row]] = np.array(list(row.values())).T
-    robots = tuple(fleet.robots[r] for r in used)
+        needs, wishes = steps[i].needs, None if preferences is None else preferences[i]
+        fixed = [
+            objective.energy * watt_hours(fleet.robots[r], minutes, unstated_w)
+            + objective.safety * risk(fleet.robots[r], needs)
+            + objective.preference * penalty(wishes, fleet.robots[r].name)
+            for r, minutes in row.items()
+        ]
+        costs_2SR[:, number[i], [column[r] for r in row]] = [list(row.values()), fixed]
     return kept, Problem(
         robots=robots,
         after=tuple(tuple(number[j] for j in steps[i].after if j in number) for i in kept),
@@ -218,12 +221,7 @@ def build(
         minutes_SR=costs_2SR[0],
         fixed_SR=costs_2SR[1],
         way_cost_R=tuple(objective.energy * watt_hours(r, 1.0, unstated_w) for r in robots),
-        starts_R=tuple(_where(robot, steps) for robot in robots),
+        starts_R=tuple(robot.location for robot in robots),
         time_weight=objective.time,
+        unstated_w=unstated_w,
     )
-
-
-def _where(robot: Robot, steps: Sequence[Step]) -> Place | None:
-    """Return where a robot stands: where it last finished a step, else where the fleet says."""
-    done = [s.place for s in steps if s.done and s.robot == robot.name and s.place is not None]
-    return done[-1] if done and robot.count == 1 else robot.location

@@ -58,6 +58,8 @@ def replan(
                 minutes=old.minutes,
                 place=old.place,
                 barred=barred,
+                unsuited=old.unsuited,
+                start_min=old.start_min if i in finished and not old.done else None,
             )
         )
         wishes.append({name: 0.0 if name == old.robot else _CHANGE for name in fleet.names})

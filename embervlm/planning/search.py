@@ -228,13 +228,14 @@ class _Tree:
         """Return what the best completion of the schedule cannot be below: left out, cost.
 
         No further step begins before `begun`, or before a unit that is free can be there (no way
-        round is shorter than the direct one). All work that is left fits into the units' time, each
-        step with the way from where a unit is, or from the nearest other step.
+        round is shorter than the direct one). All work that is left fits into the units' time from
+        `begun` on; with the ways (each from where a unit is, or from the nearest other step), into
+        all of their time, for a way may be gone before.
         """
         schedule, problem = self.schedule, self.problem
         end = dict(schedule.end)
         left_out, fixed, makespan = 0, schedule.fixed, schedule.makespan
-        work = 0.0
+        work = with_ways = 0.0
         for step in self.order:
             if step in schedule.end:
                 continue
@@ -243,7 +244,7 @@ class _Tree:
                 left_out += 1
                 continue
             ready = max([begun, *(end[j] for j in before)])
-            soonest = least = float("inf")
+            soonest = least = shortest = float("inf")
             for kind in problem.able[step]:
                 robot, minutes = problem.robots[kind], problem.minutes[step][kind]
                 units = schedule.units[kind]
@@ -253,7 +254,7 @@ class _Tree:
                     way = way_min(robot, unit.place, problem.places[step])
                     took = minutes + min(way, self.nearest[step][kind])
                     if unit.used_min + took <= robot.endurance_min + _EQUAL:
-                        least = min(least, took)
+                        least, shortest = min(least, took), min(shortest, minutes)
                         soonest = min(soonest, max(ready, unit.free_min + way) + minutes)
             if soonest == float("inf"):
                 left_out += 1
@@ -261,9 +262,14 @@ class _Tree:
             end[step] = soonest
             makespan = max(makespan, soonest)
             fixed += self.least_fixed[step]
-            work += least
-        if work:
-            makespan = max(makespan, self._all_busy_until(begun, work))
+            work += shortest
+            with_ways += least
+        if with_ways:
+            makespan = max(
+                makespan,
+                self._all_busy_until(begun, work),
+                self._all_busy_until(0.0, with_ways),
+            )
         return left_out, problem.time_weight * makespan + fixed
 
     def _all_busy_until(self, begun: float, work: float) -> float:

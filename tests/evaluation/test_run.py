@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -151,6 +152,9 @@ def test_own_requests_are_measured_in_place_of_the_repository_s(
     measured("validation")
     report = report_of(file)
     assert report["about"]["rows"] == {"scenarios": 2, "plans": 0}
+    rows_hash = hashlib.sha256((own / "scenarios.jsonl").read_bytes()).hexdigest()
+    assert report["about"]["files"] == {"scenarios.jsonl": rows_hash}
+    assert "split hash" not in report["about"]  # it is of rows that play no part
     exact = report["tables"]["requests and plans"]["embervlm"]["exact_set"]
     assert exact["n"] == 2
     # Nothing of one's own rows has fitted a threshold, so that they are not cut in two.

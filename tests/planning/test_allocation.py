@@ -29,7 +29,6 @@ def best_of_all(
     steps the best plan leaves out, and what it costs. The same steps done at the same times by the
     same units are gone on from once."""
     weights = fleet.objective
-    unstated = max(robot.energy_w or 0.0 for robot in fleet)
     units = [robot for robot in fleet for _ in range(robot.count)]
     work = [
         {
@@ -43,9 +42,18 @@ def best_of_all(
                 and math.dist(robot.location, step.place)
                 > robot.limits.get("max_distance_m", math.inf)
             )
+            and robot.setup_min
+            + (weights.step_min if step.minutes is None else step.minutes)
+            + drive(robot, robot.location, step.place)
+            <= robot.endurance_min + 1e-9
         }
         for step in steps
     ]
+    for i, step in enumerate(steps):  # the fleets' steps wait for earlier ones alone
+        if any(not work[j] for j in step.after):
+            work[i] = {}
+    # Whose power is not stated draws the most that one states who can do something.
+    unstated = max((units[u].energy_w or 0.0 for row in work for u in row), default=0.0)
     best = (len(steps), 0.0)
     seen = set()
 
@@ -282,3 +290,64 @@ def test_a_robot_that_is_set_does_its_step_if_it_can() -> None:
     deep = Needs(("look",), "underwater")
     plan = allocate(FLEET, [Step("look", deep, robot="Humanoid")])
     assert plan.steps[0].why == "Nobody can do it (Humanoid: cannot work under water)."
+
+
+def test_a_way_that_is_gone_before_a_step_begins_is_no_reason_to_call_a_plan_the_best() -> None:
+    look = frozenset({"look"})
+    fleet = Fleet(
+        (
+            Robot("A", capabilities=look, speed_kmh=6.0, location=(5000, 0), free_in_min=30),
+            Robot("B", capabilities=look, speed_kmh=6.0, location=(2000, 0), free_in_min=30),
+        )
+    )
+    steps = [
+        Step("near B", Needs(("look",)), minutes=20, place=(2000, 0)),
+        Step("near A", Needs(("look",)), minutes=10, place=(5000, 0)),
+    ]
+    wishes = [{"A": 0.0, "B": -1.0}, {"A": -1.0, "B": 0.0}]
+    plan = allocate(fleet, steps, preferences=wishes)
+    assert (0, pytest.approx(plan.cost)) == best_of_all(fleet, steps, wishes)
+    assert plan.cost == pytest.approx(80.0)
+    assert [step.robot for step in plan.steps] == ["A", "B"]
+    assert plan.is_optimal
+
+
+def test_steps_of_no_minutes_are_planned_as_others_are() -> None:
+    both = frozenset({"look", "map"})
+    fleet = Fleet((Robot("A", capabilities=both), Robot("B", capabilities=frozenset({"look"}))))
+    steps = [
+        Step("0", Needs(("look",)), minutes=0),
+        Step("1", Needs(("map",)), minutes=5),
+        Step("2", Needs(("map",)), minutes=5),
+    ]
+    wishes = [{"A": -0.5, "B": -0.5}, {"A": 0.0, "B": -0.5}, {"A": -0.5, "B": -0.5}]
+    plan = allocate(fleet, steps, preferences=wishes)
+    assert plan.is_optimal
+    assert (0, pytest.approx(plan.cost)) == best_of_all(fleet, steps, wishes)
+
+
+@pytest.mark.parametrize("minutes", [-5.0, math.nan, math.inf])
+def test_a_step_takes_a_number_of_minutes(minutes: float) -> None:
+    with pytest.raises(ValueError, match="Step 1 takes .* minutes; give a number"):
+        allocate(FLEET, [Step("look", Needs(("look",)), minutes=minutes)])
+
+
+def test_robots_may_be_called_by_an_alias_wherever_a_step_names_them() -> None:
+    (step,) = allocate(FLEET, [Step("look", Needs(("look",)), robot="quadcopter")]).steps
+    assert step.robot == "Drone"
+    others = [name for name in FLEET.names if name != "Robot with Legs"]
+    (step,) = allocate(FLEET, [Step("look", Needs(("look",)), barred=("drone",))]).steps
+    assert step.robot != "Drone"
+    (step,) = allocate(FLEET, [Step("look", Needs(("look",)), unsuited=tuple(others))]).steps
+    assert step.robot == "Robot with Legs"
+    (step,) = allocate(FLEET, [Step("look", Needs(("look",)), unsuited=FLEET.names)]).steps
+    assert "Drone: suits it with a chance below 3%" in step.why
+
+
+def test_a_robot_that_can_do_nothing_changes_no_plan_whatever_it_draws() -> None:
+    look = frozenset({"look"})
+    two = (Robot("A", capabilities=look), Robot("B", capabilities=look, energy_w=1000.0))
+    steps, wishes = [Step("look", Needs(("look",)))], [{"A": 0.0, "B": -0.1}]
+    alone = allocate(Fleet(two), steps, preferences=wishes)
+    beside = allocate(Fleet((*two, Robot("C", energy_w=1e6))), steps, preferences=wishes)
+    assert alone == beside

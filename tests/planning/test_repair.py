@@ -1,11 +1,12 @@
 """After a failure what is done stays, and whoever failed does not get the step again."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from fleets import random_fleet, random_steps
 
-from embervlm.fleet import Fleet
+from embervlm.fleet import Fleet, Robot
 from embervlm.planning import Step, allocate, replan
 from embervlm.scenario import Needs, Subtask
 
@@ -62,3 +63,38 @@ def test_steps_that_are_not_there_or_done_are_refused() -> None:
         replan(FLEET, plan, [2])
     with pytest.raises(ValueError, match="Step 1 is done, so it cannot have failed"):
         replan(FLEET, plan, [0], done=[0])
+
+
+def test_whoever_does_not_suit_a_step_does_not_get_it_after_a_failure_either() -> None:
+    steps = [replace(STEPS[0], unsuited=("Underwater Robot", "Humanoid", "Robot with Wheels"))]
+    plan = allocate(FLEET, steps, preferences=WISHES[:1])
+    (again,) = replan(FLEET, plan, [0]).steps
+    assert again.robot == "Robot with Legs"
+    (nobody,) = replan(FLEET, replan(FLEET, plan, [0]), [0]).steps
+    assert nobody.robot is None
+    assert "Humanoid: suits it with a chance below 3%" in nobody.why
+
+
+def test_a_robot_sets_off_from_where_it_did_its_last_step() -> None:
+    walker = Robot(
+        "Walker", capabilities=frozenset({"look"}), speed_kmh=6.0, location=(0.0, 0.0),
+        limits={"endurance_min": 40.0},
+    )  # fmt: skip
+    look = Needs(("look",))
+    far = [
+        Step("half way", look, minutes=5, place=(2500.0, 0.0)),
+        Step("the end", look, (0,), minutes=5, place=(5000.0, 0.0)),
+    ]
+    fleet = Fleet((walker,))
+    plan = allocate(fleet, far)
+    assert plan.steps[1].robot is None
+    again = replan(fleet, plan, [], done=[0])
+    assert again.steps[1].duration_min == pytest.approx(30.0)
+    late = [
+        Step("late", look, (1,), minutes=5, place=(1000.0, 0.0)),
+        Step("early", look, minutes=5, place=(500.0, 0.0)),
+        Step("last", look, (0, 1), minutes=5, place=(1000.0, 0.0)),
+    ]
+    plan = allocate(Fleet((replace(walker, limits={}),)), late)
+    again = replan(Fleet((replace(walker, limits={}),)), plan, [], done=[0, 1])
+    assert again.steps[2].duration_min == pytest.approx(5.0)

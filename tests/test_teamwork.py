@@ -1,0 +1,93 @@
+"""A job for several robots by the model that ships: who does its steps, and what is said of it."""
+
+import pytest
+
+from embervlm.backends import load_backend
+from embervlm.checkpoint import SHIPPED
+from embervlm.faithfulness import check_line, needs_of_steps
+from embervlm.fleet import NO_ROBOT, Fleet, Robot
+from embervlm.live import FleetState
+from embervlm.scenario import Decision, Scenario
+from embervlm.selector import Selector
+
+pytestmark = pytest.mark.skipif(not SHIPPED.is_file(), reason="no weights ship with this tree")
+
+DRONE, LEGS = "Drone", "Robot with Legs"
+FLOOD = Scenario("map the flood from above, then take the 9 kg radio through the mud")
+
+
+@pytest.fixture(scope="module")
+def selector() -> Selector:
+    return Selector(load_backend("native", SHIPPED))
+
+
+def faults(decision: Decision, fleet: Fleet) -> list[str]:
+    claims = check_line(
+        decision.reasoning[2],
+        fleet,
+        decision.needs,
+        probabilities=decision.probabilities,
+        steps=needs_of_steps(decision),
+    )
+    return [f"{claim.clause}: {claim.fault}" for claim in claims if claim.fault]
+
+
+def test_each_robot_is_held_against_the_steps_and_not_against_the_whole(
+    selector: Selector,
+) -> None:
+    decision = selector.decide(FLOOD)
+    assert decision.robots == (DRONE, LEGS)
+    assert decision.rejected["Humanoid"] == "cannot work at height; cannot cross mud"
+    assert not decision.ask
+    assert faults(decision, selector.fleet) == []
+
+
+def test_a_plan_that_is_not_whole_asks_and_says_of_whom_it_speaks(selector: Selector) -> None:
+    decision = selector.decide(FLOOD, top_k=1)
+    assert decision.robots == (DRONE,)
+    assert decision.ask
+    why = "Of those that are sent: nobody can do it (Drone: carries up to 5 kg, asked 9 kg)."
+    assert [step.why for step in decision.plan] == ["", why]
+
+
+def test_an_empty_battery_is_the_reason_and_makes_it_unsure(selector: Selector) -> None:
+    low = FleetState({DRONE: {"battery": 0.1}})
+    decision = selector.decide(FLOOD, state=low)
+    assert decision.robots == (NO_ROBOT,)
+    assert decision.ask
+    assert decision.confidence < 0.1
+    assert decision.rejected[DRONE].startswith("runs for 4 min on 10% of its battery, the step ")
+    assert faults(decision, low.applied(selector.fleet)) == []
+    assert faults(decision, selector.fleet)
+
+
+def test_a_robot_that_can_do_nothing_changes_nothing(selector: Selector) -> None:
+    duster = Robot("Duster", environments=frozenset({"airborne"}))
+    more = selector.with_fleet(Fleet((*Fleet.default().robots, duster)))
+    decision, beside = selector.decide(FLOOD), more.decide(FLOOD)
+    assert beside.confidence == decision.confidence
+    assert [s.to_dict() for s in beside.plan] == [s.to_dict() for s in decision.plan]
+    assert {**decision.probabilities, "Duster": 0.0} == beside.probabilities
+
+
+def test_as_many_robots_as_were_asked_for_go_of_an_unlike_fleet_too(selector: Selector) -> None:
+    ox = Robot("Ox", capabilities=frozenset({"carry", "mud"}), limits={"payload_kg": 900.0})
+    kite = Robot("Kite", capabilities=frozenset({"look", "map", "height"}))
+    pair = selector.with_fleet(Fleet((kite, ox)))
+    assert set(pair.decide(FLOOD).robots) == {"Kite", "Ox"}
+    one = pair.decide(FLOOD, top_k=1)
+    assert len(one.robots) == 1
+    assert {step.robot for step in one.plan} <= {None, *one.robots}
+
+
+def test_after_a_failure_no_step_goes_to_whom_it_does_not_suit(selector: Selector) -> None:
+    decision = selector.decide(
+        Scenario(
+            "map the burnt warehouse, then search the rubble for people and carry a 12 kg "
+            "stretcher in"
+        )
+    )
+    assert [step.robot for step in decision.plan] == [DRONE, LEGS]
+    again = selector.replan(decision, [0])
+    assert [step.robot for step in again.plan] == [LEGS, LEGS]
+    assert "has failed at it" in again.rejected[DRONE]
