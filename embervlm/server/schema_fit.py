@@ -15,13 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 _NOTES = (
-    "$schema $id $defs definitions title description default examples format deprecated "
-    "additionalProperties strict"
+    "$schema $id $defs definitions title description default examples format deprecated strict"
 ).split()
-_RULES = (
-    "type properties required items enum const anyOf oneOf allOf $ref minimum maximum "
-    "exclusiveMinimum exclusiveMaximum minItems maxItems minLength maxLength nullable"
+_BOUNDS = (
+    "minimum maximum exclusiveMinimum exclusiveMaximum minItems maxItems minLength maxLength"
 ).split()
+# Each leaves something out, so that two of them would see what the other left.
+_ANOTHER = "$ref anyOf oneOf allOf".split()
+_PARTS = "properties additionalProperties items maxItems".split()
+_RULES = [*_ANOTHER, *_PARTS, *_BOUNDS, *"type required enum const nullable".split()]
 _MOST_STEPS = 5000
 
 
@@ -52,15 +54,14 @@ class _Fitter:
                 raise ValueError(
                     f"The schema's keyword {key[:40]!r} is not supported; take it out."
                 )
+        _check_alone(schema, path)
         if "$ref" in schema:
             return self.fit(value, self._target(schema["$ref"]), path)
-        for key in ("anyOf", "oneOf"):
+        for key in ("anyOf", "oneOf", "allOf"):
             if key in schema:
                 value = self._first_that_fits(value, _listed(schema[key], key), path)
-        for part in _listed(schema.get("allOf", []), "allOf"):
-            value = self.fit(value, part, path)
         _check_type(value, schema, path)
-        if isinstance(value, dict) and "properties" in schema:
+        if isinstance(value, dict):
             value = self._object(value, schema, path)
         if isinstance(value, list):
             value = self._list(value, schema, path)
@@ -72,7 +73,9 @@ class _Fitter:
         return value
 
     def _object(self, value: dict[str, Any], schema: dict[str, Any], path: str) -> dict[str, Any]:
-        properties = schema["properties"]
+        # Without properties all is asked for that may be there.
+        rest = schema.get("additionalProperties", True)
+        properties = schema.get("properties", {} if rest is False else dict.fromkeys(value, rest))
         if not isinstance(properties, dict):
             raise ValueError(f"The schema's properties of {_named(path)} are no object.")
         found = {
@@ -118,6 +121,25 @@ class _Fitter:
         return found
 
 
+def _check_alone(schema: dict[str, Any], path: str) -> None:
+    """Refuse what beside another schema would be lost."""
+    others = [key for key in _ANOTHER if key in schema]
+    if not others:
+        return
+    beside = [*others[1:], *(key for key in _PARTS if key in schema)]
+    if others[0] == "$ref":
+        beside = [key for key in schema if key in _RULES and key != "$ref"]
+    if beside:
+        raise ValueError(
+            f"The schema of {_named(path)} has {beside[0]!r} beside {others[0]!r}, which cannot "
+            "both be kept; write them as one."
+        )
+    if len(_listed(schema.get("allOf", []), "allOf")) > 1:
+        raise ValueError(
+            f"The schema's allOf of {_named(path)} has several parts; write them as one."
+        )
+
+
 def _check_type(value: Any, schema: dict[str, Any], path: str) -> None:
     wanted = schema.get("type")
     if wanted is None or (value is None and schema.get("nullable") is True):
@@ -129,11 +151,10 @@ def _check_type(value: Any, schema: dict[str, Any], path: str) -> None:
 
 
 def _check_bounds(value: Any, schema: dict[str, Any], path: str) -> None:
-    bounds = {
-        key: bound
-        for key, bound in schema.items()
-        if isinstance(bound, int | float) and not isinstance(bound, bool)
-    }
+    bounds = {key: schema[key] for key in _BOUNDS if key in schema}
+    for key, bound in bounds.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise ValueError(f"The schema's {key} of {_named(path)} is no number; give one.")
     above, below = bounds.get("exclusiveMinimum"), bounds.get("exclusiveMaximum")
     low, high, size = bounds.get("minimum"), bounds.get("maximum"), value
     if isinstance(value, list | str):

@@ -113,6 +113,11 @@ RECORD = {"primary": "Drone", "robots": ["Drone", "Humanoid"], "confidence": 0.9
         ),
         (True, RECORD),
         ({"type": "object"}, RECORD),
+        ({"type": "object", "required": ["primary"]}, RECORD),
+        ({"type": "object", "additionalProperties": False}, {}),
+        ({"type": "object", "additionalProperties": {"minLength": 5}}, RECORD),
+        ({"properties": {"ask": {}}, "additionalProperties": False}, {"ask": False}),
+        ({"allOf": [{"properties": {"ask": {}}}], "title": "one"}, {"ask": False}),
     ],
 )
 def test_a_schema_chooses_among_the_fields(schema: Any, expected: Any) -> None:
@@ -120,7 +125,9 @@ def test_a_schema_chooses_among_the_fields(schema: Any, expected: Any) -> None:
 
 
 CIRCLE: dict[str, Any] = {"$ref": "#"}
-WIDE = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)} | {"a40": True}
+WIDE: dict[str, Any] = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)}
+WIDE["a40"] = {"type": "null"}
+PRIMARY, ROBOTS = ({"properties": {name: {}}} for name in ("primary", "robots"))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +139,15 @@ WIDE = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(4
         {"properties": {"primary": {"pattern": "(a+)+$"}}},
         {"properties": {"confidence": {"exclusiveMinimum": 0.9}}},
         {"properties": {"robots": {"minItems": 3}}},
+        {"properties": {"primary": {"maxLength": "9"}}},
+        {"properties": {"confidence": {"exclusiveMinimum": True}}},
+        {"type": "object", "required": ["wings"]},
+        {"additionalProperties": {"type": "string"}},
+        {"additionalProperties": 7},
+        {"allOf": [PRIMARY, ROBOTS]},
+        {"anyOf": [PRIMARY], **ROBOTS},
+        {"anyOf": [PRIMARY], "oneOf": [ROBOTS]},
+        {"properties": {"robots": {"$ref": "#/$defs/any", "minItems": 5}}, "$defs": {"any": {}}},
         {"properties": {"robots": {"items": {"const": "Drone"}}}},
         {"properties": {"ask": {"type": "number"}}},
         {"properties": {"primary": {"$ref": "http://127.0.0.1:9/schema"}}},
