@@ -18,14 +18,16 @@ def scenario_of(task: str | None, image: str | bytes | None) -> Scenario:
     """Return the request as the selector takes it; a text is the photo in base64.
 
     Raises:
-        ValueError: nothing was asked, or the photo is no base64.
+        ValueError: nothing was asked, or the photo is no base64 or empty.
     """
     photo = decode_photo(image) if isinstance(image, str) else image
-    return Scenario(task=task, image=photo or None)
+    if photo is not None and not photo:
+        raise ValueError("The photo is empty; give its file again, or leave it out.")
+    return Scenario(task=task, image=photo)
 
 
 def decode_photo(text: str) -> bytes:
-    """Return the bytes of a photo given as base64 or as a data URI.
+    """Return the bytes of a photo given as base64, in lines or not, or as a data URI.
 
     Raises:
         ValueError: it is an address, or no base64.
@@ -37,6 +39,7 @@ def decode_photo(text: str) -> bytes:
             "The photo must be base64, or a data URI of a JPEG, PNG or WebP file; addresses are "
             "never fetched."
         )
+    text = text.replace("\r", "").replace("\n", "")
     try:
         if len(text) % 4:
             raise binascii.Error("not whole groups of four")

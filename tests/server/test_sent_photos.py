@@ -1,6 +1,7 @@
 """Hostile photos are refused or decided, and never more than that: no crash, no file, no
 address."""
 
+import base64
 import os
 import random
 import struct
@@ -58,8 +59,14 @@ def test_tiny_and_extreme_shapes_do_no_harm(client: TestClient, size: tuple[int,
 
 
 def test_an_empty_file_is_no_photo(client: TestClient) -> None:
-    answer = client.post("/v1/select", files={"image": b""})
-    assert answer.status_code == 422
+    for path, words in (("/v1/select", "task"), ("/analyze", "instruction")):
+        for task in ({}, {words: "look"}):
+            answer = client.post(path, files={"image": b""}, data=task)
+            assert answer.status_code == 422
+            assert "empty" in answer.json()["error"]["message"]
+    asks = ({"image": ""}, {"task": "look", "image": ""})
+    for ask in (*asks, {"task": "look", "image": "data:image/jpeg;base64,"}):
+        assert client.post("/v1/select", json=ask).status_code == 422
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "BMP", "PPM", "TGA", "ICO", "EPS", "PCX"])
@@ -214,11 +221,19 @@ def test_the_same_photo_as_base64_with_noise_is_refused(client: TestClient, jpeg
     for wrong in (
         good[:-1] + "\n",
         good + "=",
-        good[:20] + "\n" + good[20:],
+        good[:20] + " " + good[20:],
         "é" + good,
         good + " ",
     ):
         assert client.post("/v1/select", json={"image": wrong}).status_code == 422
+
+
+def test_base64_may_come_in_lines(client: TestClient, jpeg: bytes) -> None:
+    whole = client.post("/v1/select", json={"image": base64_of(jpeg)})
+    lines = base64.encodebytes(jpeg).decode()
+    for text in (lines, lines.replace("\n", "\r\n"), "data:image/jpeg;base64," + lines):
+        answer = client.post("/v1/select", json={"image": text})
+        assert (answer.status_code, answer.content) == (200, whole.content)
 
 
 def _resident_kb() -> int:
