@@ -48,7 +48,7 @@ class Client:
     `timeout_s` is for each answer, `retries` how often a busy server is asked again.
 
     Raises:
-        ValueError: the address is none, or a key would travel in the open.
+        ValueError: the address is none, the key cannot be sent, or it would travel in the open.
     """
 
     def __init__(
@@ -64,6 +64,12 @@ class Client:
             raise ValueError(f"{url!r} is no server's address; expected http://127.0.0.1:8000.")
         if key and address.scheme == "http" and address.hostname not in LOCAL_HOSTS:
             raise ValueError(f"{url} is not https, so the key would travel in the open; use https.")
+        key = (key or "").strip()
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise ValueError(
+                "The key has a space or a sign that a header cannot carry; give it as the server's "
+                "--api-key-file has it."
+            )
         self._path = address.path.rstrip("/")
         self._key = key
         self._retries = retries

@@ -24,7 +24,7 @@ def test_decides_learns_and_forgets_as_the_selector_does(
     listen: Listen, selector: Selector, photo: Path
 ) -> None:
     with listen(ServerSettings(keys={"a": KEY}, linger_s=0)) as server:
-        with Client(server.url, key=KEY) as client:
+        with Client(server.url, key=f"{KEY}\n") as client:  # as a file has it
             assert client.is_ready()
             decision = client.select(TASK, photo)
             expected = selector.decide(Scenario(task=TASK, image=photo.read_bytes()))
@@ -67,6 +67,10 @@ def test_says_what_is_wrong_before_it_sends(tmp_path: Path) -> None:
             Client(url)
     with pytest.raises(ValueError, match="https"):
         Client("http://example.org", key=KEY)
+    for key in (f"{KEY}\nX: y", f"{KEY} y", f"{KEY}é", f"{KEY}\0"):
+        with pytest.raises(ValueError, match="--api-key-file") as refused:
+            Client(key=key)
+        assert KEY not in str(refused.value)
     with pytest.raises(UnreachableError):
         Client("http://127.0.0.1:1").select(TASK)
     assert not Client("http://127.0.0.1:1").is_ready()
