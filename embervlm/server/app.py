@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -115,6 +115,9 @@ def create_app(
         description="Decides which robots to send, from a photo and a request.",
         docs_url=None,
         redoc_url=None,
+        # It would send the client to an address made from the Host header.
+        redirect_slashes=False,
+        dependencies=[Depends(routes.known_query)],
         lifespan=lifespan,
         responses={"default": {"model": ErrorRecord, "description": "Why there is no answer."}},
     )

@@ -1,4 +1,5 @@
 """Bodies of requests, read strictly: JSON or a form, never both, never more than was asked for.
+So is the query of an address.
 
 JSON is refused with duplicate keys, NaN, numbers of thousands of digits, nesting deeper than
 `MAX_DEPTH`, or so many parts that they would fill the memory (`[[],[],...` takes twenty times its
@@ -8,6 +9,7 @@ own size). Forms stay in memory; the photo is a file in them.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -113,6 +115,18 @@ async def read_record(request: Request, model: type[Model]) -> Model:
     is_form = _media_type(request) == "multipart/form-data"
     values = await read_form(request) if is_form else await read_json(request)
     return validated(model, values, strict=not is_form)
+
+
+def check_query(request: Request, known: Collection[str] = ()) -> None:
+    """Refuse a name in an address's query that the route does not know.
+
+    Raises:
+        RefusalError: names the first one.
+    """
+    if request.scope["query_string"]:
+        for name in request.query_params:
+            if name not in known:
+                raise wrong_value(("query", name), "extra_forbidden", "")
 
 
 def validated(model: type[Model], values: Any, *, strict: bool = True) -> Model:

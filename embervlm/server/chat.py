@@ -27,7 +27,7 @@ from embervlm.prompts import Encoder
 from embervlm.scenario import Decision, Scenario
 from embervlm.server.answers import analysis
 from embervlm.server.asked import decode_photo
-from embervlm.server.bodies import read_json, validated
+from embervlm.server.bodies import check_query, read_json, validated
 from embervlm.server.errors import RefusalError
 from embervlm.server.records import Ask
 from embervlm.server.routes import Shared, client_of, note_words, takes
@@ -143,6 +143,7 @@ async def complete(request: Request, service: Shared) -> Response:
 
 
 async def _complete(request: Request, service: Service) -> Response:
+    check_query(request)
     ask = validated(ChatAsk, await read_json(request))
     if ask.model != MODEL:
         raise _no_model()

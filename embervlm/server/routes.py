@@ -22,7 +22,7 @@ from embervlm.memory.protocol import LessonMemory
 from embervlm.scenario import READINGS, Feedback
 from embervlm.server import metrics
 from embervlm.server.answers import Form
-from embervlm.server.bodies import read_form, read_json, read_record, validated
+from embervlm.server.bodies import check_query, read_form, read_json, read_record, validated
 from embervlm.server.errors import RefusalError, from_mistake
 from embervlm.server.records import (
     AnalysisRecord,
@@ -57,6 +57,17 @@ async def service_of(request: Request) -> Service:
 
 
 Shared = Annotated[Service, Depends(service_of)]
+
+
+async def known_query(request: Request) -> None:
+    """Refuse a name in the query that the route does not take; of a file of the page any will do.
+
+    Raises:
+        RefusalError: see `check_query`.
+    """
+    route = request.scope["route"]
+    if route.include_in_schema:
+        check_query(request, [field.alias for field in route.dependant.query_params])
 
 
 def takes(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
@@ -289,6 +300,7 @@ async def _answer(
     reasoning: bool = True,
 ) -> Response:
     """Let a worker decide, and pass on what it wrote."""
+    check_query(request)
     note_words(request, service, ask)
     content, timing = await service.answer(
         client_of(request), ask.task, ask.image, top_k=top_k, reasoning=reasoning, form=form

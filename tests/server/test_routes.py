@@ -242,6 +242,52 @@ def test_every_refusal_has_one_form_and_one_sentence(client: TestClient) -> None
         assert "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/v1/memory/1?erased=true"),
+        ("GET", "/v1/memory?word=lift"),
+        ("GET", "/v1/memory/1?limit=2"),
+        ("PUT", "/v1/fleet?checked=true"),
+        ("PUT", "/v1/fleet/text?checked=true"),
+        ("POST", "/v1/select?top_k=1"),
+        ("POST", "/v1/plan?a"),
+        ("POST", "/v1/feedback?author=Ada"),
+        ("POST", "/v1/chat/completions?stream=true"),
+        ("GET", "/v1/models?a=b"),
+    ],
+)
+def test_an_unknown_name_in_the_query_is_refused(
+    client: TestClient, method: str, path: str
+) -> None:
+    client.post("/v1/feedback", json={"task": TASK, "robots": ["No Robot"]})
+    bodies = {
+        "/v1/chat/completions": {
+            "model": "embervlm",
+            "messages": [{"role": "user", "content": TASK}],
+        },
+        "/v1/fleet/text": {"text": "robots: [{name: A}]"},
+        "/v1/fleet": {"robots": [{"name": "A"}]},
+        "/v1/feedback": {"task": TASK, "robots": ["Drone"]},
+    }
+    bare = path.partition("?")[0]
+    body = {"json": bodies.get(bare, {"task": TASK})} if method in ("POST", "PUT") else {}
+    fleet = client.get("/v1/fleet").content
+    answer = client.request(method, path, **body)
+    assert answer.status_code == (400 if "chat" in path else 422)
+    assert answer.json()["error"]["param"].startswith("query.")
+    assert client.get("/v1/memory").json()["total"] == 1
+    assert client.get("/v1/fleet").content == fleet
+    if method != "DELETE":
+        assert client.request(method, bare, **body).status_code in (200, 201)
+
+
+def test_nobody_is_sent_to_another_address(client: TestClient) -> None:
+    for path in ("/v1/memory/", "/v1/fleet/", "/healthz/", "/v1/select/"):
+        answer = client.get(path, headers={"host": "10.1.2.3"}, follow_redirects=False)
+        assert answer.status_code in (404, 405), path
+
+
 def test_figures_count_requests_by_route(client: TestClient) -> None:
     client.post("/v1/select", json={"task": TASK})
     client.get("/v1/memory/4711")
