@@ -341,6 +341,20 @@ def test_a_photo_is_taken_with_the_camera(page: Page) -> None:
     assert page.evaluate("document.activeElement.id") == "use-camera"
 
 
+def test_works_where_the_browser_keeps_nothing_for_pages(chromium: Any, served: str) -> None:
+    context = chromium.new_context(viewport=DESKTOP)
+    context.add_init_script(
+        "for (const store of ['localStorage', 'sessionStorage'])"
+        " Object.defineProperty(window, store,"
+        " { get() { throw new DOMException('blocked', 'SecurityError'); } });"
+    )
+    with opened(context, served) as page:
+        page.locator("#theme").select_option("dark")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        ask(page, TASK)
+    context.close()
+
+
 def test_asks_for_the_key_where_the_server_wants_one(chromium: Any, tmp_path: Path) -> None:
     selector = EmberVLM.from_pretrained(memory=tmp_path / "lessons.sqlite")
     server = Served(create_app(selector, ServerSettings(keys={"room": KEY}, linger_s=0)))

@@ -73,6 +73,13 @@ def test_text_never_becomes_markup_and_nothing_comes_from_elsewhere(path: Path) 
         assert not re.search(r"\son\w+=|\sstyle=|<style|<script(?![^>]*\ssrc=)", text)
 
 
+def test_only_what_may_fail_touches_what_a_browser_keeps() -> None:
+    for path in FILES:
+        if path.name != "dom.js":
+            found = re.findall(r"(?:local|session)Storage[.\[]", path.read_text("utf-8"))
+            assert not found, path.name
+
+
 def test_what_a_script_imports_is_there() -> None:
     for path in FILES:
         for found in re.findall(r'from "\./([\w.]+)"', path.read_text("utf-8")):

@@ -1,7 +1,7 @@
 // Calls to the server that sent this page. A refusal becomes an Error whose message is the server's
 // own sentence. Where a key is asked for, the person is, once, and the call is made again.
 
-import { byId } from "./dom.js";
+import { byId, keep, kept } from "./dom.js";
 
 const KEPT_KEY = "embervlm-key";
 let asking = null;
@@ -26,7 +26,7 @@ export async function call(method, path, { json, form, signal } = {}) {
 
 async function answered(method, path, { json, form, signal }) {
   const headers = {};
-  const key = sessionStorage.getItem(KEPT_KEY);
+  const key = kept(KEPT_KEY, "sessionStorage");
   if (key) headers.authorization = `Bearer ${key}`;
   if (json !== undefined) headers["content-type"] = "application/json";
   const body = json === undefined ? form : JSON.stringify(json);
@@ -46,7 +46,7 @@ function timingOf(header) {
 
 /** Ask the person for a key; several calls at a time share one question. */
 function askForKey() {
-  sessionStorage.removeItem(KEPT_KEY);
+  keep(KEPT_KEY, "", "sessionStorage");
   asking ??= new Promise((resolve, reject) => {
     const dialog = byId("key-dialog");
     const field = byId("key");
@@ -65,7 +65,7 @@ function askForKey() {
         } else if (!/^[\x21-\x7e]+$/.test(key)) {
           reject(new Error("A key has only letters, digits and plain signs; ask again to give one."));
         } else {
-          sessionStorage.setItem(KEPT_KEY, key);
+          keep(KEPT_KEY, key, "sessionStorage");
           resolve();
         }
       },

@@ -2,7 +2,7 @@
 // undone.
 
 import { call } from "./api.js";
-import { make, tell } from "./dom.js";
+import { keep, kept, make, tell } from "./dom.js";
 import { limit, listed, place } from "./words.js";
 
 const NO_ROBOT = "No Robot";
@@ -58,7 +58,7 @@ function correctionForm({ decision, asked, stored, cancel, id }) {
   ]);
   const note = make("textarea", { id: `${id}-note`, rows: 2, maxlength: 1000 });
   const author = make("input", { id: `${id}-author`, maxlength: 60, autocomplete: "name" });
-  author.value = localStorage.getItem(KEPT_AUTHOR) ?? "";
+  author.value = kept(KEPT_AUTHOR) ?? "";
   const problem = make("p", { class: "note error", role: "alert", hidden: true });
   const save = make("button", { type: "submit", class: "main" }, "Store this lesson");
   const choice = ([box, text]) => make("label", { class: "check" }, box, ` ${text}`);
@@ -101,7 +101,7 @@ function correctionForm({ decision, asked, stored, cancel, id }) {
     save.disabled = true;
     try {
       const name = author.value.trim();
-      localStorage.setItem(KEPT_AUTHOR, name);
+      keep(KEPT_AUTHOR, name);
       const json = {
         robots: order,
         note: note.value,

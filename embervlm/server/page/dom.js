@@ -1,4 +1,5 @@
-// Making elements. Children are elements or text, and text stays text: nothing here reads HTML.
+// Making elements, and what a browser keeps for them. Children are elements or text, and text stays
+// text: nothing here reads HTML.
 //
 //   make("p", { class: "hint" }, "Sent: ", make("strong", {}, robot))
 
@@ -54,4 +55,28 @@ export function whenQuiet(waitMs, work) {
     clearTimeout(timer);
     timer = setTimeout(() => work(...given), waitMs);
   };
+}
+
+// A browser may keep nothing for pages, and then throws at the first touch of its stores.
+const held = new Map();
+
+/** Keep a text under a name, until the tab is closed if `store` is "sessionStorage"; where the browser keeps
+ * nothing, as long as the page is open. */
+export function keep(name, value, store = "localStorage") {
+  held.set(name, value);
+  try {
+    window[store].setItem(name, value);
+  } catch {
+    // `held` has it.
+  }
+}
+
+/** Return what is kept under a name, or null. */
+export function kept(name, store = "localStorage") {
+  if (held.has(name)) return held.get(name);
+  try {
+    return window[store].getItem(name);
+  } catch {
+    return null;
+  }
 }

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { decisionView, spoken } from "./answer.js";
-import { byId, make, tell } from "./dom.js";
+import { byId, keep, kept, make, tell } from "./dom.js";
 import { fleetView } from "./fleet.js";
 import { lessonsView } from "./lessons.js";
 import { photoField } from "./photo.js";
@@ -151,11 +151,11 @@ function colours() {
     if (select.value === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = select.value;
   };
-  select.value = localStorage.getItem(KEPT_COLOURS) ?? "auto";
+  select.value = kept(KEPT_COLOURS) ?? "auto";
   if (!select.value) select.value = "auto";
   apply();
   select.addEventListener("change", () => {
-    localStorage.setItem(KEPT_COLOURS, select.value);
+    keep(KEPT_COLOURS, select.value);
     apply();
   });
 }
