@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +25,7 @@ from embervlm.selector import Selector
 from embervlm.server import chat, page, routes
 from embervlm.server.bodies import wrong_value
 from embervlm.server.errors import RefusalError, error_body, unknown_fault
-from embervlm.server.gate import Gate
+from embervlm.server.gate import OPEN_PATHS, Gate
 from embervlm.server.records import ErrorRecord
 from embervlm.server.service import Service
 from embervlm.server.settings import ServerSettings
@@ -84,6 +85,26 @@ class _Named:
     path: str
 
 
+class _Routes(FastAPI):
+    """FastAPI, whose schema of all this also has what the bodies are made of, and the key."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI schema; a reference of a body leads to the shared components."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            shared = schema["components"]["schemas"]
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    for content in operation.get("requestBody", {}).get("content", {}).values():
+                        shared.update(content["schema"].pop("$defs", {}))
+                    if path not in OPEN_PATHS and self.state.service.settings.keys:
+                        operation["security"] = [{"key": []}]
+            key = {"type": "http", "scheme": "bearer", "description": "Of --api-key-file."}
+            schema["components"]["securitySchemes"] = {"key": key}
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+
 def create_app(
     selector: Selector,
     settings: ServerSettings | None = None,
@@ -109,7 +130,7 @@ def create_app(
         yield
         service.close()
 
-    fastapi = FastAPI(
+    fastapi = _Routes(
         title="embervlm",
         version=embervlm.__version__,
         description="Decides which robots to send, from a photo and a request.",

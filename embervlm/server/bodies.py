@@ -3,14 +3,15 @@ So is the query of an address.
 
 JSON is refused with duplicate keys, NaN, numbers of thousands of digits, nesting deeper than
 `MAX_DEPTH`, or so many parts that they would fill the memory (`[[],[],...` takes twenty times its
-own size). Forms stay in memory; the photo is a file in them.
+own size). Forms stay in memory; the photo is a file in them, a list is a field for each of its
+values.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
@@ -21,7 +22,7 @@ from embervlm.server.errors import RefusalError
 
 MAX_DEPTH = 32
 MAX_PARTS = 20_000
-_MAX_FIELDS = 20
+_MAX_FIELDS = 200
 _MAX_FIELD_BYTES = 200_000
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -72,8 +73,8 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
-async def read_form(request: Request) -> dict[str, str | bytes]:
-    """Return the fields of a multipart form; a file is its bytes.
+async def read_form(request: Request, lists: Collection[str] = ()) -> dict[str, Any]:
+    """Return the fields of a multipart form; a file is its bytes, what is named in `lists` a list.
 
     Raises:
         RefusalError: it is another kind of body, or a broken or overlong form.
@@ -97,11 +98,15 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
     # wrong.
     except (KeyError, ValueError, LookupError) as error:
         raise RefusalError(422, "form_broken", "The form cannot be read; send it again.") from error
-    fields: dict[str, str | bytes] = {}
+    fields: dict[str, Any] = {}
     for name, value in form.multi_items():
+        content = await value.read() if isinstance(value, UploadFile) else value
+        if name in lists:
+            fields.setdefault(name, []).append(content)
+            continue
         if name in fields:
             raise RefusalError(422, "duplicate", "A field is in the form twice; leave one out.")
-        fields[name] = await value.read() if isinstance(value, UploadFile) else value
+        fields[name] = content
     await form.close()
     return fields
 
@@ -112,9 +117,12 @@ async def read_record(request: Request, model: type[Model]) -> Model:
     Raises:
         RefusalError: the body or a value in it is not as expected.
     """
-    is_form = _media_type(request) == "multipart/form-data"
-    values = await read_form(request) if is_form else await read_json(request)
-    return validated(model, values, strict=not is_form)
+    if _media_type(request) != "multipart/form-data":
+        return validated(model, await read_json(request))
+    lists = [
+        name for name, field in model.model_fields.items() if get_origin(field.annotation) is list
+    ]
+    return validated(model, await read_form(request, lists), strict=False)
 
 
 def check_query(request: Request, known: Collection[str] = ()) -> None:

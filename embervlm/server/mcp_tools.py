@@ -21,6 +21,7 @@ from pydantic import Field
 
 import embervlm
 from embervlm.imaging import MAX_FILE_BYTES
+from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.memory.protocol import StoreFaultError
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
@@ -86,7 +87,9 @@ def create_mcp(selector: Selector, photos: Path) -> MCPServer[Any]:
         robots: Annotated[list[str], Field(description="Who is right; empty: the note says it.")],
         task: Task = None,
         image: Image = None,
-        note: Annotated[str, Field(description="Why, in a few words.", max_length=1000)] = "",
+        note: Annotated[
+            str, Field(description="Why, in a few words.", max_length=MAX_NOTE_CHARACTERS)
+        ] = "",
         author: Annotated[str, Field(description="Who says so.", max_length=60)] = "operator",
     ) -> dict[str, Any]:
         """Keep who should have been sent; the next request that means the same follows it."""

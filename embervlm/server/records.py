@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.scenario import MAX_TASK_CHARACTERS, Scenario
 from embervlm.server.asked import scenario_of
 
-_MAX_NOTE_CHARACTERS = 1000
 _MAX_PHOTO_CHARACTERS = 12_000_000
 
 Name = Annotated[str, Field(min_length=1, max_length=60)]
@@ -58,7 +58,7 @@ class FeedbackAsk(Ask):
     robots: list[Name] = Field(
         default_factory=list, max_length=100, description="Who is right; empty, the note says it."
     )
-    note: str = Field("", max_length=_MAX_NOTE_CHARACTERS, description="Why, in a few words.")
+    note: str = Field("", max_length=MAX_NOTE_CHARACTERS, description="Why, in a few words.")
     author: Name = Field("operator", description="Who says so.")
     misread: list[Name] = Field(
         default_factory=list,

@@ -39,7 +39,7 @@ from embervlm.server.records import (
     RollbackRecord,
     SelectAsk,
 )
-from embervlm.server.service import Service
+from embervlm.server.service import Service, stopping
 
 router = APIRouter(default_response_class=JSONResponse)
 
@@ -261,7 +261,7 @@ async def alive() -> dict[str, str]:
 async def ready(service: Shared) -> Response:
     """Say whether requests are wanted: 503 from SIGTERM on."""
     if service.is_draining:
-        return JSONResponse({"status": "stopping"}, status_code=503)
+        raise stopping()
     return JSONResponse({"status": "ready"})
 
 

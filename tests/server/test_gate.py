@@ -317,7 +317,8 @@ def test_forms_with_bad_boundaries_are_refused(client: TestClient, kind: str) ->
 def test_while_it_stops_only_health_is_answered(client: TestClient, app: App) -> None:
     assert client.get("/readyz").status_code == 200
     app.service.is_draining = True
-    assert client.get("/readyz").status_code == 503
+    stopping = client.get("/readyz")
+    assert (stopping.status_code, stopping.json()["error"]["code"]) == (503, "stopping")
     assert client.get("/healthz").status_code == 200
     answer = client.post("/v1/select", json={"task": "look"})
     assert answer.status_code == 503

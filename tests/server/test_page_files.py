@@ -12,6 +12,7 @@ from opinion import DRONE, Opinion
 from starlette.testclient import TestClient
 
 from embervlm.fleet import Fleet
+from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.selector import Selector
 from embervlm.server import page
 from embervlm.server.app import create_app
@@ -78,6 +79,11 @@ def test_only_what_may_fail_touches_what_a_browser_keeps() -> None:
         if path.name != "dom.js":
             found = re.findall(r"(?:local|session)Storage[.\[]", path.read_text("utf-8"))
             assert not found, path.name
+
+
+def test_a_note_may_be_as_long_as_a_lesson_keeps() -> None:
+    script = next(path for path in FILES if path.name == "correction.js").read_text("utf-8")
+    assert f"maxlength: {MAX_NOTE_CHARACTERS} }}" in script
 
 
 def test_what_a_script_imports_is_there() -> None:

@@ -1,6 +1,7 @@
 """The routes answer what the selector says, keep lessons, and change the fleet."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -12,9 +13,11 @@ from starlette.testclient import TestClient
 import embervlm
 from embervlm.ember_vlm import EmberVLM
 from embervlm.fleet import Fleet
+from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 from embervlm.server.app import create_app
+from embervlm.server.settings import ServerSettings
 
 TASK = "carry the 8 kg pump up the stairs"
 
@@ -118,7 +121,7 @@ def test_a_note_is_data_whatever_it_says(client: TestClient, note: str) -> None:
         {"robots": ["No Robot", "Drone"]},
         {"robots": ["Drone"], "misread": ["the time"]},
         {"robots": ["Drone"], "author": ""},
-        {"robots": ["Drone"], "note": "x" * 1001},
+        {"robots": ["Drone"], "note": "x" * (MAX_NOTE_CHARACTERS + 1)},
         {"robots": "Drone"},
     ],
 )
@@ -126,6 +129,15 @@ def test_a_wrong_correction_is_refused(client: TestClient, ask: dict[str, object
     answer = client.post("/v1/feedback", json={"task": TASK, **ask})
     assert answer.status_code == 422
     assert client.get("/v1/memory").json()["total"] == 0
+
+
+def test_a_correction_may_be_a_form(client: TestClient, jpeg: bytes) -> None:
+    note = "x" * MAX_NOTE_CHARACTERS
+    ask = {"task": TASK, "robots": ["Drone", "Humanoid"], "note": note, "misread": ["team"]}
+    lesson = client.post("/v1/feedback", data=ask, files={"image": jpeg})
+    assert lesson.status_code == 201, lesson.text
+    found = lesson.json()["metadata"]
+    assert (found["robots"], found["misread"]) == (ask["robots"], ask["misread"])
 
 
 def test_the_fleet_is_replaced_for_all_that_come_after(client: TestClient) -> None:
@@ -215,6 +227,30 @@ def test_answers_hold_the_openapi_schema(client: TestClient, jpeg: bytes) -> Non
     for name, answer in answers.items():
         reference = {"$ref": f"#/components/schemas/{name}", "components": schema["components"]}
         jsonschema.validate(answer.json(), reference)
+
+
+def test_no_reference_of_the_openapi_schema_dangles(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    references = re.findall(r'"\$ref": ?"(.*?)"', json.dumps(schema))
+    assert any(name.endswith("/ChatMessage") for name in references)
+    for reference in references:
+        found = schema
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+    assert "$defs" not in json.dumps(schema)
+
+
+@pytest.mark.parametrize("keys", [{}, {"room": "k" * 20}])
+def test_the_openapi_schema_says_where_a_key_is_needed(
+    selector: Selector, keys: dict[str, str]
+) -> None:
+    client = TestClient(create_app(selector, ServerSettings(keys=keys)), base_url=HERE)
+    schema = client.get("/openapi.json", headers={"authorization": f"Bearer {'k' * 20}"}).json()
+    assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for path, operations in schema["paths"].items():
+        is_open = not keys or path in ("/healthz", "/readyz")
+        for operation in operations.values():
+            assert operation.get("security") == (None if is_open else [{"key": []}]), path
 
 
 def test_every_refusal_has_one_form_and_one_sentence(client: TestClient) -> None:

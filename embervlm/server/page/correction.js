@@ -56,7 +56,7 @@ function correctionForm({ decision, asked, stored, cancel, id }) {
     make("input", { type: "checkbox", value }),
     text,
   ]);
-  const note = make("textarea", { id: `${id}-note`, rows: 2, maxlength: 1000 });
+  const note = make("textarea", { id: `${id}-note`, rows: 2, maxlength: 500 });
   const author = make("input", { id: `${id}-author`, maxlength: 60, autocomplete: "name" });
   author.value = kept(KEPT_AUTHOR) ?? "";
   const problem = make("p", { class: "note error", role: "alert", hidden: true });
