@@ -15,7 +15,7 @@ from embervlm.scenario import Decision
 
 Form = Literal["decision", "plan", "analysis"]
 
-_OF_A_PLAN = ("robots", "confidence", "ask", "plan")
+_OF_A_PLAN = ("robots", "confidence", "ask", "plan", "memory", "lessons")
 
 
 def written(decision: Decision, form: Form) -> bytes:
@@ -26,7 +26,7 @@ def written(decision: Decision, form: Form) -> bytes:
 
 
 def analysis(decision: Decision) -> dict[str, Any]:
-    """Return a decision in the form that EmberVLM documents."""
+    """Return a decision in the form that EmberVLM documents, and the lessons that it follows."""
     record = decision.to_dict()
     steps = [
         f"{i}. {step.robot or 'nobody'}: {step.subtask}"
@@ -39,16 +39,19 @@ def analysis(decision: Decision) -> dict[str, Any]:
         "reasoning": record["reasoning"],
         "robot_probabilities": record["probabilities"],
         "action_plan": "\n".join(steps),
+        "memory": record["memory"],
+        "lessons": record["lessons"],
     }
 
 
-def _plan(decision: Decision) -> dict[str, Any]:
+def plan(decision: Decision) -> dict[str, Any]:
+    """Return who does what, and the lessons that this follows."""
     record = decision.to_dict()
     return {key: record[key] for key in _OF_A_PLAN}
 
 
 _FORMS: Mapping[Form, Callable[[Decision], dict[str, Any]]] = {
     "decision": Decision.to_dict,
-    "plan": _plan,
+    "plan": plan,
     "analysis": analysis,
 }

@@ -5,10 +5,10 @@
 
 The last message of the user is the request, its image the photo; what stands before it, the
 system's words among it, changes nothing, because the network reads one request at a time. The
-answer is the four lines of reasons, or with `response_format` the decision as JSON, in the shape of
-a schema if one is given (`schema_fit`). What would change the answer elsewhere and cannot here is
-refused (`n`, tools, log probabilities); the decision has no randomness, so temperature, seed and
-penalties are accepted.
+answer is the four lines of reasons and the lesson that it follows, or with `response_format` the
+decision as JSON, in the shape of a schema if one is given (`schema_fit`). What would change the
+answer elsewhere and cannot here is refused (`n`, tools, log probabilities); the decision has no
+randomness, so temperature, seed and penalties are accepted.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _scenario(messages: list[ChatMessage]) -> Scenario:
 
 def _content(decision: Decision, wanted: ResponseFormat) -> str:
     if wanted.type == "text":
-        return "\n".join(decision.reasoning)
+        return "\n".join((*decision.reasoning, *decision.memory))
     record = {**decision.to_dict(), **analysis(decision)}
     if wanted.json_schema is None:
         return json.dumps(decision.to_dict(), ensure_ascii=False)

@@ -25,6 +25,7 @@ from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.memory.protocol import StoreFaultError
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
+from embervlm.server import answers
 from embervlm.server.asked import decode_photo
 from embervlm.server.errors import from_mistake
 from embervlm.server.logs import log
@@ -76,11 +77,7 @@ def create_mcp(selector: Selector, photos: Path) -> MCPServer[Any]:
     def plan(task: Task = None, image: Image = None) -> dict[str, Any]:
         """Say who does what, and after what."""
 
-        def work() -> dict[str, Any]:
-            record = decide(task, image, reasoning=False).to_dict()
-            return {key: record[key] for key in ("robots", "confidence", "ask", "plan")}
-
-        return answered(work)
+        return answered(lambda: answers.plan(decide(task, image, reasoning=False)))
 
     @server.tool()
     def feedback(

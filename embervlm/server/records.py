@@ -139,6 +139,8 @@ class PlanRecord(BaseModel):
     confidence: float
     ask: bool
     plan: list[StepRecord]
+    memory: list[str]
+    lessons: list[int]
 
 
 class AnalysisRecord(BaseModel):
@@ -149,6 +151,8 @@ class AnalysisRecord(BaseModel):
     reasoning: list[str]
     robot_probabilities: dict[str, float]
     action_plan: str
+    memory: list[str]
+    lessons: list[int]
 
 
 class LessonRecord(BaseModel):

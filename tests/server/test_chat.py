@@ -39,6 +39,10 @@ def said(client: TestClient, **ask: Any) -> str:
 
 def test_the_reasons_are_the_answer(client: TestClient, selector: Selector) -> None:
     assert said(client) == "\n".join(selector.decide(Scenario(task=TASK)).reasoning)
+    client.post("/v1/feedback", json={"task": TASK, "robots": ["No Robot"]})
+    followed = selector.decide(Scenario(task=TASK))
+    assert said(client) == "\n".join((*followed.reasoning, *followed.memory))
+    assert len(followed.memory) == 1
 
 
 def test_a_json_object_is_the_decision(client: TestClient, selector: Selector, jpeg: bytes) -> None:

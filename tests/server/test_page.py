@@ -177,13 +177,16 @@ def test_a_lesson_is_undone_where_it_was_stored(page: Page) -> None:
     ask(page, "Haul 320 kg of sandbags along the sealed road to the pumping station.")
     page.get_by_role("button", name="That’s wrong").click()
     page.get_by_label("Humanoid", exact=True).check()
+    page.get_by_label("Your name").fill("Ada")
     page.get_by_role("button", name="Store this lesson").click()
     stored = page.locator(".stored")
     stored.wait_for()
     # 320 kg are more than it carries: kept, never followed, and the page says why.
     assert "will not be followed" in stored.inner_text()
     assert "20 kg" in stored.inner_text()
-    stored.get_by_role("button", name="Undo").click()
+    with page.expect_request(lambda request: request.method == "DELETE") as undone:
+        stored.get_by_role("button", name="Undo").click()
+    assert "author=Ada" in undone.value.url
     stored.get_by_text("is undone").wait_for()
     assert page.evaluate("document.activeElement.tagName") == "H3"
 

@@ -56,13 +56,15 @@ def test_a_photo_alone_and_a_request_alone_are_enough(client: TestClient, jpeg: 
 def test_plan_is_the_decisions_plan(client: TestClient, selector: Selector) -> None:
     answer = client.post("/v1/plan", json={"task": TASK}).json()
     decision = selector.decide(Scenario(task=TASK)).to_dict()
-    assert answer == {key: decision[key] for key in ("robots", "confidence", "ask", "plan")}
+    keys = ("robots", "confidence", "ask", "plan", "memory", "lessons")
+    assert answer == {key: decision[key] for key in keys}
 
 
 def test_analyze_has_the_keys_that_embervlm_documents(client: TestClient, jpeg: bytes) -> None:
     answer = client.post("/analyze", data={"instruction": TASK}, files={"image": jpeg}).json()
     assert list(answer) == [
         "selected_robot", "confidence", "reasoning", "robot_probabilities", "action_plan",
+        "memory", "lessons",
     ]  # fmt: skip
     assert answer["selected_robot"] in Fleet.default().outcomes
     assert set(answer["robot_probabilities"]) == set(Fleet.default().outcomes)
@@ -79,6 +81,12 @@ def test_a_correction_is_followed_shown_and_undone(client: TestClient) -> None:
     followed = client.post("/v1/select", json={"task": TASK}).json()
     assert followed["robots"] == ["No Robot"]
     assert followed["lessons"] == [number]
+    assert followed["memory"]
+    told = [
+        client.post("/v1/plan", json={"task": TASK}).json(),
+        client.post("/analyze", files={"instruction": (None, TASK)}).json(),
+    ]
+    assert all((one["memory"], one["lessons"]) == (followed["memory"], [number]) for one in told)
     listed = client.get("/v1/memory").json()
     assert listed["total"] == 1
     assert listed["lessons"][0] == client.get(f"/v1/memory/{number}").json()

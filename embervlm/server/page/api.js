@@ -4,6 +4,7 @@
 import { byId, keep, kept } from "./dom.js";
 
 const KEPT_KEY = "embervlm-key";
+export const KEPT_AUTHOR = "embervlm-author";
 let asking = null;
 
 /** Call a route; return { body, timing } with the milliseconds that the server names. */
@@ -22,6 +23,12 @@ export async function call(method, path, { json, form, signal } = {}) {
   }
   if (!response.ok) throw new Error(body?.error?.message ?? `The server refused (${response.status}).`);
   return { body, timing: timingOf(response.headers.get("server-timing") ?? "") };
+}
+
+/** Take a lesson out of force, or destroy it, in the name that this person gave. */
+export function forget(id, erase = false) {
+  const query = new URLSearchParams({ erase, author: kept(KEPT_AUTHOR) || "operator" });
+  return call("DELETE", `v1/memory/${id}?${query}`);
 }
 
 async function answered(method, path, { json, form, signal }) {

@@ -1,12 +1,11 @@
 // "That's wrong": who is right, why, and what was misread. It becomes a lesson, is shown, and can be
 // undone.
 
-import { call } from "./api.js";
+import { KEPT_AUTHOR, call, forget } from "./api.js";
 import { keep, kept, make, tell } from "./dom.js";
 import { limit, listed, place } from "./words.js";
 
 const NO_ROBOT = "No Robot";
-const KEPT_AUTHOR = "embervlm-author";
 let numbered = 0;
 
 export function correction({ decision, asked, again }) {
@@ -147,7 +146,7 @@ function storedView(lesson, again) {
   undo.addEventListener("click", async () => {
     undo.disabled = true;
     try {
-      await call("DELETE", `v1/memory/${lesson.id}`);
+      await forget(lesson.id);
       head.textContent = `Lesson ${lesson.id} is undone`;
       tell(said, "It counts no more.");
       undo.remove();

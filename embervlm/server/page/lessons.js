@@ -1,6 +1,6 @@
 // The lessons: a list that can be searched, and forgetting one.
 
-import { call } from "./api.js";
+import { call, forget } from "./api.js";
 import { byId, make, tell, whenQuiet } from "./dom.js";
 import { listed } from "./words.js";
 
@@ -70,7 +70,7 @@ function lessonItem(lesson, changed) {
   );
   const drop = async (erase) => {
     try {
-      await call("DELETE", `v1/memory/${id}${erase ? "?erase=true" : ""}`);
+      await forget(id, erase);
       await changed();
       byId("lesson-status").textContent = erase
         ? `Lesson ${id} is erased.`
