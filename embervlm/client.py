@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from embervlm.fleet import Fleet
+from embervlm.live import FleetState
 from embervlm.scenario import FLAGS, QUANTITIES, Decision, Feedback, Needs, Scenario, Subtask
 from embervlm.web import LOCAL_HOSTS, MAX_PAUSE_S, reason_of, retry_after_s
 
@@ -108,24 +109,36 @@ class Client:
         *,
         top_k: int | None = None,
         reasoning: bool = True,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
     ) -> Decision:
         """Decide for a request, a photo (a path, or the file's bytes), or both.
+
+        What else there is means what it means for `Selector.decide`, for this request alone.
 
         Raises:
             ServerError: the server refused it.
             UnreachableError: there was no answer.
         """
         scenario = Scenario(task=task, image=_photo(image))
-        ask = {**_asked(scenario), "reasoning": reasoning}
+        ask = {**_asked(scenario), **_terms(state, exclude, require), "reasoning": reasoning}
         if top_k is not None:
             ask["top_k"] = top_k
         return decision_from(self._call("POST", "/v1/select", ask), scenario)
 
     def plan(
-        self, task: str | None = None, image: str | Path | bytes | None = None
+        self,
+        task: str | None = None,
+        image: str | Path | bytes | None = None,
+        *,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
     ) -> tuple[Subtask, ...]:
         """Return who does what, and after what."""
-        ask = _asked(Scenario(task=task, image=_photo(image)))
+        scenario = Scenario(task=task, image=_photo(image))
+        ask = {**_asked(scenario), **_terms(state, exclude, require)}
         return _plan(self._call("POST", "/v1/plan", ask)["plan"])
 
     def learn(self, decision: Decision, feedback: Feedback) -> dict[str, Any]:
@@ -271,6 +284,15 @@ def _asked(scenario: Scenario) -> dict[str, Any]:
     if isinstance(scenario.image, bytes):
         asked["image"] = base64.b64encode(scenario.image).decode("ascii")
     return asked
+
+
+def _terms(
+    state: FleetState | None, exclude: Sequence[str], require: Sequence[str]
+) -> dict[str, Any]:
+    terms: dict[str, Any] = {"exclude": list(exclude), "require": list(require)}
+    if state is not None:
+        terms["state"] = {"robots": {name: dict(row) for name, row in state.robots.items()}}
+    return {key: value for key, value in terms.items() if value}
 
 
 def _photo(image: str | Path | bytes | None) -> bytes | None:

@@ -8,10 +8,25 @@ from __future__ import annotations
 
 import binascii
 import re
+from dataclasses import dataclass
 
+from embervlm.live import FleetState
 from embervlm.scenario import Scenario
 
 _DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for one request alone, as `Selector.decide` takes it: the robots as they are now,
+    whom to leave out, whom to send in any case."""
+
+    state: FleetState | None = None
+    exclude: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+
+
+NO_TERMS = Terms()
 
 
 def scenario_of(task: str | None, image: str | bytes | None) -> Scenario:

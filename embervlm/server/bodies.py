@@ -4,14 +4,14 @@ So is the query of an address.
 JSON is refused with duplicate keys, NaN, numbers of thousands of digits, nesting deeper than
 `MAX_DEPTH`, or so many parts that they would fill the memory (`[[],[],...` takes twenty times its
 own size). Forms stay in memory; the photo is a file in them, a list is a field for each of its
-values.
+values, and a mapping is JSON.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, NoReturn, TypeVar, get_origin
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
@@ -22,7 +22,7 @@ from embervlm.server.errors import RefusalError
 
 MAX_DEPTH = 32
 MAX_PARTS = 20_000
-_MAX_FIELDS = 200
+_MAX_FIELDS = 300  # of two lists with 100 names, and the rest
 _MAX_FIELD_BYTES = 200_000
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -122,7 +122,11 @@ async def read_record(request: Request, model: type[Model]) -> Model:
     lists = [
         name for name, field in model.model_fields.items() if get_origin(field.annotation) is list
     ]
-    return validated(model, await read_form(request, lists), strict=False)
+    values = await read_form(request, lists)
+    for name, field in model.model_fields.items():
+        if name in values and _is_mapping(field.annotation):
+            values[name] = _json_field(name, values[name])
+    return validated(model, values, strict=False)
 
 
 def check_query(request: Request, known: Collection[str] = ()) -> None:
@@ -161,6 +165,19 @@ def wrong_value(place: tuple[int | str, ...], kind: str, why: str) -> RefusalErr
         why = "expected an object with named values"
     where = f"`{param}`: " if param else "The body: "
     return RefusalError(422, "invalid_request", f"{where}{why}.", param=param or None)
+
+
+def _is_mapping(kind: Any) -> bool:
+    """Say whether a field holds a record of its own, or may."""
+    kinds = get_args(kind) or (kind,)
+    return any(isinstance(one, type) and issubclass(one, BaseModel) for one in kinds)
+
+
+def _json_field(name: str, content: str | bytes) -> Any:
+    try:
+        return parse_json(content if isinstance(content, bytes) else content.encode())
+    except RefusalError as error:
+        raise wrong_value((name,), "json", "expected JSON, a mapping") from error
 
 
 def _media_type(request: Request) -> str:

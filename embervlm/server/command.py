@@ -65,6 +65,7 @@ def serve(
     model: ModelOption = None,
     backend: BackendOption = "native",
     fleet: FleetOption = None,
+    state: StateOption = None,
     memory: MemoryOption = None,
     site: SiteOption = "default",
     api_key_file: Annotated[
@@ -122,6 +123,7 @@ def serve(
             hosts=tuple(allow_host or ()),
             origins=tuple(allow_origin or ()),
             log_requests=log_requests,
+            state=read_state(state),
         )
         check_reach(host, settings)
         least = 1 if min_replicas is None else min_replicas
@@ -146,6 +148,7 @@ def serve(
 
         lessons = open_memory(memory, site)
         selector = load_selector(backend, model, fleet, memory=lessons)
+        selector.at(settings.state)  # before engines are started
         if fault := lessons.fault:
             sys.stderr.write(f"embervlm: {printable(fault)} It decides without lessons.\n")
         if on_ray:

@@ -33,6 +33,7 @@ from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 from embervlm.server.answers import Form
+from embervlm.server.asked import NO_TERMS, Terms
 from embervlm.server.engine_process import EngineOptions, receive, send
 from embervlm.server.jobs import ClosedError
 from embervlm.server.logs import log
@@ -95,6 +96,7 @@ class ProcessWorker:
         top_k: int | None,
         reasoning: bool,
         form: Form,
+        terms: Terms = NO_TERMS,
     ) -> bytes:
         """Let the process decide and write the answer.
 
@@ -109,15 +111,22 @@ class ProcessWorker:
             "top_k": top_k,
             "reasoning": reasoning,
             "form": form,
+            "terms": terms,
         }
         found: bytes = self._ask(selector.fleet, "answer", values)
         return found
 
     def decide(
-        self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        terms: Terms = NO_TERMS,
     ) -> Decision:
         """Let the process decide; raises as `answer` does."""
-        values = {"scenario": scenario, "top_k": top_k, "reasoning": reasoning}
+        values = {"scenario": scenario, "top_k": top_k, "reasoning": reasoning, "terms": terms}
         found: Decision = self._ask(selector.fleet, "decide", values)
         return replace(found, scenario=scenario)
 

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embervlm.fleet import STATUSES
+from embervlm.live import FleetState
 from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.scenario import MAX_TASK_CHARACTERS, Scenario
-from embervlm.server.asked import scenario_of
+from embervlm.server.asked import NO_TERMS, Terms, scenario_of
 
 _MAX_PHOTO_CHARACTERS = 12_000_000
 
@@ -40,15 +42,70 @@ class Ask(Record):
         """
         return scenario_of(self.task, self.image)
 
+    def terms(self) -> Terms:
+        """Return what holds for this request alone.
 
-class SelectAsk(Ask):
+        Raises:
+            ValueError: the state is none.
+        """
+        return NO_TERMS
+
+
+class PlaceAsk(Record):
+    """Metres east and north of the operator's point."""
+
+    x_m: float
+    y_m: float
+
+
+class RobotState(Record):
+    """What is known of a robot now; what is left out is as the fleet says."""
+
+    battery: float | None = Field(None, description="The share that is left, 0 to 1.")
+    status: str | None = Field(None, max_length=20, description=f"One of {', '.join(STATUSES)}.")
+    ready: int | None = Field(None, description="How many of its kind can be sent.")
+    free_in_min: float | None = Field(None, description="From when on.")
+    location: PlaceAsk | None = None
+
+
+class StateAsk(Record):
+    """The robots as they are now, by name or alias, as in a state file."""
+
+    robots: dict[Name, RobotState] = Field(max_length=1000)
+
+
+class TermsAsk(Ask):
+    """A request with what holds for it alone; in a form `state` is JSON."""
+
+    state: StateAsk | None = Field(None, description="The robots as they are now.")
+    exclude: list[Name] = Field(
+        default_factory=list, max_length=100, description="Robots that are not to be sent."
+    )
+    require: list[Name] = Field(
+        default_factory=list, max_length=100, description="Robots to send in any case."
+    )
+
+    def terms(self) -> Terms:
+        """Return what holds for this request alone.
+
+        Raises:
+            ValueError: the state is none; names the robot and the key.
+        """
+        state = None
+        if self.state is not None:
+            robots = self.state.robots.items()
+            state = FleetState({name: row.model_dump(exclude_none=True) for name, row in robots})
+        return Terms(state, tuple(self.exclude), tuple(self.require))
+
+
+class SelectAsk(TermsAsk):
     """What /v1/select takes."""
 
     top_k: int | None = Field(None, ge=1, le=1000, description="At most so many robots.")
     reasoning: bool = Field(True, description="False leaves the four lines of reasons out.")
 
 
-class PlanAsk(Ask):
+class PlanAsk(TermsAsk):
     """What /v1/plan takes."""
 
 

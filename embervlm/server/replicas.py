@@ -31,6 +31,7 @@ from embervlm.memory.home import is_address
 from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
+from embervlm.server.asked import NO_TERMS, Terms
 from embervlm.server.errors import RefusalError
 from embervlm.server.logs import log
 from embervlm.server.workers import Fault, LocalWorker, Refused, Worker, safely
@@ -111,11 +112,13 @@ class Replica:
         self._one_at_a_time = threading.Lock()
 
     def decide(
-        self, fleet: Fleet, scenario: Scenario, top_k: int | None, reasoning: bool
+        self, fleet: Fleet, scenario: Scenario, top_k: int | None, reasoning: bool, terms: Terms
     ) -> Decision | Refused | Fault:
         """Decide for a fleet; see `LocalWorker.decide`."""
         return self._safely(
-            lambda: self._worker.decide(self._at(fleet), scenario, top_k=top_k, reasoning=reasoning)
+            lambda: self._worker.decide(
+                self._at(fleet), scenario, top_k=top_k, reasoning=reasoning, terms=terms
+            )
         )
 
     def occlude(self, fleet: Fleet, scenario: Scenario) -> Occlusion | Refused | Fault:
@@ -147,14 +150,20 @@ class RemoteWorker(Worker):
         self._own, self._own_lock = own, own_lock
 
     def decide(
-        self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        terms: Terms = NO_TERMS,
     ) -> Decision:
         """Let a replica decide.
 
         Raises:
             RefusalError: the request is wrong, or no replica answers.
         """
-        found = self._ask("decide", selector.fleet, scenario, top_k, reasoning)
+        found = self._ask("decide", selector.fleet, scenario, top_k, reasoning, terms)
         assert isinstance(found, Decision)
         return found
 

@@ -40,6 +40,7 @@ from embervlm.server.records import (
     SelectAsk,
 )
 from embervlm.server.service import Service, stopping
+from embervlm.server.workers import users_mistakes
 
 router = APIRouter(default_response_class=JSONResponse)
 
@@ -210,10 +211,9 @@ async def replace_fleet(
     ask = validated(FleetAsk, await read_json(request))
     try:
         fleet = Fleet.from_record(ask.model_dump(), source="the fleet")
+        service.replace_fleet(fleet, check=check)
     except ValueError as error:
         raise from_mistake(error, "fleet") from error
-    if not check:
-        service.fleet = fleet
     return JSONResponse(_fleet(fleet))
 
 
@@ -302,8 +302,16 @@ async def _answer(
     """Let a worker decide, and pass on what it wrote."""
     check_query(request)
     note_words(request, service, ask)
+    with users_mistakes():
+        terms = ask.terms()
     content, timing = await service.answer(
-        client_of(request), ask.task, ask.image, top_k=top_k, reasoning=reasoning, form=form
+        client_of(request),
+        ask.task,
+        ask.image,
+        top_k=top_k,
+        reasoning=reasoning,
+        form=form,
+        terms=terms,
     )
     headers = {"server-timing": timing.header()}
     return Response(content, media_type="application/json", headers=headers)

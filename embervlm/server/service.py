@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import anyio.to_thread
@@ -18,6 +18,7 @@ from embervlm.occlusion import Occlusion
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 from embervlm.server.answers import Form
+from embervlm.server.asked import NO_TERMS, Terms
 from embervlm.server.errors import RefusalError
 from embervlm.server.jobs import ClosedError, QueueFullError, WorkerPool
 from embervlm.server.logs import log
@@ -47,6 +48,9 @@ class Service:
     """Decides and learns for the routes; every call is one job of one worker.
 
     The fleet may be replaced while it runs: a job sees the one that was there when the job began.
+
+    Raises:
+        ValueError: the state of the settings does not fit the fleet.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Service:
         self.is_draining = False
         self.in_flight = 0
         selector.open_memory()  # one for all workers, not one for each
+        selector.at(settings.state)  # what does not fit is told before the first request
         self._selector = selector
         self.pool: WorkerPool[Worker] = WorkerPool(workers, queue=settings.queue)
         self.metrics = Metrics(lambda: self.pool.waiting, lambda: self.pool.busy)
@@ -66,9 +71,19 @@ class Service:
         """The robots at hand."""
         return self._selector.fleet
 
-    @fleet.setter
-    def fleet(self, fleet: Fleet) -> None:
-        self._selector = self._selector.with_fleet(fleet)
+    def replace_fleet(self, fleet: Fleet, *, check: bool = False) -> None:
+        """Decide for these robots from now on; with `check`, only say whether that could be.
+
+        Raises:
+            ValueError: the state that the server was started with does not fit them.
+        """
+        other = self._selector.with_fleet(fleet)
+        try:
+            other.at(self.settings.state)
+        except ValueError as error:
+            raise ValueError(f"The state of --state does not fit this fleet: {error}") from error
+        if not check:
+            self._selector = other
 
     @property
     def backend(self) -> Backend:
@@ -84,6 +99,7 @@ class Service:
         top_k: int | None,
         reasoning: bool,
         form: Form,
+        terms: Terms = NO_TERMS,
     ) -> tuple[bytes, Timing]:
         """Decide what came, a text being the photo in base64; return the answer as JSON.
 
@@ -91,8 +107,12 @@ class Service:
             RefusalError: the request is wrong, or there is no place in the queue.
         """
 
+        now = self._now(terms)
+
         def work(worker: Worker, selector: Selector) -> bytes:
-            return worker.answer(selector, task, image, top_k=top_k, reasoning=reasoning, form=form)
+            return worker.answer(
+                selector, task, image, top_k=top_k, reasoning=reasoning, form=form, terms=now
+            )
 
         return await self._run(client, work)
 
@@ -113,7 +133,9 @@ class Service:
         def work(worker: Worker, selector: Selector) -> Decision:
             with users_mistakes():
                 scenario = ask()
-            return worker.decide(selector, scenario, top_k=top_k, reasoning=reasoning)
+            return worker.decide(
+                selector, scenario, top_k=top_k, reasoning=reasoning, terms=self._now(NO_TERMS)
+            )
 
         return await self._run(client, work)
 
@@ -170,6 +192,10 @@ class Service:
         """Finish what was accepted, and let go of the lessons."""
         self.pool.close()
         self._selector.open_memory().close()
+
+    def _now(self, terms: Terms) -> Terms:
+        """Return the terms with the server's state where the request brings none."""
+        return terms if terms.state is not None else replace(terms, state=self.settings.state)
 
     async def _run(self, client: str, work: Callable[[Worker, Selector], T]) -> tuple[T, Timing]:
         submitted = time.perf_counter()

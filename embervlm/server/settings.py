@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embervlm.live import FleetState
 from embervlm.web import LOCAL_HOSTS
 
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
@@ -22,7 +23,8 @@ class ServerSettings:
     `keys` maps each client's name to its key; empty, no key is asked for. `queue` is how many
     requests may wait. `hosts` are the names that may stand in a Host header, beside localhost and
     plain IP addresses; `origins` the pages of other servers whose scripts may call this one.
-    `log_requests` lets the words of requests into the log. A body has at most `max_body_bytes`, all
+    `log_requests` lets the words of requests into the log. `state` is how the robots are where a
+    request does not say it. A body has at most `max_body_bytes`, all
     bodies together `max_bodies_bytes`.
 
     Of a client's time: `header_s` for a request's head, `body_s` for its body with a second more
@@ -36,6 +38,7 @@ class ServerSettings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     log_requests: bool = False
+    state: FleetState | None = None
     max_body_bytes: int = 12_000_000
     max_bodies_bytes: int = 120_000_000
     header_s: float = 10.0

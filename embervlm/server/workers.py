@@ -10,7 +10,7 @@ The selector comes with each job, since its fleet may have been replaced meanwhi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -21,7 +21,7 @@ from embervlm.occlusion import Occlusion, cover_parts
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 from embervlm.server.answers import Form, written
-from embervlm.server.asked import scenario_of
+from embervlm.server.asked import NO_TERMS, Terms, scenario_of
 from embervlm.server.errors import RefusalError, from_mistake
 from embervlm.server.logs import frames_of
 
@@ -40,6 +40,7 @@ class Worker(Protocol):
         top_k: int | None,
         reasoning: bool,
         form: Form,
+        terms: Terms = NO_TERMS,
     ) -> bytes:
         """Decide what came, a text being the photo in base64; return the answer as JSON.
 
@@ -47,10 +48,17 @@ class Worker(Protocol):
         """
         with users_mistakes():
             scenario = scenario_of(task, image)
-        return written(self.decide(selector, scenario, top_k=top_k, reasoning=reasoning), form)
+        found = self.decide(selector, scenario, top_k=top_k, reasoning=reasoning, terms=terms)
+        return written(found, form)
 
     def decide(
-        self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        terms: Terms = NO_TERMS,
     ) -> Decision:
         """Decide for the selector's fleet, with its lessons."""
 
@@ -68,13 +76,25 @@ class LocalWorker(Worker):
         self._backend = backend
 
     def decide(
-        self, selector: Selector, scenario: Scenario, *, top_k: int | None, reasoning: bool
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        *,
+        top_k: int | None,
+        reasoning: bool,
+        terms: Terms = NO_TERMS,
     ) -> Decision:
-        """Decide; a ValueError after the network has spoken is a fault of ours."""
+        """Decide; a ValueError after the network has spoken is a fault of ours, unless a robot is
+        required: whether that can be sent shows only then."""
         own = selector.with_backend(self._backend)
         with users_mistakes():
+            own = own.at(terms.state, terms.exclude)
+            require = dict.fromkeys(own.fleet.find(name).name for name in terms.require)
+            if top_k is not None and top_k < len(require):
+                raise ValueError(f"top_k is {top_k}; ask for {len(require)} robots or more.")
             proposal = own.propose(scenario)
-        return own.answer(proposal, scenario, top_k=top_k, reasoning=reasoning)
+        with users_mistakes() if require else nullcontext():
+            return own.answer(proposal, scenario, top_k=top_k, reasoning=reasoning, require=require)
 
     def occlude(self, selector: Selector, scenario: Scenario) -> Occlusion:
         """Measure it with this engine."""

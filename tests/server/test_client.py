@@ -12,6 +12,7 @@ from conftest import Listen
 
 from embervlm.client import Client, ServerError, UnreachableError
 from embervlm.fleet import Fleet
+from embervlm.live import FleetState
 from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 from embervlm.server.settings import ServerSettings
@@ -31,6 +32,13 @@ def test_decides_learns_and_forgets_as_the_selector_does(
             assert decision.to_dict() == expected.to_dict()
             assert decision.needs == expected.needs
             assert client.plan(TASK, photo) == expected.plan
+            state = FleetState({"Drone": {"battery": 0.1, "location": {"x_m": 40, "y_m": -12.5}}})
+            terms = {"state": state, "exclude": ["Humanoid"]}
+            expected = selector.decide(Scenario(task=TASK), **terms)
+            assert client.select(TASK, **terms).to_dict() == expected.to_dict()
+            assert client.plan(TASK, **terms) == expected.plan
+            with pytest.raises(ServerError, match="is required, but cannot be sent"):
+                client.select(TASK, exclude=["Drone"], require=["Drone"])
             lesson = client.learn(decision, Feedback(["No Robot"], note="the lift is out"))
             assert client.select(TASK, photo).robots == ("No Robot",)
             assert [row["id"] for row in client.lessons()] == [lesson["id"]]

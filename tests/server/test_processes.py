@@ -20,10 +20,12 @@ from starlette.testclient import TestClient
 
 from embervlm.backends import load_backend
 from embervlm.fleet import Fleet
+from embervlm.live import FleetState
 from embervlm.memory.store import LessonStore
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 from embervlm.server.app import App, create_app
+from embervlm.server.asked import Terms
 from embervlm.server.engine_process import EngineOptions
 from embervlm.server.processes import EngineFaultError, ProcessWorker, engine_processes
 from embervlm.server.run import server_for
@@ -133,12 +135,17 @@ def test_answers_and_refusals_are_those_of_a_thread(
 ) -> None:
     photo = base64_of(jpeg)
     task = "carry the 8 kg pump up the stairs"
+    state = {"robots": {"Humanoid": {"status": "fault"}}}
     uri = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{photo}"}}
     asks: list[tuple[str, dict[str, Any]]] = [
         ("/v1/select", {"json": {"task": task, "image": photo, "top_k": 1}}),
         ("/v1/select", {"json": {"image": photo, "reasoning": False}}),
         ("/v1/select", {"data": {"task": task}, "files": {"image": jpeg}}),
         ("/v1/plan", {"json": {"task": task}}),
+        ("/v1/plan", {"json": {"task": task, "state": state, "exclude": ["Drone"]}}),
+        ("/v1/select", {"json": {"task": task, "exclude": ["Drone"], "require": ["Drone"]}}),
+        ("/v1/select", {"json": {"task": task, "require": ["Humanoid"], "state": state}}),
+        ("/v1/select", {"json": {"task": task, "exclude": ["Nobody"]}}),
         ("/analyze", {"data": {"instruction": task}, "files": {"image": jpeg}}),
         ("/v1/occlusion", {"json": {"task": task, "image": photo}}),
         ("/v1/select", {"json": {}}),
@@ -168,6 +175,9 @@ def test_a_decision_comes_back_with_its_scenario(
     selector, asked = Selector(load_backend("native", tiny_model)), Scenario("look", jpeg)
     found = engines[0].decide(selector, asked, top_k=1, reasoning=True)
     assert found == selector.decide(asked, top_k=1)
+    terms = Terms(FleetState({"Drone": {"battery": 0.1}}), exclude=("Humanoid",))
+    found = engines[0].decide(selector, asked, top_k=None, reasoning=True, terms=terms)
+    assert found == selector.decide(asked, state=terms.state, exclude=terms.exclude)
 
 
 def test_a_fault_there_is_told_by_its_kind_alone(

@@ -21,10 +21,12 @@ from typer.testing import CliRunner
 from embervlm import cli
 from embervlm.backends import load_backend
 from embervlm.fleet import Fleet
+from embervlm.live import FleetState
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
 from embervlm.server import replicas as on_ray
 from embervlm.server.app import App, create_app
+from embervlm.server.asked import Terms
 from embervlm.server.errors import RefusalError
 from embervlm.server.replicas import RemoteWorker, Replica, ReplicaOptions, replicas
 from embervlm.server.run import server_for
@@ -173,6 +175,9 @@ def test_a_request_that_kills_every_replica_is_given_up(tiny_model: Path, jpeg: 
     assert worker.decide(selector, asked, top_k=1, reasoning=True) == selector.decide(
         asked, top_k=1
     )
+    terms = Terms(FleetState({"Drone": {"battery": 0.1}}), exclude=("Humanoid",))
+    found = worker.decide(selector, asked, top_k=None, reasoning=True, terms=terms)
+    assert found == selector.decide(asked, state=terms.state, exclude=terms.exclude)
     worker, handle = worker_with(tiny_model, 99)
     with pytest.raises(RefusalError, match="No engine answered in 4 tries") as refused:
         worker.occlude(selector, asked)

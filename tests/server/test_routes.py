@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 import embervlm
 from embervlm.ember_vlm import EmberVLM
 from embervlm.fleet import Fleet
+from embervlm.live import FleetState
 from embervlm.memory.lessons import MAX_NOTE_CHARACTERS
 from embervlm.scenario import Scenario
 from embervlm.selector import Selector
@@ -58,6 +60,95 @@ def test_plan_is_the_decisions_plan(client: TestClient, selector: Selector) -> N
     decision = selector.decide(Scenario(task=TASK)).to_dict()
     keys = ("robots", "confidence", "ask", "plan", "memory", "lessons")
     assert answer == {key: decision[key] for key in keys}
+
+
+YARD = "look around the yard"
+STATE = {"robots": {"Robot with Wheels": {"status": "fault"}, "legged": {"battery": 0.5}}}
+TERMS = {"state": STATE, "exclude": ["Drone"], "require": ["Robot with Legs"]}
+
+
+@pytest.fixture
+def shipped() -> Iterator[TestClient]:
+    with TestClient(create_app(EmberVLM.from_pretrained()), base_url=HERE) as client:
+        yield client
+
+
+def test_state_exclude_and_require_hold_for_one_request(shipped: TestClient, jpeg: bytes) -> None:
+    selector = EmberVLM.from_pretrained()
+    before = shipped.post("/v1/select", json={"task": YARD}).content
+    asked = {"exclude": TERMS["exclude"], "require": TERMS["require"]}
+    expected = selector.decide(
+        Scenario(task=YARD), state=FleetState(STATE["robots"]), **asked
+    ).to_dict()
+    assert "Robot with Legs" in expected["robots"]
+    assert "is left out" in expected["rejected"]["Drone"]
+    found = shipped.post("/v1/select", json={"task": YARD, **TERMS})
+    assert found.json() == expected
+    plan = shipped.post("/v1/plan", json={"task": YARD, **TERMS}).json()
+    assert (plan["robots"], plan["plan"]) == (expected["robots"], expected["plan"])
+    assert shipped.post("/v1/select", json={"task": YARD}).content == before
+    form = {"task": YARD, **TERMS, "state": json.dumps(STATE)}
+    with_photo = shipped.post("/v1/select", data=form, files={"image": jpeg})
+    asked_in_json = {"task": YARD, **TERMS, "image": base64_of(jpeg)}
+    assert with_photo.content == shipped.post("/v1/select", json=asked_in_json).content
+    assert "is left out" in with_photo.json()["rejected"]["Drone"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ({"exclude": ["Nobody"]}, "No robot is called 'Nobody'"),
+        ({"require": ["Drone"], "exclude": ["Drone"]}, "is required, but cannot be sent"),
+        ({"require": ["Drone", "Robot with Legs"], "top_k": 1}, "ask for 2 robots or more"),
+        ({"exclude": "Drone"}, "`exclude`"),
+        ({"state": {}}, "`state.robots`"),
+        ({"state": {"Drone": {"status": "fault"}}}, "`state.robots`: Field required"),
+        ({"state": {"robots": {"Nobody": {}}}}, "No robot is called 'Nobody'"),
+        ({"state": {"robots": {"Drone": {"battery": 7}}}}, "a share from 0 to 1"),
+        ({"state": {"robots": {"Drone": {"ready": 99}}}}, "99 are ready"),
+        ({"state": {"robots": {"Drone": {"status": "asleep"}}}}, "one of ready"),
+        ({"state": {"robots": {"Drone": {"wings": 2}}}}, "there is no such key"),
+        ({"state": {"robots": {"Drone": {"location": {"x_m": 1e13, "y_m": 0}}}}}, "a place"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(
+    shipped: TestClient, terms: dict[str, object], told: str
+) -> None:
+    answer = shipped.post("/v1/select", json={"task": YARD, **terms})
+    assert answer.status_code == 422, answer.text
+    assert told in answer.json()["error"]["message"]
+    broken = shipped.post("/v1/plan", files={"task": (None, YARD), "state": (None, "{")})
+    assert "`state`: expected JSON" in broken.json()["error"]["message"]
+
+
+def test_the_servers_state_holds_where_a_request_brings_none(selector: Selector) -> None:
+    state = FleetState({"Drone": {"status": "fault"}})
+    app = create_app(selector, ServerSettings(state=state))
+    with TestClient(app, base_url=HERE) as client:
+        expected = selector.decide(Scenario(task=YARD), state=state).to_dict()
+        assert client.post("/v1/select", json={"task": YARD}).json() == expected
+        asked = {"instruction": (None, YARD)}
+        assert client.post("/analyze", files=asked).json()["selected_robot"] == expected["primary"]
+        messages = [{"role": "user", "content": YARD}]
+        chat = {"model": "embervlm", "messages": messages}
+        said = client.post("/v1/chat/completions", json=chat).json()["choices"][0]["message"]
+        assert said["content"] == "\n".join(expected["reasoning"])
+        own = {"task": YARD, "state": {"robots": {}}}
+        assert (
+            client.post("/v1/select", json=own).json()
+            == selector.decide(Scenario(task=YARD)).to_dict()
+        )
+        for path, fleet in (
+            ("/v1/fleet", {"robots": [{"name": "A"}]}),
+            ("/v1/fleet/text", {"text": "robots: [{name: A}]"}),
+        ):
+            for check in ("", "?check=true"):
+                answer = client.put(path + check, json=fleet)
+                assert answer.status_code == 422
+                assert "--state" in answer.json()["error"]["message"]
+        assert client.post("/v1/select", json={"task": YARD}).json() == expected
+    with pytest.raises(ValueError, match="No robot is called 'A'"):
+        create_app(selector, ServerSettings(state=FleetState({"A": {}})))
 
 
 def test_analyze_has_the_keys_that_embervlm_documents(client: TestClient, jpeg: bytes) -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from embervlm import cli
 from embervlm.server.settings import ServerSettings, check_reach, read_keys
 
 KEY = "0123456789abcdef"
@@ -58,6 +60,21 @@ def test_a_key_file_that_everyone_can_read_is_refused(tmp_path: Path) -> None:
         read_keys(write(tmp_path, KEY, 0o644))
     with pytest.raises(ValueError, match="cannot be read"):
         read_keys(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("robots: {Drone: {battery: 7}}", "a share"), ("robots: {Nobody: {}}", "No robot is called")],
+)
+def test_a_state_that_does_not_fit_is_told_before_the_first_request(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "state.yaml"
+    path.write_text(text, "utf-8")
+    words = ["serve", "--port", "0", "--state", str(path), "--memory", str(tmp_path / "lessons")]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2
+    assert told in result.output
 
 
 def test_settings_do_not_show_their_keys() -> None:

@@ -131,10 +131,9 @@ async def replace_fleet_text(
         )
     try:
         fleet = await to_thread.run_sync(partial(Fleet.from_text, ask.text, source="The fleet"))
+        service.replace_fleet(fleet, check=check)
     except ValueError as error:
         raise from_mistake(error, "fleet") from error
-    if not check:
-        service.fleet = fleet
     return JSONResponse(_as_text(fleet))
 
 
