@@ -15,14 +15,6 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 
 
-def mobilenet_v2(
-    weights: Mapping[str, Float], pixels_CHW: Float, *, prefix: str = "vision."
-) -> Float:
-    """Return the features, shape (channels,), of one photo: the mean of `mobilenet_v2_places`."""
-    features: Float = mobilenet_v2_places(weights, pixels_CHW, prefix=prefix).mean((0, 1))
-    return features
-
-
 def mobilenet_v2_places(
     weights: Mapping[str, Float], pixels_CHW: Float, *, prefix: str = "vision."
 ) -> Float:

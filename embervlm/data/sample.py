@@ -132,10 +132,3 @@ def role_of(mention: Mention, limits: Mapping[str, float]) -> int:
             if abs(value - limits[key]) <= _SAME_VALUE * limits[key] + 0.01:
                 return i
     return len(QUANTITIES)
-
-
-def limit_value(key: str, mention: Mention) -> float | None:
-    """Return a mention's value in the unit of a limit key, or None if its kind does not fit."""
-    if _KIND_OF[key] != mention.kind:
-        return None
-    return mention.value * _UNIT_OF.get(key, 1.0)

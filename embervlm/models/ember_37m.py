@@ -101,13 +101,6 @@ class Ember37M(nn.Module):
             )
         return self.projector(self.vision(pixels_BCHW))
 
-    def caption_loss(
-        self, tokens_BT: Tensor, mask_BT: Tensor, learnt_BT: Tensor, image_BND: Tensor | None
-    ) -> Tensor:
-        """Return the mean -log p of the tokens where `learnt_BT` is True; see `DecoderLM`."""
-        states_BTD, _ = self.decoder(tokens_BT, mask_BT=mask_BT, image_BND=image_BND)
-        return self.decoder.loss(states_BTD, tokens_BT, learnt_BT)
-
     def encode(
         self, tokens_BT: Tensor, mask_BT: Tensor, image_BND: Tensor | None
     ) -> tuple[Tensor, Tensor]:

@@ -236,9 +236,3 @@ class ReasoningDecoder(nn.Module):
             F.logsigmoid(gate_BT1) + written_BTV,
             F.logsigmoid(-gate_BT1) + copied_BTV.clamp(min=1e-9).log(),
         )
-
-
-def next_token_loss(log_p_BTV: Tensor, targets_BT: Tensor, weight_BT: Tensor) -> Tensor:
-    """Return the mean negative log-probability over positions of weight 1."""
-    loss_BT = -log_p_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1)
-    return (loss_BT * weight_BT).sum() / torch.clamp(weight_BT.sum(), min=1.0)

@@ -32,7 +32,6 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-BOTTLENECK_CHANNELS = STAGES[-1][1]
 
 
 class MobileNetV2(nn.Module):
