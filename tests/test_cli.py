@@ -396,3 +396,10 @@ def test_deciding_never_loads_pytorch(tiny_model: Path, photo: Path) -> None:
 def test_help_loads_nothing_heavy() -> None:
     program = "import sys, embervlm.cli; assert not {'numpy', 'torch', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "embervlm", "--version"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == embervlm.__version__
