@@ -26,7 +26,10 @@ def add_look(app: typer.Typer) -> None:
             Path, typer.Option("--out", metavar="DIR", help="Folder of the pictures.")
         ] = Path("looked"),
         photo: Annotated[
-            Path, typer.Option("--photo", metavar="PHOTO", help="Without it, the demo's.")
+            Path,
+            typer.Option(
+                "--photo", metavar="PHOTO", help="Without it, the demo's.", show_default=False
+            ),
         ] = _DEMO,
         task: Annotated[
             str, typer.Option("--task", metavar="WORDS", help="The request with the photo.")

@@ -356,6 +356,12 @@ def test_a_missing_extra_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_help_names_no_path_of_this_machine(run: Run) -> None:
+    help_text = "".join(run("look", "--help").stdout.split())
+    assert "thedemo's" in help_text
+    assert "seabed" not in help_text
+
+
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="no weights ship with this tree")
 def test_the_photo_of_the_demo_sends_the_robot_that_dives() -> None:
     photo = Path(cli.__file__).parent / "demo" / "seabed.jpg"
