@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from embervlm.terminal import FleetOption, console, printable, user_errors
+from embervlm.terminal import FleetOption, console, counted, printable, user_errors
 
 fleet_app = typer.Typer(no_args_is_help=True, help="The robots that can be sent.")
 
@@ -49,7 +49,7 @@ def check_data(
         faults = check(directory)
         for fault in faults:
             sys.stderr.write(printable(fault) + "\n")
-        typer.echo(f"{len(faults)} faults" if faults else "No faults.")
+        typer.echo(counted(len(faults), "fault") if faults else "No faults.")
         if faults:
             raise typer.Exit(1)
 

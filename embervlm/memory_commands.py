@@ -24,6 +24,7 @@ from embervlm.terminal import (
     ModelOption,
     SiteOption,
     console,
+    counted,
     load_selector,
     open_memory,
     printable,
@@ -244,7 +245,8 @@ def roll_back(
                 f"--to {to!r} is no time; give one such as 2026-05-03 or '2026-05-03 17:30'."
             ) from error
         back, gone = store.rollback(when, author=author)
-        typer.echo(f"{back} lessons came back, {gone} went; {len(store.entries())} are in force.")
+        now = len(store.entries())
+        typer.echo(f"{counted(back, 'lesson')} came back, {gone} went; now {now} in force.")
 
 
 @memory_app.command(name="export")
@@ -268,7 +270,7 @@ def export_lessons(
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(out)
-        typer.echo(f"{out}: {len(lines)} lessons.")
+        typer.echo(f"{out}: {counted(len(lines), 'lesson')}.")
 
 
 @memory_app.command(name="import")
@@ -282,8 +284,8 @@ def import_lessons(
     with user_errors(), open_memory(memory, site) as store:
         done = store.import_rows(_rows(source), author=author)
         typer.echo(
-            f"{done.added} lessons added; {done.known} were here, {done.older} left out because a "
-            "newer one answers the same request."
+            f"{counted(done.added, 'lesson')} added; {done.known} here before, {done.older} left "
+            "out because a newer one answers the same request."
         )
 
 
@@ -335,7 +337,8 @@ def consolidate_lessons(
         if out is not None:
             rows = proposals(store.entries(), selector.fleet)
             write_proposals(rows, out)
-            typer.echo(f"{out}: {len(rows)} rows proposed; read them before you train on them.")
+            proposed = counted(len(rows), "row")
+            typer.echo(f"{out}: {proposed} proposed; read them before you train on them.")
 
 
 def _reader(name: str) -> Endpoint:

@@ -228,6 +228,15 @@ def printable(words: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return so many of a thing in words.
+
+    >>> counted(1, "lesson"), counted(1_200, "lesson")
+    ('1 lesson', '1,200 lessons')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def fail(sentence: str) -> NoReturn:
     """Say what is wrong in one line on stderr, and end with exit code 2."""
     sys.stderr.write(f"embervlm: {printable(' '.join(sentence.split()))}\n")

@@ -89,7 +89,7 @@ def test_a_lesson_is_taught_followed_listed_forgotten_and_brought_back(
 def test_a_rollback_on_the_command_line_takes_all_back(run: Run, wanted: str) -> None:
     run("memory", "add", "--task", TASK, "--robots", wanted)
     assert run("memory", "rollback", "--to", "2020-01-01").stdout == (
-        "0 lessons came back, 1 went; 0 are in force.\n"
+        "0 lessons came back, 1 went; now 0 in force.\n"
     )
     assert "1 retired" not in run("memory", "stats").stdout
     stats = json.loads(run("memory", "stats", "--json").stdout)
@@ -100,11 +100,11 @@ def test_a_rollback_on_the_command_line_takes_all_back(run: Run, wanted: str) ->
 def test_export_and_import(run: Run, wanted: str, tmp_path: Path) -> None:
     run("memory", "add", "--task", TASK, "--robots", wanted)
     out = tmp_path / "lessons.jsonl"
-    assert "1 lessons" in run("memory", "export", "--out", out).stdout
+    assert run("memory", "export", "--out", out).stdout == f"{out}: 1 lesson.\n"
     assert run("memory", "export").stdout == out.read_text()
     words = ("memory", "import", out, "--memory", tmp_path / "new.sqlite")
-    assert run(*words).stdout.startswith("1 lessons added; 0 were here")
-    assert run(*words).stdout.startswith("0 lessons added; 1 were here")
+    assert run(*words).stdout.startswith("1 lesson added; 0 here before")
+    assert run(*words).stdout.startswith("0 lessons added; 1 here before")
     assert decided(run, "--memory", tmp_path / "new.sqlite") == [wanted]
 
 
@@ -115,6 +115,7 @@ def test_consolidate_says_what_it_did_and_proposes_rows(
     done = run("memory", "consolidate", "--out", tmp_path / "own" / "scenarios.jsonl")
     assert done.exit_code == 0, done.stderr
     assert "0 merged, 0 retired." in done.stdout
+    assert "1 row proposed; read" in done.stdout
     (row,) = (tmp_path / "own" / "scenarios.jsonl").read_text().splitlines()
     assert json.loads(row)["suited"] == [wanted]
 
