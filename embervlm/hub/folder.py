@@ -7,7 +7,7 @@
     fleet.yaml        the robots
     report.json       the measurements that the card tells, if there are any
 
-`config.json` has the form that transformers reads (`models/auto.py`), and beside it, under
+`config.json` has the form that transformers reads (`embervlm/auto.py`), and beside it, under
 "embervlm", the list of files. Its own content is pinned by the commit that it lies in.
 """
 
