@@ -183,11 +183,10 @@ def bench(
 ) -> None:
     """Measure time and memory of a decision, the backends in turn in one run."""
     with user_errors():
-        import json
-
         from rich.table import Table
 
         from embervlm.evaluation.bench import run
+        from embervlm.evaluation.report import check_file, write_report
 
         chosen = []
         for part in backends.split(","):
@@ -199,7 +198,11 @@ def bench(
         def tell(line: str) -> None:
             sys.stderr.write(line + "\n")
 
+        if json_out is not None:
+            check_file(json_out)
         report = run(chosen, counts, photo or demo, rounds, tell)
+        if json_out is not None:
+            write_report(report, json_out)
         # A column each: a dozen figures side by side would not fit a terminal.
         table = Table("", title=report["machine"])
         for row in report["results"]:
@@ -208,8 +211,6 @@ def bench(
             cells = [row[name] for row in report["results"]]
             table.add_row(name, *("-" if cell is None else _figure(cell) for cell in cells))
         console().print(table)
-        if json_out is not None:
-            json_out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 def doctor(

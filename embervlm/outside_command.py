@@ -23,12 +23,18 @@ def evaluate_outside(
     json_out: Path | None,
     folder: Path | None,
 ) -> int:
-    """Ask, print the tables, write the report if asked; return the exit status.
+    """Ask, write the report if asked, print the tables; return the exit status.
 
     Raises:
         ValueError: an unknown split or part, a missing file, or a model that is out of reach.
     """
-    from embervlm.evaluation.report import check_folder, show, write_folder, write_report
+    from embervlm.evaluation.report import (
+        check_file,
+        check_folder,
+        show,
+        write_folder,
+        write_report,
+    )
     from embervlm.suites.asking import DEFAULT_ANSWERS, open_outside
     from embervlm.suites.comparison import PARTS, compare
     from embervlm.terminal import load_selector
@@ -37,6 +43,8 @@ def evaluate_outside(
         raise ValueError("The part photos needs --shared, the folder that holds photos/.")
     if folder is not None:
         check_folder(folder)
+    if json_out is not None:
+        check_file(json_out)
     report = compare(
         open_outside(model),
         split,
@@ -47,9 +55,9 @@ def evaluate_outside(
         limit=limit,
         workers=workers or 4,
     )
-    show(report)
     if json_out is not None:
         write_report(report, json_out)
     if folder is not None:
         write_folder(report, folder)
+    show(report)
     return 0

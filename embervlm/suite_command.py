@@ -58,13 +58,17 @@ def suite(
         from rich.table import Table
         from rich.text import Text
 
-        from embervlm.evaluation.report import write_report
+        from embervlm.evaluation.report import check_file, write_report
         from embervlm.suites.asking import DEFAULT_ANSWERS
         from embervlm.suites.running import run_suite
 
+        if json_out is not None:
+            check_file(json_out)
         report = run_suite(
             name, file, model, answers or DEFAULT_ANSWERS, judge=judge, limit=limit, workers=workers
         )
+        if json_out is not None:
+            write_report(report, json_out)
         title = f"{report['suite']}: {report['model']}, {report['items']:,} questions"
         table = Table("", "score", "95 % interval", "chance", "n", title=printable(title))
         for figure, one in report["figures"].items():
@@ -77,8 +81,6 @@ def suite(
             found = report["asked"].get(what) or report.get(what) or {}
             for why, count in found.items():
                 typer.echo(f"{what}: {count:,} {printable(why)}")
-        if json_out is not None:
-            write_report(report, json_out)
 
 
 def add_suites(app: typer.Typer, data_app: typer.Typer) -> None:

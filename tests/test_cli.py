@@ -150,6 +150,9 @@ def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) ->
         (["plot", "absent.json", "--out", "pictures"], "absent.json cannot be read as a report"),
         (["eval", "--only", "poems"], "Unknown parts ['poems']"),
         (["eval", "--no-baselines", "--model", "absent"], "absent: cannot be opened"),
+        (["eval", "--model", "openai:http://127.0.0.1:9#m", "--json", "/"], "/ cannot be written"),
+        (["suite", "mme", "absent.tsv", "--model", "x", "--json", "/"], "/ cannot be written"),
+        (["bench", "--json", "/"], "/ cannot be written"),
         (["data", "check", "--dir", "absent"], "is not there"),
     ],
 )

@@ -103,6 +103,17 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"{folder} is a file; give a folder for the report, new or old.")
 
 
+def check_file(path: Path) -> None:
+    """Raise a ValueError, before anything is measured, where a report could not be written.
+
+    Folders that are not there yet are made when it is written.
+    """
+    nearest = next((folder for folder in path.absolute().parents if folder.exists()), path)
+    can_write = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    if not can_write or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} cannot be written: give a file in a folder of yours.")
+
+
 def write_folder(report: Mapping[str, Any], folder: Path) -> None:
     """Write report.json, report.md, report.html and the pictures into a folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,13 @@ from embervlm.evaluation.plans import plan_row, score_plan
 from embervlm.evaluation.reasoning import reasoning_rows
 from embervlm.evaluation.reasoning_quality import quality_rows
 from embervlm.evaluation.reliability import reliability_part
-from embervlm.evaluation.report import check_folder, show, write_folder, write_report
+from embervlm.evaluation.report import (
+    check_file,
+    check_folder,
+    show,
+    write_folder,
+    write_report,
+)
 from embervlm.evaluation.robustness import photo_rows, typo_rows
 from embervlm.evaluation.significance import change_rows, read_rightness, rightness
 from embervlm.evaluation.unseen_fleets import fleet_rows
@@ -84,7 +90,9 @@ def run(
     efficiency: Efficiency | None = None,
     scenarios: str = "",
 ) -> int:
-    """Evaluate, print the tables, write the report if asked; return the exit status.
+    """Evaluate, write the report if asked, print the tables; return the exit status.
+
+    It is written first: what stands in a closed pipe is lost.
 
     Args:
         split: "validation" or "test" (or "train", to see the gap).
@@ -102,7 +110,7 @@ def run(
             without baselines; what is fitted stays fitted on the repository's validation split.
 
     Raises:
-        ValueError: an unknown split or part, a missing file, or a missing extra.
+        ValueError: an unknown split or part, a missing file or extra, or no place for a report.
     """
     parts = tuple(only) if only else OWN_SECTIONS if scenarios else SECTIONS
     if unknown := sorted(set(parts) - set(SECTIONS)):
@@ -118,6 +126,8 @@ def run(
         raise ValueError("The baselines need the train extra: pip install 'embervlm[train]'.")
     if folder is not None:
         check_folder(folder)
+    if json_out is not None:
+        check_file(json_out)
     before = None if against is None else read_rightness(against, split)
     selector = Selector(load_backend(backend, model))
     report = evaluate(
@@ -125,11 +135,11 @@ def run(
         efficiency=efficiency, scenarios=scenarios,
     )  # fmt: skip
     report["about"]["backend"] = backend
-    show(report)
     if json_out is not None:
         write_report(report, json_out)
     if folder is not None:
         write_folder(report, folder)
+    show(report)
     return 0
 
 

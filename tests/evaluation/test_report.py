@@ -91,3 +91,12 @@ def test_folder_that_is_a_file_is_named_before_anything_is_measured(tmp_path: Pa
     (tmp_path / "out").write_text("", "utf-8")
     with pytest.raises(ValueError, match="is a file; give a folder"):
         run("validation", None, "native", None, None, False, ["requests"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["", "notes.txt/report.json", "notes.txt/more/report.json"])
+def test_a_report_without_a_place_is_named_before_anything_is_measured(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("", "utf-8")
+    with pytest.raises(ValueError, match="cannot be written: give a file"):
+        run("validation", None, "native", None, tmp_path / place, False, ["requests"])

@@ -128,6 +128,19 @@ def test_mistakes_are_named(
         run(split, tiny_model, "reference", None, None, False, only)
 
 
+def test_a_closed_pipe_loses_no_report(
+    small_data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(report: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(evaluation_run, "show", closed)
+    file, folder = tmp_path / "new" / "report.json", tmp_path / "out"
+    with pytest.raises(BrokenPipeError):
+        run("validation", tiny_model, "reference", None, file, False, ["requests"], folder)
+    assert report_of(file) == report_of(folder / "report.json")
+
+
 OWN = [
     {"id": f"m{i}", "split": "validation", "task": task, "suited": [robot], "primary": robot,
      "environment": "paved", "actions": ["look"], "limits": {}, "kind": "choice"}
