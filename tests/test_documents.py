@@ -52,6 +52,19 @@ def test_a_block_that_fails_is_found(tmp_path: Path) -> None:
         run_block(block, tmp_path)
 
 
+def test_every_test_that_a_document_names_is_a_file() -> None:
+    absent = []
+    for document in (*DOCUMENTS, *ROOT.glob("*.md")):
+        text = document.read_text("utf-8")
+        stated = re.search(r"All tests lie in `([\w/]+)`", text)
+        files = list((ROOT / (stated[1] if stated else "tests")).rglob("test_*.py"))
+        for name in re.findall(r"((?:[\w-]+/)*\btest_\w+)(?:\.py)?", text):
+            where = [ROOT / f"{name}.py"] if "/" in name else [f for f in files if f.stem == name]
+            if not any(file.is_file() for file in where):
+                absent.append(f"{document.name}: {name}")
+    assert absent == []
+
+
 def test_the_answer_of_the_readme_is_the_answer() -> None:
     shown = next(block.text for block in blocks_of(ROOT / "README.md") if block.language == "text")
     request = re.search(r"request +(.+)", shown)
