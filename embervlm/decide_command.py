@@ -49,7 +49,8 @@ embervlm decide --image site.jpg --json
 
 embervlm decide "look at the roof" --tags
 
-embervlm decide "map the site, then shut the valve" --picture plan.svg --alternatives
+embervlm decide "look at the roof from above, then shut the valve in the pump room"
+--picture plan.svg --alternatives
 
 embervlm decide "look at the roof" --state state.yaml --exclude Drone
 

@@ -375,6 +375,16 @@ def test_the_photo_of_the_demo_sends_the_robot_that_dives() -> None:
     assert record["environment"] == "underwater"
 
 
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="no weights ship with this tree")
+def test_the_example_of_a_team_sends_who_can_do_each_step(run: Run) -> None:
+    request = "look at the roof from above, then shut the valve in the pump room"
+    assert f'"{request}"' in run("decide", "--help").stdout
+    result = CliRunner().invoke(cli.app, ["decide", request, "--json", "--no-memory"])
+    record = json.loads(result.stdout)
+    assert [step["robot"] for step in record["plan"]] == ["Drone", "Humanoid"]
+    assert record["ask"] is False
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
 def test_decides_within_256_mb_of_addresses(photo: Path) -> None:
     program = (
