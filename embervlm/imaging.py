@@ -158,13 +158,17 @@ def _read_file(path: str | Path, name: str) -> bytes:
         raise ValueError(f"{name} is an address, and addresses are never fetched; save it first")
     try:
         # A pipe or a device could keep us waiting for ever, so look before opening.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise ValueError(f"{name} is not a file; give the path of one JPEG, PNG or WebP file")
-        with Path(path).open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+        if stat.S_ISREG(Path(path).stat().st_mode):
+            with Path(path).open("rb") as file:
+                return file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ValueError(f"{name} cannot be read ({reason}); check the path") from error
+    except ValueError as error:  # a NUL, or what no file system encodes
+        raise ValueError(f"{name} cannot be read (no file has such a name); check the path") from (
+            error
+        )
+    raise ValueError(f"{name} is not a file; give the path of one JPEG, PNG or WebP file")
 
 
 def _kind(data: bytes) -> str | None:

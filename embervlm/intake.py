@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from embervlm.scenario import Scenario
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # A request has at most 4,000 characters, a path a few hundred; escaped as JSON that is below this.
 MAX_LINE_BYTES = 100_000
+
+# What json.loads makes of 1e400, and json.dumps could not write.
+_ENDLESS = (float("inf"), float("-inf"))
 
 # Also formats that `imaging` refuses: its sentence says what to do, while as a request "photo.gif"
 # would be decided.
@@ -99,19 +102,19 @@ def decide_line(
         if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes; shorten it.")
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON ({' '.join(str(error).split())[:80]}).") from error
         if not isinstance(row, dict):
             raise ValueError("not a JSON object; expected id, task and image.")
         name = row.get("id")
-        if not isinstance(name, str | int | float):
+        if isinstance(name, bool) or not isinstance(name, str | int | float) or name in _ENDLESS:
             name = None
             raise ValueError("no `id`; give each line a text or a number.")
         task, image = row.get("task"), row.get("image")
         if image is not None and not isinstance(image, str):
             raise ValueError(f"`image` must be a path or null, not {type(image).__name__}.")
-        if image is not None and "://" not in image:
+        if image and "://" not in image:
             image = str(folder / image)
         scenario = Scenario(task=task, image=image)
         decision = selector.decide(scenario, top_k=top_k, reasoning=reasoning)
@@ -120,6 +123,11 @@ def decide_line(
         sentence = str(error) if isinstance(error, ValueError) else f"internal error: {error!r}"
         return {"id": name, "error": f"line {number}: {sentence}"}
     return {"id": name, **decision.to_dict()}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which json.loads takes though JSON has no such numbers."""
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _encodable(words: str) -> str:
