@@ -28,6 +28,7 @@ from embervlm.terminal import (
     load_selector,
     open_memory,
     printable,
+    there,
     user_errors,
 )
 
@@ -67,7 +68,7 @@ def list_lessons(
     site: SiteOption = "default",
 ) -> None:
     """List the lessons in force, the newest last."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         found = store.entries(words=words or "", retired=retired)
         states = [store.status(entry.id) for entry in found]
         if as_json:
@@ -108,7 +109,7 @@ def show_lesson(
     site: SiteOption = "default",
 ) -> None:
     """Show all that is kept of a lesson: what was asked, decided, corrected, by whom and when."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         entry = store.get(number)
         record = {**entry.to_dict(), "status": store.status(number)}
         if as_json:
@@ -215,7 +216,7 @@ def forget_lesson(
     site: SiteOption = "default",
 ) -> None:
     """Take a lesson out of force; 'rollback' can bring it back."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         store.forget(number, author=author, erase=erase)
         typer.echo(f"Lesson {number} is {'erased' if erase else 'forgotten'}.")
 
@@ -237,7 +238,7 @@ def roll_back(
     site: SiteOption = "default",
 ) -> None:
     """Bring back what was in force at a time."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         try:
             when = datetime.fromisoformat(to.strip()).astimezone()
         except (ValueError, OverflowError, OSError) as error:
@@ -259,7 +260,7 @@ def export_lessons(
     site: SiteOption = "default",
 ) -> None:
     """Write the lessons in force as JSON Lines, which 'import' reads."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         lines = [json.dumps(row) + "\n" for row in store.export()]
         if out is None:
             sys.stdout.writelines(lines)
@@ -294,7 +295,7 @@ def show_stats(
     as_json: JsonOption = False, memory: MemoryOption = None, site: SiteOption = "default"
 ) -> None:
     """Count the lessons, check the log's digests, and say which is the newest."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         found = store.stats()
         if as_json:
             typer.echo(json.dumps(found, indent=2))
@@ -323,7 +324,7 @@ def consolidate_lessons(
     site: SiteOption = "default",
 ) -> None:
     """Merge lessons that say the same and retire those that newer ones contradict."""
-    with user_errors(), open_memory(memory, site) as store:
+    with user_errors(), open_memory(there(memory), site) as store:
         from embervlm.memory.consolidate import consolidate, proposals, write_proposals
 
         selector = load_selector(backend, model, fleet)

@@ -166,6 +166,22 @@ def open_memory(place: str | None, site: str) -> LessonStore:
     return LessonStore(place or lessons_path(), site=site)
 
 
+def there(memory: str | None) -> str | None:
+    """Return the place that --memory names, None if it names none: the user's own may be absent.
+
+    Raises:
+        ValueError: nothing is at the place, which may be mistyped.
+    """
+    from embervlm.memory.home import may_be_there
+
+    if memory and not may_be_there(memory):
+        raise ValueError(
+            f"--memory {memory} is not there; check the path, or teach the first lesson with "
+            "'embervlm memory add'."
+        )
+    return memory
+
+
 def place_of(memory: str | None) -> str:
     """Return where lessons lie, for other processes: an address, or a whole path."""
     from embervlm.memory.home import is_address, lessons_path
@@ -178,7 +194,7 @@ def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonS
     """Return the lessons to decide with, or None; say on stderr if they cannot be used.
 
     Raises:
-        ValueError: a place was given and no lessons are wanted.
+        ValueError: a place was given and no lessons are wanted, or it is not there.
     """
     if no_memory:
         if memory is not None:
@@ -187,7 +203,7 @@ def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonS
     from embervlm.memory.home import lessons_path, may_be_there
 
     # Without a file nothing is imported for lessons: a decision stays as small as it was.
-    if not may_be_there(memory or lessons_path()):
+    if not may_be_there(there(memory) or lessons_path()):
         return None
     store = open_memory(memory, site)
     if fault := store.fault:

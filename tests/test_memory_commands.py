@@ -71,7 +71,6 @@ def test_a_lesson_is_taught_followed_listed_forgotten_and_brought_back(
     assert "the deck hides it" in run("decide", TASK).stdout
     assert decided(run, "--no-memory") == plain
     assert decided(run, "--site", "other") == plain
-    assert decided(run, "--memory", tmp_path / "absent.sqlite") == plain
     listed = run("memory", "list").stdout
     for part in ("1", TASK, "Ada", "in force"):
         assert part in listed
@@ -84,6 +83,29 @@ def test_a_lesson_is_taught_followed_listed_forgotten_and_brought_back(
     assert run("memory", "forget", 1).stdout == "Lesson 1 is forgotten.\n"
     assert decided(run) == plain
     assert "retired" in run("memory", "list", "--all").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["decide", TASK],
+        ["decide", "--batch", "in.jsonl", "--out", "out.jsonl"],
+        ["memory", "list"],
+        ["memory", "show", "1"],
+        ["memory", "forget", "1"],
+        ["memory", "rollback", "--to", "2020-01-01"],
+        ["memory", "export"],
+        ["memory", "stats"],
+        ["memory", "consolidate"],
+    ],
+)
+def test_a_named_place_that_is_not_there_is_refused(run: Run, words: list[str]) -> None:
+    Path("in.jsonl").write_text('{"id": 1, "task": "look"}\n')
+    result = run(*words, "--memory", "gud.sqlite")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("embervlm: --memory gud.sqlite is not there; check the path")
+    assert result.stderr.count("\n") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["in.jsonl"]
 
 
 def test_a_rollback_on_the_command_line_takes_all_back(run: Run, wanted: str) -> None:
