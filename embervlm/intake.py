@@ -49,21 +49,24 @@ def sort_words(
     A single word is a photo if it names a file or ends like one, else the request.
 
     Raises:
-        ValueError: one of them was given twice.
+        ValueError: one of them was given twice, or both words are photos.
     """
     for word in (photo, request):
         if word is None:
             continue
-        is_photo = image is None and looks_like_photo(word)
+        is_photo = looks_like_photo(word)
         if word is photo and request is not None and task is None and image is None:
             # Two words: the photo stands first, unless only the second looks like one.
             is_photo = is_photo or not looks_like_photo(request)
-        if is_photo:
+        if is_photo and image is None:
             image = word
-        elif task is None:
+        elif not is_photo and task is None:
             task = word
         else:
-            raise ValueError("One photo and one request at most: something was given twice.")
+            raise ValueError(
+                "One photo and one request at most: something was given twice. A request that "
+                "names a file goes behind --task."
+            )
     return image, None if task is None else _encodable(task)
 
 

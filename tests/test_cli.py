@@ -140,6 +140,8 @@ def test_a_file_of_any_name_is_a_photo(run: Run, photo: Path, tmp_path: Path) ->
         (["decide", "look", "--fleet", "absent.yaml"], "fleet file absent.yaml cannot be read"),
         (["decide", "look", "carry"], "'look' cannot be read"),
         (["decide", "a.jpg", "look", "--task", "carry"], "given twice"),
+        (["decide", "a.jpg", "b.jpg"], "given twice. A request that names a file goes behind"),
+        (["decide", "b.jpg", "--image", "a.jpg"], "given twice"),
         (["decide", "a.jpg", "look", "--image", "b.jpg"], "given twice"),
         (["decide", "--batch", "in.jsonl"], "--batch and --out belong together"),
         (["decide", "look", "--out", "out.jsonl"], "--batch and --out belong together"),
