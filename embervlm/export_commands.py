@@ -1,7 +1,7 @@
 """The commands of `embervlm export`: the model as another file or folder.
 
 embervlm export gguf --out m.gguf --type q4_0
-embervlm export quantize --out m.gguf --bits 1.58
+embervlm export quantize --out m.gguf --bits 4
 embervlm export package --target pi --out on-the-pi
 embervlm export onnx --out build/onnx --bits 8
 """
@@ -41,21 +41,31 @@ def export_gguf(
 def export_quantize(
     out: Annotated[Path, typer.Option("--out", metavar="M.gguf", help="Where the file goes.")],
     bits: Annotated[
-        str, typer.Option("--bits", metavar="N", help="8, 4 or 1.58 (ternary) a weight.")
+        str, typer.Option("--bits", metavar="N", help="8, 4, or 1.58 (ternary) a weight.")
     ],
     model: GgufOption = None,
 ) -> None:
     """Write the engine's file with so many bits a weight, and check its size by arithmetic."""
     with user_errors():
-        from embervlm.export.quantize import quantize
+        from embervlm.export.quantize import BITS, TYPES, quantize
 
-        sizes = quantize(model, out, bits)
-        typer.echo(f"before  {sizes.before_bytes:>12,} bytes: {sizes.weights:,} weights, float32")
+        before, sizes = quantize(model, out, bits)
+        was, wanted = before.main_type, TYPES[bits].upper()
+        typer.echo(
+            f"before  {before.file_bytes:>12,} bytes: {before.weights:,} weights, "
+            f"{100 * before.share(was):.1f} % of them {was}"
+        )
         typer.echo(f"after   {sizes.file_bytes:>12,} bytes: {out}, of which")
         for kind, size in sizes.types.items():
             typer.echo(f"        {size:>12,} {kind} blocks")
         typer.echo(f"        {sizes.header_bytes:>12,} header: names, sizes, tokenizer")
         typer.echo(f"        {sizes.gap_bytes:>12,} alignment")
+        typer.echo(f"{100 * sizes.share(wanted):.1f} % of the weights are {wanted} now.")
+        if float(bits) > BITS[was]:
+            typer.echo(
+                f"Most of the weights come from {BITS[was]:g} bits: {bits} give nothing back of "
+                "what those lost."
+            )
         if bits == "1.58" and not sizes.trained_ternary:
             typer.echo(
                 "This network was not trained for ternary weights: measure how far its answers are "

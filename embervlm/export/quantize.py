@@ -1,12 +1,14 @@
 """Quantise a model to 8, 4 or 1.58 bits a weight, and hold the file's size against the arithmetic.
 
-    embervlm export quantize --bits 4 --out M.gguf
+    embervlm export quantize --bits 4 --model F32.gguf --out M.gguf
 
 The file is `export.gguf`'s; here it is opened again, and every tensor must take its number of
 blocks times the bytes of a block, no more. A quantisation that left all weights as they were fails.
 
 A block of 32 weights takes 34 bytes in q8_0 (half-precision scale + 32 x 8 bits) and 18 in q4_0;
-256 take 66 in tq2_0 (scale + 256 x 2 bits), the ternary type.
+256 take 66 in tq2_0 (scale + 256 x 2 bits), the ternary type. Few matrices of a network that was
+not built for it have rows of whole blocks of 256; one of which less than half would be ternary is
+refused.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from pathlib import Path
 
 import gguf
 
-from embervlm.export.gguf import TERNARY_KEY, export
+from embervlm.checkpoint import SHIPPED
+from embervlm.export.gguf import TERNARY_BLOCK, TERNARY_KEY, export
 
 TYPES = {"8": "q8_0", "4": "q4_0", "1.58": "tq2_0"}
 # type -> (weights, bytes) of a block
@@ -30,19 +33,22 @@ BLOCKS = {
     "Q4_0": (32, 18),
     "TQ2_0": (256, 66),
 }
+# What a weight of a type has of its own, without its share of a block's scale.
+BITS = {"F32": 32.0, "F16": 16.0, "I16": 16.0, "I8": 8.0, "Q8_0": 8.0, "Q4_0": 4.0, "TQ2_0": 1.58}
+LEAST_TERNARY = 0.5
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a written file holds, in bytes, but for `weights`, a number.
+    """What a file holds, in bytes, but for `weights` and `held`, numbers.
 
-    `before_bytes` is all weights as float32, `packed_bytes` what their blocks ask for, `file_bytes`
-    the file's size: `packed_bytes`, the header (names, tokenizer) and the gaps that alignment
-    leaves. `types` has the packed bytes of each type. `trained_ternary`: the file says that it was.
+    `packed_bytes` is what the blocks of all weights ask for, `file_bytes` the file's size:
+    `packed_bytes`, the header (names, tokenizer) and the gaps that alignment leaves. `types` has
+    the packed bytes of each type, `held` the weights. `trained_ternary`: the file says that it was.
     """
 
     weights: int
-    before_bytes: int
+    held: dict[str, int]
     packed_bytes: int
     header_bytes: int
     gap_bytes: int
@@ -50,21 +56,37 @@ class Sizes:
     types: dict[str, int]
     trained_ternary: bool
 
+    @property
+    def main_type(self) -> str:
+        """The type of more weights than any other."""
+        return max(self.held, key=lambda kind: self.held[kind])
 
-def quantize(model: Path | None, out: Path, bits: str) -> Sizes:
-    """Write a model (None: the one that ships) to `out` and return the checked sizes.
+    def share(self, kind: str) -> float:
+        """Return the share of the weights that are of a type, 0 to 1."""
+        return self.held.get(kind, 0) / self.weights
+
+
+def quantize(model: Path | None, out: Path, bits: str) -> tuple[Sizes, Sizes]:
+    """Write a model (None: the one that ships) to `out`; return the checked sizes of both files.
 
     Raises:
         ValueError: unknown bits, or the file holds no sound model, or none that has a row of
-            whole blocks; `out` is as it was.
+            whole blocks, or less than `LEAST_TERNARY` of one that was not trained so would be
+            ternary; `out` is as it was.
     """
     if bits not in TYPES:
         raise ValueError(f"--bits {bits!r}: choose {', '.join(TYPES)}.")
     unchecked = out.with_name(out.name + ".unchecked")
     try:
         export(model, unchecked, TYPES[bits])
-        sizes = measure(unchecked)
+        before, sizes = measure(model or SHIPPED), measure(unchecked)
         kind = TYPES[bits].upper()
+        share = sizes.share(kind)
+        if kind == "TQ2_0" and share < LEAST_TERNARY and not sizes.trained_ternary:
+            raise ValueError(
+                f"{100 * share:.1f} % of this model's weights would be ternary: those in matrices "
+                f"with rows of whole blocks of {TERNARY_BLOCK}; choose 4 or 8 bits."
+            )
         if kind not in sizes.types:
             raise ValueError(
                 f"No matrix of this model has rows of whole {kind} blocks of {BLOCKS[kind][0]} "
@@ -73,7 +95,7 @@ def quantize(model: Path | None, out: Path, bits: str) -> Sizes:
         unchecked.replace(out)
     finally:
         unchecked.unlink(missing_ok=True)
-    return sizes
+    return before, sizes
 
 
 def measure(path: Path) -> Sizes:
@@ -84,10 +106,13 @@ def measure(path: Path) -> Sizes:
     """
     file = gguf.GGUFReader(path)
     types: dict[str, int] = {}
-    weights = gaps = 0
+    held: dict[str, int] = {}
+    gaps = 0
     ends = file.data_offset
     for tensor in sorted(file.tensors, key=lambda tensor: int(tensor.data_offset)):
         kind = tensor.tensor_type.name
+        if kind not in BLOCKS:
+            raise ValueError(f"{path}: {tensor.name} is {kind}; expected {', '.join(BLOCKS)}.")
         count, size = BLOCKS[kind]
         number = prod(int(n) for n in tensor.shape)
         packed = number // count * size
@@ -101,7 +126,8 @@ def measure(path: Path) -> Sizes:
         types[kind] = types.get(kind, 0) + packed
         # A scale belongs to weights that were counted; the tokenizer has none.
         counts = not tensor.name.endswith(".scale") and not tensor.name.startswith("tokenizer.")
-        weights += number if counts else 0
+        if counts:
+            held[kind] = held.get(kind, 0) + number
     size = path.stat().st_size
     gaps += size - ends
     packed = sum(types.values())
@@ -112,8 +138,8 @@ def measure(path: Path) -> Sizes:
         )
     ternary = file.get_field(TERNARY_KEY)
     return Sizes(
-        weights,
-        4 * weights,
+        sum(held.values()),
+        held,
         packed,
         file.data_offset,
         gaps,

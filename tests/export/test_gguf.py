@@ -71,7 +71,7 @@ def test_the_file_says_its_family_and_how_it_was_trained(
 def test_any_bits_leave_the_ternary_part_as_it_is(
     bitmar_checkpoint: Checkpoint, file: Path, tmp_path: Path, bits: str
 ) -> None:
-    sizes = quantize(file, tmp_path / "m.gguf", bits)
+    _, sizes = quantize(file, tmp_path / "m.gguf", bits)
     assert sizes.trained_ternary
     assert sizes.types["TQ2_0"] == measure(file).types["TQ2_0"]
     assert load_checkpoint(tmp_path / "m.gguf").ternary == bitmar_checkpoint.ternary

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embervlm import cli
+from embervlm.checkpoint import SHIPPED
 
 gguf = pytest.importorskip("gguf")
 from embervlm.export.gguf import export, write_gguf  # noqa: E402
@@ -27,9 +28,9 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
 
     torch.manual_seed(0)
     config = EmberConfig(
-        vocabulary_size=len(Tokenizer.from_file(tokenizer_file)), text_layers=2, text_width=256,
-        text_heads=4, text_hidden=256, decoder_layers=1, decoder_width=256, decoder_heads=4,
-        decoder_hidden=256, image_size=32, ngram_rows=128,
+        vocabulary_size=len(Tokenizer.from_file(tokenizer_file)), text_layers=4, text_width=256,
+        text_heads=4, text_hidden=512, decoder_layers=1, decoder_width=256, decoder_heads=4,
+        decoder_hidden=512, image_size=32, ngram_rows=128,
     )  # fmt: skip
     weights = {name: t.numpy() for name, t in EmberNetwork(config).state_dict().items()}
     path = tmp_path_factory.mktemp("wide") / "wide.gguf"
@@ -41,10 +42,12 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
 def test_fewer_bits_make_a_smaller_file(wide_model: Path, tmp_path: Path) -> None:
     export(wide_model, tmp_path / "f32.gguf", "f32")
     whole = measure(tmp_path / "f32.gguf")
-    sizes = [quantize(wide_model, tmp_path / f"{b}.gguf", b) for b in ("8", "4", "1.58")]
+    pairs = [quantize(wide_model, tmp_path / f"{b}.gguf", b) for b in ("8", "4", "1.58")]
+    assert all(before == whole for before, _ in pairs)
+    sizes = [size for _, size in pairs]
     files = [size.file_bytes for size in (whole, *sizes)]
     assert files == sorted(set(files), reverse=True)
-    assert whole.packed_bytes == whole.before_bytes + whole.types["I16"]  # the tokenizer
+    assert whole.packed_bytes == 4 * whole.weights + whole.types["I16"]  # the tokenizer
     for size in sizes:
         assert size.weights == whole.weights
 
@@ -53,14 +56,18 @@ def test_fewer_bits_make_a_smaller_file(wide_model: Path, tmp_path: Path) -> Non
 def test_the_size_is_what_the_public_package_computes(
     wide_model: Path, tmp_path: Path, bits: str, kind: str
 ) -> None:
-    sizes = quantize(wide_model, tmp_path / "m.gguf", bits)
+    _, sizes = quantize(wide_model, tmp_path / "m.gguf", bits)
     tensors = gguf.GGUFReader(tmp_path / "m.gguf").tensors
     expected: dict[str, int] = {}
+    held: dict[str, int] = {}
     for tensor in tensors:
         count, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
         name = tensor.tensor_type.name
         expected[name] = expected.get(name, 0) + int(tensor.n_elements) // count * size
+        if not tensor.name.endswith(".scale") and tensor.name != "tokenizer.merges":
+            held[name] = held.get(name, 0) + int(tensor.n_elements)
     assert sizes.types == expected and kind in sizes.types
+    assert sizes.held == held and sizes.share(kind) == held[kind] / sum(held.values())
     parts = sizes.header_bytes + sum(expected.values()) + sizes.gap_bytes
     assert parts == sizes.file_bytes == (tmp_path / "m.gguf").stat().st_size
     assert sizes.gap_bytes <= 32 * len(tensors)
@@ -90,6 +97,7 @@ def test_a_model_that_cannot_be_quantised_leaves_the_file_alone(
     (tmp_path / "m.gguf").write_text("older")
     result = run("--bits", "1.58", "--out", tmp_path / "m.gguf", "--model", tiny_model)
     assert result.exit_code == 2
+    assert "0.0 % of this model's weights would be ternary" in result.stderr
     assert "blocks of 256" in result.stderr
     assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
 
@@ -99,4 +107,28 @@ def test_unknown_bits_are_one_sentence(tmp_path: Path) -> None:
         result = run("--bits", bits, "--out", tmp_path / "m.gguf")
         assert result.exit_code == 2
         assert "choose 8, 4, 1.58" in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_says_what_the_source_holds_and_if_fewer_bits_than_are_asked_for(
+    wide_model: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "4.gguf"
+    result = run("--bits", "4", "--out", small, "--model", wide_model)
+    before = result.stdout.splitlines()[0]
+    assert f"{wide_model.stat().st_size:,} bytes" in before and "100.0 % of them F32" in before
+    assert "give nothing back" not in result.stdout
+    result = run("--bits", "8", "--out", tmp_path / "8.gguf", "--model", small)
+    before = result.stdout.splitlines()[0]
+    assert f"{small.stat().st_size:,} bytes" in before and "% of them Q4_0" in before
+    assert "% of the weights are Q8_0 now." in result.stdout
+    assert "come from 4 bits: 8 give nothing back" in result.stdout
+
+
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="no weights ship with this tree")
+def test_the_model_that_ships_is_not_made_ternary(tmp_path: Path) -> None:
+    result = run("--bits", "1.58", "--out", tmp_path / "m.gguf")
+    assert result.exit_code == 2
+    assert "1.2 % of this model's weights would be ternary" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
