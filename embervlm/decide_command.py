@@ -110,8 +110,11 @@ def decide(
         ),
     ] = None,
     rmf_fleet: Annotated[
-        str, typer.Option("--rmf-fleet", metavar="NAME", help="What Open-RMF calls the fleet.")
-    ] = "embervlm",
+        str | None,
+        typer.Option(
+            "--rmf-fleet", metavar="NAME", help="What Open-RMF calls the fleet; else embervlm."
+        ),
+    ] = None,
     picture: Annotated[
         Path | None,
         typer.Option("--picture", metavar="F.svg|F.png", help="Draw the plan into this file."),
@@ -180,6 +183,10 @@ def decide(
             raise ValueError(f"--picture {picture} must end in .svg or .png.")
         if alternatives and (as_tags or form == "rmf"):
             raise ValueError("--alternatives goes with text and json: leave out --tags and rmf.")
+        if rmf_fleet is not None and form != "rmf":
+            raise ValueError("--rmf-fleet goes with --format rmf: give both or leave it out.")
+        if own_words and (not reasoning or form == "rmf"):
+            raise ValueError("--own-words are of the reasons: leave out --no-reasoning and rmf.")
         if batch is None and on_ray:
             raise ValueError("--ray is for many requests: give --batch and --out too.")
         if actors is not None and not on_ray:
@@ -268,7 +275,9 @@ def decide(
             from embervlm.planning.rmf import task_requests
 
             requests = task_requests(
-                decision.plan, fleet_name=rmf_fleet, now_ms=round(time.time() * 1000)
+                decision.plan,
+                fleet_name=rmf_fleet or "embervlm",
+                now_ms=round(time.time() * 1000),
             )
             typer.echo(json.dumps(requests, indent=2))
         elif as_tags:

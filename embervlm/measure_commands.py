@@ -18,6 +18,9 @@ import typer
 
 from embervlm.terminal import BackendOption, console, printable, user_errors
 
+# What no model has learnt; figures of the training split would be taken for more than they are.
+HELD_OUT = ("validation", "test")
+
 
 def evaluate(
     split: Annotated[str, typer.Option("--split", help="validation or test.")] = "test",
@@ -84,6 +87,8 @@ def evaluate(
 ) -> None:
     """Measure the model and what it must beat, with intervals. Needs the train extra."""
     with user_errors():
+        if split not in HELD_OUT:
+            raise ValueError(f"--split is {split!r}; it is {' or '.join(HELD_OUT)}.")
         from embervlm.outside_command import evaluate_outside, is_outside
 
         if model is not None and is_outside(model):

@@ -245,8 +245,13 @@ def parse(arguments: Sequence[str]) -> list[Recipe]:
 
     Raises:
         SystemExit: `--help`, or flags that argparse refuses (code 2).
-        ValueError: a file or a value is wrong.
+        ValueError: nothing is given, or a file or a value is wrong.
     """
+    if not arguments:
+        raise ValueError(
+            "Nothing says what to train: give a recipe, such as --recipe "
+            "recipes/ember/select.yaml; --help lists its keys."
+        )
     given = vars(_parser().parse_args(list(arguments)))
     files, skips = given.pop("recipe") or [], given.pop("skip_pretrain")
     del given["test_only"]

@@ -6,7 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from embervlm import cli
 from embervlm.training.recipe import Recipe, parse
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -158,6 +160,15 @@ def test_a_missing_recipe_and_an_unknown_flag(
         parse(["--batch", "3"])
     assert stopped.value.code == 2
     assert "unrecognized arguments: --batch" in capsys.readouterr().err
+
+
+def test_a_run_is_not_begun_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["train"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Nothing says what to train: give a recipe" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_field_says_what_it_means() -> None:
