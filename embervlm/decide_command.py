@@ -285,10 +285,12 @@ def decide(
 
             typer.echo(printable(write_thinking(Thinking.of(decision))))
         else:
+            from embervlm.prompts import describe_robots
+
             show_decision(decision, photo=image)
             for name, other in others.items():
-                order = " then ".join(other.robots)
-                typer.echo(printable(f"without the {name}: {order} ({other.confidence:.0%})"))
+                sent = describe_robots(other)
+                typer.echo(printable(f"without the {name}: {sent} ({other.confidence:.0%})"))
 
 
 def show_decision(decision: Decision, *, photo: str | None) -> None:
@@ -299,7 +301,7 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from embervlm.prompts import describe_needs
+    from embervlm.prompts import describe_needs, describe_robots, go_together
 
     def text(words: str, style: str = "") -> Text:
         return Text(printable(words), style=style)
@@ -311,9 +313,9 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
         facts.add_row("photo", text(Path(photo).name))
     if asked:
         facts.add_row("request", text(asked))
-    order = " then ".join(decision.robots)
-    facts.add_row("send", text(order, "bold green"))
-    facts.add_row("first", text(decision.primary))
+    facts.add_row("send", text(describe_robots(decision), "bold green"))
+    if go_together(decision):
+        facts.add_row("first", text(decision.primary))
     facts.add_row("place", text(decision.environment.replace("_", " ")))
     sure = Text(f"{decision.confidence:.0%}")
     if decision.ask:

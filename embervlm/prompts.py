@@ -317,6 +317,16 @@ def _plain(text: str) -> str:
 _QUANTITY_UNITS = {"kg": "kg", "m": "m", "cm": "cm", "kmh": "km/h"}
 
 
+def go_together(decision: Decision) -> bool:
+    """Say whether a decision's plan has work for several robots; else one of them suffices."""
+    return len({step.robot for step in decision.plan if step.robot is not None}) > 1
+
+
+def describe_robots(decision: Decision) -> str:
+    """Name whom a decision sends: "A then B" where both have work, "A or B" where one suffices."""
+    return (" then " if go_together(decision) else " or ").join(decision.robots)
+
+
 def describe_needs(needs: Needs) -> str:
     """Return what a job takes in one line: actions, then numbers with units, then circumstances.
 

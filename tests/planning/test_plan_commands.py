@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from opinion import DRONE, LEGS, Opinion, one
+from opinion import DRONE, HUMANOID, LEGS, Opinion, one
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -45,6 +45,21 @@ def test_alternatives_are_told_to_people_and_programs() -> None:
     assert f"without the {DRONE}: {LEGS} (" in out
     _, out, _ = run("--alternatives", "--json")
     assert json.loads(out)["alternatives"][LEGS]["robots"] == [DRONE]
+
+
+def test_says_or_where_one_robot_suffices_and_then_in_a_team(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = " ".join(run()[1].split())
+    assert f"send {DRONE} or {LEGS} " in told and " first " not in told
+    backend = Opinion(one(DRONE, LEGS), actions=("map", "carry"), team=True)
+    monkeypatch.setattr(decide_command, "load_selector", lambda *_, **__: Selector(backend))
+    told = " ".join(run()[1].split())
+    assert f"send {DRONE} then {LEGS} " in told and f" first {DRONE} " in told
+    backend.sets = one(DRONE, LEGS, HUMANOID)
+    assert f"without the {HUMANOID}: {DRONE} then {LEGS} (" in run("--alternatives")[1]
+    backend.team = False
+    assert f"without the {HUMANOID}: {DRONE} or {LEGS} (" in run("--alternatives")[1]
 
 
 def test_a_picture_and_requests_for_open_rmf(tmp_path: Path) -> None:

@@ -147,11 +147,13 @@ def listen(path: Path, selector: Selector) -> None:
 
 def lines_of(decision: Decision) -> str:
     """Return a decision as text for people."""
+    from embervlm.prompts import describe_robots
+
     sure = f"{decision.confidence:.0%}"
     if decision.ask:
         sure += ", not sure enough: ask a person"
     facts: list[tuple[str, Any]] = [
-        ("send", " then ".join(decision.robots)),
+        ("send", describe_robots(decision)),
         ("place", decision.environment.replace("_", " ")),
         ("confidence", sure),
     ]
