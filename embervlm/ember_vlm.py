@@ -8,6 +8,7 @@ model.save_pretrained("my-model")      # for others: EmberVLM.from_pretrained("m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -15,10 +16,12 @@ from embervlm.backends.base import Backend
 from embervlm.faithfulness import checks_of
 from embervlm.fleet import Fleet
 from embervlm.prompts import Thinking, write_thinking
-from embervlm.scenario import Decision, Scenario
+from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 
 if TYPE_CHECKING:
+    from embervlm.memory.entries import MemoryEntry
+    from embervlm.memory.free_text import LanguageModel
     from embervlm.memory.protocol import LessonMemory
 
 
@@ -150,8 +153,36 @@ class EmberVLM(Selector):
         top_k: int | None = None,
         reasoning: bool = True,
     ) -> Decision:
-        """Decide for a photo, a request, or both; see `Selector.decide`."""
+        """Decide for a photo, a request, or both; see `Selector.decide`.
+
+        Raises:
+            ValueError: `top_k` is no whole number, or see `Selector.decide`.
+        """
+        if top_k is not None and not _is_whole(top_k):
+            raise ValueError(f"top_k must be a whole number or None, not {type(top_k).__name__}.")
         return self.decide(Scenario(task=task, image=image), top_k=top_k, reasoning=reasoning)
+
+    def learn(
+        self,
+        decision: Decision,
+        feedback: Feedback,
+        *,
+        model: LanguageModel | None = None,
+    ) -> MemoryEntry:
+        """Keep a correction, and return it as it is kept; see `Selector.learn`.
+
+        Raises:
+            ValueError: the decision or the feedback is of another type, or see `Selector.learn`.
+        """
+        for name, given, kind in [
+            ("decision", decision, Decision),
+            ("feedback", feedback, Feedback),
+        ]:
+            if not isinstance(given, kind):
+                raise ValueError(
+                    f"The {name} must be a {kind.__name__}, not {type(given).__name__}."
+                )
+        return super().learn(decision, feedback, model=model)
 
     def extract_robot_selections(self, outputs: Decision | Sequence[Decision]) -> list[list[str]]:
         """Return the robots of each decision in order, `["No Robot"]` where none is sent."""
@@ -195,3 +226,7 @@ class ReasoningAnalysis(TypedDict):
 
 def _listed(outputs: Decision | Sequence[Decision]) -> list[Decision]:
     return [outputs] if isinstance(outputs, Decision) else list(outputs)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

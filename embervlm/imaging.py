@@ -67,6 +67,11 @@ def load_image(
     if isinstance(source, Image.Image):
         _check_size(source.size, "the image")
         return _pixels(source, "the image")
+    if not isinstance(source, str | Path | bytes):
+        raise ValueError(
+            "the photo must be a path, the bytes of a file or an image of Pillow's, not "
+            f"{type(source).__name__}"
+        )
     name = "the photo" if isinstance(source, bytes) else f"the photo {str(source)!r}"
     data = source if isinstance(source, bytes) else _read_file(source, name)
     if len(data) > MAX_FILE_BYTES:

@@ -373,6 +373,24 @@ def test_a_photo_alone_and_words_alone_are_both_decided(tiny_model: Path, photo:
         model.select_robots()
 
 
+def test_a_value_of_another_type_gets_a_sentence(tiny_model: Path) -> None:
+    model = EmberVLM.from_pretrained(tiny_model)
+    for asked, says in [
+        ({"task": 5}, "The request must be a text, not int"),
+        ({"task": "look", "top_k": "3"}, "top_k must be a whole number or None, not str"),
+        ({"task": "look", "top_k": 1.5}, "top_k must be a whole number or None, not float"),
+        ({"task": "look", "top_k": True}, "top_k must be a whole number or None, not bool"),
+        ({"image": 5}, "the photo must be a path, the bytes of a file or an .*, not int"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            model.select_robots(**asked)  # type: ignore[arg-type]
+    decision = model.select_robots(task="look", top_k=np.int64(1))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="The feedback must be a Feedback, not str"):
+        model.learn(decision, "Drone")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="The decision must be a Decision, not dict"):
+        model.learn(decision.to_dict(), Feedback("Drone"))  # type: ignore[arg-type]
+
+
 def test_the_shift_of_no_robot_tips_a_close_call_where_there_is_no_photo(photo: Path) -> None:
     sets = {frozenset(): 0.52, frozenset([DRONE]): 0.48}
     for shift, expected in [(0.0, (NO_ROBOT,)), (-0.5, (DRONE,)), (0.5, (NO_ROBOT,))]:
