@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +39,10 @@ from embervlm.terminal import (
 )
 
 if TYPE_CHECKING:
+    from embervlm.bulk_command import BulkOptions
+    from embervlm.memory.store import LessonStore
     from embervlm.scenario import Decision
+    from embervlm.selector import Selector
 
 DECIDE_EPILOG = """[bold]Examples[/bold]
 
@@ -169,128 +174,252 @@ def decide(
             raise ValueError("--batch and --out belong together: give both files.")
         if top_k is not None and top_k < 1:
             raise ValueError(f"--top-k is {top_k}; ask for 1 robot or more.")
-        if form not in (None, "text", "json", "rmf"):
-            raise ValueError(f"--format is {form!r}; it is text, json or rmf.")
-        if as_json and form not in (None, "json"):
-            raise ValueError(f"--json and --format {form} exclude each other: leave one out.")
-        as_json = as_json or form == "json"
-        if as_tags and (as_json or form or batch is not None or not reasoning):
-            raise ValueError(
-                "--tags prints one reasoning: leave out --json, --format, --batch and "
-                "--no-reasoning."
-            )
-        if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
-            raise ValueError(f"--picture {picture} must end in .svg or .png.")
-        if alternatives and (as_tags or form == "rmf"):
-            raise ValueError("--alternatives goes with text and json: leave out --tags and rmf.")
-        if rmf_fleet is not None and form != "rmf":
-            raise ValueError("--rmf-fleet goes with --format rmf: give both or leave it out.")
-        if own_words and (not reasoning or form == "rmf"):
-            raise ValueError("--own-words are of the reasons: leave out --no-reasoning and rmf.")
+        printing = Printing(form, as_json, as_tags, rmf_fleet, picture, alternatives)
+        printing.check(in_batch=batch is not None, reasoning=reasoning, own_words=own_words)
         if batch is None and on_ray:
             raise ValueError("--ray is for many requests: give --batch and --out too.")
         if actors is not None and not on_ray:
             raise ValueError("--actors goes with --ray: give both or leave it out.")
-        if batch is not None and out is not None:
-            if any(word is not None for word in (photo, request, image, task)):
-                raise ValueError("--batch takes its requests from the file; leave out the others.")
-            if require or alternatives or picture or form in ("text", "rmf"):
-                raise ValueError(
-                    "--require, --alternatives, --picture and --format are for one request: leave "
-                    "them out with --batch."
-                )
-            if on_ray:
-                from embervlm.bulk_command import BulkOptions, decide_batch_on_ray
-
-                options = BulkOptions(
-                    backend=backend,
-                    model=model and model.absolute(),
-                    fleet=fleet and fleet.absolute(),
-                    threads=threads,
-                    own_words=own_words,
-                    lessons=lessons_place(memory, site, no_memory=no_memory),
-                    site=site,
-                    state=read_state(state),
-                    exclude=tuple(exclude or ()),
-                )
-                count, failed = decide_batch_on_ray(
-                    options, batch, out, top_k=top_k, reasoning=reasoning, actors=actors
-                )
-            else:
-                from embervlm.bulk_command import check_batch_files, decide_batch
-
-                check_batch_files(batch, out)
-                lessons = lessons_to_use(memory, site, no_memory=no_memory)
-                selector = load_selector(
-                    backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
-                ).at(read_state(state), exclude or [])
-                count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
-                tell_missed(lessons)
-            sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
-            if failed:
-                sys.stderr.write(f"{failed} lines failed; each has its `error` in {out}.\n")
-                raise typer.Exit(1)
-            return
-
-        from embervlm.scenario import Scenario
-
-        image, task = sort_words(photo, request, image, task)
-        scenario = Scenario(task=task, image=image)
-        lessons = lessons_to_use(memory, site, no_memory=no_memory)
-        selector = load_selector(
-            backend, model, fleet, threads=threads, own_words=own_words, memory=lessons
+        loading = Loading(
+            backend=backend,
+            model=model,
+            fleet=fleet,
+            threads=threads,
+            own_words=own_words,
+            memory=memory,
+            no_memory=no_memory,
+            site=site,
+            state=state,
+            exclude=tuple(exclude or ()),
         )
-        live = read_state(state)
-        decision = selector.decide(
-            scenario,
-            top_k=top_k,
-            reasoning=reasoning,
-            state=live,
-            exclude=exclude or [],
-            require=require or [],
-        )
-        tell_missed(lessons)
-        others = (
-            selector.alternatives(
-                decision, top_k=top_k, state=live, exclude=exclude or [], require=require or []
+        if batch is None or out is None:
+            image, task = sort_words(photo, request, image, task)
+            decide_one(
+                loading,
+                printing,
+                photo=image,
+                task=task,
+                top_k=top_k,
+                reasoning=reasoning,
+                require=require or [],
             )
-            if alternatives
-            else {}
+            return
+        if any(word is not None for word in (photo, request, image, task)):
+            raise ValueError("--batch takes its requests from the file; leave out the others.")
+        if require or alternatives or picture or form in ("text", "rmf"):
+            raise ValueError(
+                "--require, --alternatives, --picture and --format are for one request: leave "
+                "them out with --batch."
+            )
+        decide_many(
+            loading, batch, out, top_k=top_k, reasoning=reasoning, on_ray=on_ray, actors=actors
         )
-        if picture is not None and not decision.plan:
-            sys.stderr.write("No robot is sent, so there is no plan to draw.\n")
-        elif picture is not None:
-            from embervlm.planning.pictures import draw
 
-            draw(decision.plan, picture, title=task or "")
-        if as_json:
+
+@dataclass(frozen=True)
+class Loading:
+    """The options that say with what is decided: the model, the fleet as it is now, the lessons."""
+
+    backend: str
+    model: Path | None
+    fleet: Path | None
+    threads: int
+    own_words: bool
+    memory: str | None
+    no_memory: bool
+    site: str
+    state: Path | None
+    exclude: tuple[str, ...]
+
+    def lessons(self) -> LessonStore | None:
+        """Return the lessons to decide with, or None; see `terminal.lessons_to_use`."""
+        return lessons_to_use(self.memory, self.site, no_memory=self.no_memory)
+
+    def selector(self, lessons: LessonStore | None) -> Selector:
+        """Return what decides, for the fleet as its file says.
+
+        Raises:
+            ValueError: the model or the fleet is missing or wrong.
+        """
+        return load_selector(
+            self.backend,
+            self.model,
+            self.fleet,
+            threads=self.threads,
+            own_words=self.own_words,
+            memory=lessons,
+        )
+
+    def for_actors(self) -> BulkOptions:
+        """Return these options as other processes take them.
+
+        Raises:
+            ValueError: the state is missing or wrong.
+        """
+        from embervlm.bulk_command import BulkOptions
+
+        return BulkOptions(
+            backend=self.backend,
+            model=self.model and self.model.absolute(),
+            fleet=self.fleet and self.fleet.absolute(),
+            threads=self.threads,
+            own_words=self.own_words,
+            lessons=lessons_place(self.memory, self.site, no_memory=self.no_memory),
+            site=self.site,
+            state=read_state(self.state),
+            exclude=self.exclude,
+        )
+
+
+@dataclass(frozen=True)
+class Printing:
+    """The options that say how one decision is printed; `form` is None without --format."""
+
+    form: str | None
+    as_json: bool
+    as_tags: bool
+    rmf_fleet: str | None
+    picture: Path | None
+    alternatives: bool
+
+    def check(self, *, in_batch: bool, reasoning: bool, own_words: bool) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: see the message.
+        """
+        if self.form not in (None, "text", "json", "rmf"):
+            raise ValueError(f"--format is {self.form!r}; it is text, json or rmf.")
+        if self.as_json and self.form not in (None, "json"):
+            raise ValueError(f"--json and --format {self.form} exclude each other: leave one out.")
+        if self.as_tags and (self.as_json or self.form or in_batch or not reasoning):
+            raise ValueError(
+                "--tags prints one reasoning: leave out --json, --format, --batch and "
+                "--no-reasoning."
+            )
+        if self.picture is not None and self.picture.suffix.lower() not in (".svg", ".png"):
+            raise ValueError(f"--picture {self.picture} must end in .svg or .png.")
+        if self.alternatives and (self.as_tags or self.form == "rmf"):
+            raise ValueError("--alternatives goes with text and json: leave out --tags and rmf.")
+        if self.rmf_fleet is not None and self.form != "rmf":
+            raise ValueError("--rmf-fleet goes with --format rmf: give both or leave it out.")
+        if own_words and (not reasoning or self.form == "rmf"):
+            raise ValueError("--own-words are of the reasons: leave out --no-reasoning and rmf.")
+
+    def show(
+        self, decision: Decision, others: Mapping[str, Decision], *, photo: str | None
+    ) -> None:
+        """Print a decision, and what would be decided without each of its robots."""
+        if self.as_json or self.form == "json":
             record = decision.to_dict()
-            if alternatives:
+            if self.alternatives:
                 record["alternatives"] = {
                     name: {"robots": list(other.robots), "confidence": round(other.confidence, 4)}
                     for name, other in others.items()
                 }
             typer.echo(json.dumps(record, indent=2))
-        elif form == "rmf":
+        elif self.form == "rmf":
             from embervlm.planning.rmf import task_requests
 
             requests = task_requests(
                 decision.plan,
-                fleet_name=rmf_fleet or "embervlm",
+                fleet_name=self.rmf_fleet or "embervlm",
                 now_ms=round(time.time() * 1000),
             )
             typer.echo(json.dumps(requests, indent=2))
-        elif as_tags:
+        elif self.as_tags:
             from embervlm.prompts import Thinking, write_thinking
 
             typer.echo(printable(write_thinking(Thinking.of(decision))))
         else:
             from embervlm.prompts import describe_robots
 
-            show_decision(decision, photo=image)
+            show_decision(decision, photo=photo)
             for name, other in others.items():
                 sent = describe_robots(other)
                 typer.echo(printable(f"without the {name}: {sent} ({other.confidence:.0%})"))
+
+
+def decide_one(
+    loading: Loading,
+    printing: Printing,
+    *,
+    photo: str | None,
+    task: str | None,
+    top_k: int | None,
+    reasoning: bool,
+    require: Sequence[str],
+) -> None:
+    """Decide one request, draw its plan if a picture is asked for, and print it.
+
+    Raises:
+        ValueError: something that the options name is missing or wrong; see `Selector.decide`.
+    """
+    from embervlm.scenario import Scenario
+
+    scenario = Scenario(task=task, image=photo)
+    lessons = loading.lessons()
+    selector = loading.selector(lessons)
+    live = read_state(loading.state)
+    decision = selector.decide(
+        scenario,
+        top_k=top_k,
+        reasoning=reasoning,
+        state=live,
+        exclude=loading.exclude,
+        require=require,
+    )
+    tell_missed(lessons)
+    others = (
+        selector.alternatives(
+            decision, top_k=top_k, state=live, exclude=loading.exclude, require=require
+        )
+        if printing.alternatives
+        else {}
+    )
+    if printing.picture is not None and not decision.plan:
+        sys.stderr.write("No robot is sent, so there is no plan to draw.\n")
+    elif printing.picture is not None:
+        from embervlm.planning.pictures import draw
+
+        draw(decision.plan, printing.picture, title=task or "")
+    printing.show(decision, others, photo=photo)
+
+
+def decide_many(
+    loading: Loading,
+    batch: Path,
+    out: Path,
+    *,
+    top_k: int | None,
+    reasoning: bool,
+    on_ray: bool,
+    actors: int | None,
+) -> None:
+    """Decide every line of a batch, here or on many engines, and say how many failed.
+
+    Raises:
+        ValueError: a file or an option is wrong.
+        Exit: with code 1, some lines failed.
+    """
+    if on_ray:
+        from embervlm.bulk_command import decide_batch_on_ray
+
+        count, failed = decide_batch_on_ray(
+            loading.for_actors(), batch, out, top_k=top_k, reasoning=reasoning, actors=actors
+        )
+    else:
+        from embervlm.bulk_command import check_batch_files, decide_batch
+
+        check_batch_files(batch, out)
+        lessons = loading.lessons()
+        selector = loading.selector(lessons).at(read_state(loading.state), loading.exclude)
+        count, failed = decide_batch(selector, batch, out, top_k=top_k, reasoning=reasoning)
+        tell_missed(lessons)
+    sys.stderr.write(f"{count - failed} of {count} lines decided; written to {out}.\n")
+    if failed:
+        sys.stderr.write(f"{failed} lines failed; each has its `error` in {out}.\n")
+        raise typer.Exit(1)
 
 
 def show_decision(decision: Decision, *, photo: str | None) -> None:
