@@ -246,11 +246,17 @@ class Selector:
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
         allowed: list[str] = []
+        job: Job | None = None
         if lesson is not None:
             misread = lessons.misread_of(lesson, scenario)
             as_told, together = certain.without(misread), team != ("team" in misread)
             names = lessons.robots_of(lesson)
             allowed = deciding.allowed_of(names, self.fleet, as_told, team=together)
+            if together:
+                job = self.split(scenario, proposal, misread)
+                keep = [n for n in allowed if n == NO_ROBOT or not self._limits(n, as_told, job)]
+                # Without steps one that keeps every limit is enough: it may do what asks for them.
+                allowed = allowed if keep and job is None else keep
             # A lesson that cannot be followed changes nothing, not even what was read.
             if allowed and set(require) <= set(allowed):
                 needs = replace(needs.without(misread), environment=needs.environment)
@@ -261,7 +267,8 @@ class Selector:
         may_be = (
             lesson is None and bool(scenario.task) and proposal.team > self.calibration.team_from
         )
-        job = self.split(scenario, proposal) if team or may_be else None
+        if lesson is None:
+            job = self.split(scenario, proposal) if team or may_be else None
         sets, able = self._sets(proposal, certain, team, job if team else None)
         if job is not None and not team:
             as_team, unlike = self._sets(proposal, certain, True, job)
@@ -374,8 +381,11 @@ class Selector:
         )
         if not read.robots:
             entry = lessons.quarantined(entry, read.problem)
-        elif not team:
-            reason = lessons.contradiction(read.robots, lambda name: self._limits(name, certain))
+        else:
+            job = self.split(meant, proposal, feedback.misread) if team else None
+            reason = lessons.contradiction(
+                read.robots, lambda name: self._limits(name, certain, job)
+            )
             entry = lessons.quarantined(entry, reason) if reason else entry
         return self.open_memory().add(entry, proposal.embedding, author=feedback.author)
 
@@ -393,11 +403,14 @@ class Selector:
         same = self.calibration.same_request
         return lessons.recall(memory, proposal.embedding, needs, scenario, same_request=same)
 
-    def _limits(self, name: str, needs: Needs) -> list[str]:
-        """Return the stated limits that a robot breaks, whether it is at hand or not."""
+    def _limits(self, name: str, needs: Needs, job: Job | None = None) -> list[str]:
+        """Return the stated limits that a robot breaks, whether it is at hand or not; of a job in
+        steps those of the step in which it breaks the fewest."""
         robot = self.fleet[name]
         at_hand = planning.unavailable(robot)
-        return [why for why in planning.broken_limits(robot, needs) if why not in at_hand]
+        asked = [needs] if job is None else [step.needs for step in job.steps]
+        broken = min((planning.broken_limits(robot, one) for one in asked), key=len)
+        return [why for why in broken if why not in at_hand]
 
     def _against(self, name: str, needs: Needs) -> list[str]:
         if name not in self.fleet:
@@ -406,10 +419,17 @@ class Selector:
         cannot = [f"cannot {' or '.join(actions)}"] if actions else []
         return self._limits(name, needs) + cannot
 
-    def split(self, scenario: Scenario, proposal: Proposal) -> Job | None:
-        """Return a job in steps, None where the network sees one step or cannot split."""
+    def split(
+        self, scenario: Scenario, proposal: Proposal, misread: Collection[str] = ()
+    ) -> Job | None:
+        """Return a job in steps, None where the network sees one step or cannot split; what was
+        misread is no need of a step."""
         meant, _ = self.as_meant(scenario)
-        return teamwork.split(self.backend, self.calibration, meant.task, proposal)
+        job = teamwork.split(self.backend, self.calibration, meant.task, proposal)
+        if job is None or not misread:
+            return job
+        steps = (replace(step, needs=step.needs.without(misread)) for step in job.steps)
+        return replace(job, steps=tuple(steps))
 
     def _sets(
         self, proposal: Proposal, certain: Needs, team: bool, job: Job | None

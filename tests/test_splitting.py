@@ -220,6 +220,25 @@ def test_a_lesson_on_a_team_is_followed_to_the_letter(tokenizer: Tokenizer) -> N
     assert again.lessons
 
 
+def test_a_lesson_on_a_team_keeps_the_limits_of_the_steps(tokenizer: Tokenizer) -> None:
+    opinion = Opinion(one(DRONE, LEGS), team=True, calibration={"step_weight": 0.0})
+    opinion.tokenizer = tokenizer
+    opinion.steps = [
+        score(DRONE, "map", (), None, ("height",)),
+        score(LEGS, "search", (True,), None, ("rubble",)),
+    ]
+    selector, scenario = Selector(opinion), Scenario("map it from above, then search the rubble")
+    first = selector.decide(scenario)
+    nobody = selector.learn(first, Feedback([WHEELS]))
+    assert nobody.metadata["quarantine"] == (
+        "It contradicts the fleet's facts: the Robot with Wheels cannot work at height."
+    )
+    assert selector.decide(scenario).lessons == ()
+    # Whoever keeps the limits of no step stays away, whatever the lesson.
+    selector.learn(first, Feedback([WHEELS, LEGS]))
+    assert selector.decide(scenario).robots == (LEGS,)
+
+
 @pytest.mark.parametrize(("shift", "goes"), [(8.0, (DRONE, LEGS)), (2.0, (DRONE,))])
 def test_a_doubtful_job_is_a_team_s_where_that_is_likelier(
     shift: float, goes: tuple[str, ...], tokenizer: Tokenizer

@@ -91,9 +91,8 @@ def entry_from_feedback(
 ) -> MemoryEntry:
     """Return what a correction teaches, not yet kept.
 
-    `against` tells what the fleet's own facts say against a robot. In a team job limits concern
-    single steps, so no correction is quarantined. `read` is what was read in the note beyond what
-    rules find in it. Without robots the entry is a fact, the note itself.
+    `against` tells what the fleet's own facts say against a robot. `read` is what was read in the
+    note beyond what rules find in it. Without robots the entry is a fact, the note itself.
 
     Raises:
         ValueError: the decision carries no scenario, or the note is too long.

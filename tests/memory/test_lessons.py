@@ -349,6 +349,17 @@ def test_a_team_and_a_place_can_be_misread() -> None:
     assert selector.decide(pond).robots == (LEGS,)
 
 
+def test_a_job_that_is_called_a_team_s_keeps_its_limits() -> None:
+    selector = Selector(Opinion(one(LEGS), roles=["load_kg"]))
+    pump = Scenario("bring the 8 kg pump")
+    entry = selector.learn(selector.decide(pump), Feedback([DRONE], misread=["team"]))
+    assert "asked 8 kg" in entry.metadata["quarantine"]
+    assert selector.decide(pump).robots == (LEGS,)
+    # Of two, one that keeps them is enough: nobody knows which step they are of.
+    selector.learn(selector.decide(pump), Feedback([DRONE, LEGS], misread=["team"]))
+    assert selector.decide(pump).robots == (DRONE, LEGS)
+
+
 def test_only_what_was_read_is_misread() -> None:
     selector = Selector(Opinion(one(DRONE), flags=["night"]))
     with pytest.raises(ValueError, match=r"had not read snow .* it had read environment, night"):
