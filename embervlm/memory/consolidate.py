@@ -20,7 +20,13 @@ from typing import Any
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.memory.entries import MemoryEntry
-from embervlm.memory.lessons import needed_cosine, robots_of, shares_words
+from embervlm.memory.lessons import (
+    needed_cosine,
+    numbers_of,
+    robots_of,
+    same_numbers,
+    shares_words,
+)
 from embervlm.memory.protocol import LessonMemory
 from embervlm.scenario import FLAGS, QUANTITIES
 
@@ -47,7 +53,8 @@ def consolidate(
     """Retire every entry that a newer one repeats or contradicts at the same kind of place.
 
     Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, a cosine from
-    which on both would apply (`lessons.needed_cosine`). Either shares words with its request.
+    which on both would apply (`lessons.needed_cosine`). Either shares words with its request
+    and agrees in its numbers.
     Entries of a photo without words are left alone.
     """
     merged: list[tuple[int, int]] = []
@@ -67,6 +74,8 @@ def consolidate(
             if older.id >= newer.id or not _is_compared(older):
                 continue
             if not shares_words(older, newer.metadata["task"]):
+                continue
+            if not same_numbers(numbers_of(older), numbers_of(newer)):
                 continue
             agree = set(robots_of(older)) == set(robots_of(newer))
             if cosine < (DUPLICATE if agree else both_apply):

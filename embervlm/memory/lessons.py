@@ -10,16 +10,17 @@ decision had not read, and what of the fleet's facts follows from it. A correcti
 it can carry out is quarantined: kept, shown, never used.
 
 An entry applies to the very same request, and to one that means nearly the same (cosine of the
-reader's embeddings) and shares words with it, at the same kind of place. The more entries there
-are, the closer a request must be (`needed_cosine`), or a store of thousands would answer nearly
-everything. A photo without words is no meaning to compare: it is answered from an entry only if it
-is the same photo. Of the closest few the newest applies.
+reader's embeddings), shares words with it and states no other number, at the same kind of place.
+The more entries there are, the closer a request must be (`needed_cosine`), or a store of thousands
+would answer nearly everything. A photo without words is no meaning to compare: it is answered from
+an entry only if it is the same photo. One for the very same request stands before all others; of
+the closest few others the newest applies.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +60,8 @@ CLOSEST = 3
 # different answers that reach `same_request` at one kind of place.
 COMMON_WORDS = 0.25
 _LOOKED_AT = 16
+# Numbers that differ by less ask the same of a robot: "some 300 kg", "310 kg".
+_SAME_NUMBER = 0.1
 MAX_NOTE_CHARACTERS = 500
 CONTRADICTS = "It contradicts the fleet's facts"
 
@@ -167,9 +170,10 @@ def recall(
 ) -> MemoryEntry | None:
     """Return the entry that applies to a request, or None.
 
-    Of those for this very request, or with a cosine of at least `needed_cosine` and a share of
-    COMMON_WORDS of its words, at the same kind of place, the CLOSEST count, the overlap of needs
-    deciding between cosines that are equal to two digits; of these the newest applies.
+    One for this very request stands before all others. Of those with a cosine of at least
+    `needed_cosine`, a share of COMMON_WORDS of its words and the `same_numbers`, at the same kind
+    of place, the CLOSEST count, the overlap of needs deciding between cosines that are equal to two
+    digits; of these the newest applies.
     """
     has_words = bool(scenario.task and scenario.task.strip())
     request = request_key(scenario.task, photo_key(scenario))
@@ -184,8 +188,17 @@ def recall(
         (entry, cosine)
         for entry, cosine in found
         if robots_of(entry)
-        and (request_of(entry) == request or shares_words(entry, scenario.task or ""))
+        and (
+            request_of(entry) == request
+            or (
+                shares_words(entry, scenario.task or "")
+                and same_numbers(numbers_of(entry), needs.quantities)
+            )
+        )
     ]
+    own = [entry for entry, _ in usable if request_of(entry) == request]
+    if own:
+        return max(own, key=lambda entry: entry.id)
     usable.sort(
         key=lambda one: (round(one[1], 2), _overlap(one[0], needs), one[0].id), reverse=True
     )
@@ -224,6 +237,27 @@ def in_common(one: str, other: str) -> float:
 def shares_words(entry: MemoryEntry, task: str) -> bool:
     """Say whether an entry's request has enough words of another one."""
     return in_common(entry.metadata.get("task") or "", task) >= COMMON_WORDS
+
+
+def numbers_of(entry: MemoryEntry) -> dict[str, float]:
+    """Return the numbers that were read from an entry's request, by QUANTITIES."""
+    needs = entry.metadata.get("needs")
+    limits = needs.get("limits") if isinstance(needs, dict) else None
+    stated = limits if isinstance(limits, dict) else {}
+    return {key: stated[key] for key in QUANTITIES if isinstance(stated.get(key), int | float)}
+
+
+def same_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Say whether two requests agree in each number that both state.
+
+    >>> same_numbers({"load_kg": 9.0, "hours": 1.0}, {"load_kg": 900.0})
+    False
+    """
+    return all(
+        math.isclose(number, other[key], rel_tol=_SAME_NUMBER)
+        for key, number in one.items()
+        if key in other
+    )
 
 
 def robots_of(entry: MemoryEntry) -> tuple[str, ...]:

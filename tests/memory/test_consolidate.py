@@ -43,14 +43,17 @@ def test_merges_repeats_and_retires_what_was_contradicted(store: LessonStore, cl
     store.add(correction("inspect the mast f", "Humanoid"), vector(2))  # 6: something else
     store.add(correction("inspect the mast g", "Humanoid", quarantine="No."), vector(1))  # 7
     store.add(correction(None, "Humanoid", photo="ab"), vector(1))  # 8: no words
+    needs = ({"limits": {"load_kg": kg}} for kg in (9.0, 900.0))
+    store.add(correction("haul the slab a", "Humanoid", needs=next(needs)), vector(3))  # 9
+    store.add(correction("haul the slab b", "No Robot", needs=next(needs)), vector(3))  # 10
     before = clock.time
     done = consolidate(store, same_request=0.95)
     assert done.merged == ((1, 4),)
     assert done.contradicted == ((2, 4),)
-    assert ids(store) == [3, 4, 5, 6, 7, 8]
+    assert ids(store) == [3, 4, 5, 6, 7, 8, 9, 10]
     assert consolidate(store, same_request=0.95).merged == ()
     store.rollback(before)
-    assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
 def test_proposed_rows_are_read_by_training(store: LessonStore, tmp_path: Path) -> None:

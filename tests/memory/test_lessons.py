@@ -161,13 +161,27 @@ def test_the_more_lessons_the_closer_a_request_must_be() -> None:
 
 
 def test_the_newest_of_the_closest_applies() -> None:
-    selector = Selector(Opinion(one(DRONE), calibration={"same_request": 0.5}))
+    selector = Selector(Opinion(one(DRONE), calibration=_NEAR))
+    like_both = Scenario("look under the old railway bridge for cracks today please")
     for scenario, robot in ((BRIDGE, LEGS), (LIKE_BRIDGE, HUMANOID), (BRIDGE, WHEELS)):
         selector.learn(selector.decide(scenario), Feedback([robot]))
-        assert selector.decide(BRIDGE).robots == (robot,)
-    selector.memory.forget(3)
-    assert selector.decide(BRIDGE).robots == (HUMANOID,)
-    assert selector.decide(BRIDGE).lessons == (2,)
+        assert selector.decide(like_both).robots == (robot,)
+
+
+def test_what_was_said_of_the_very_request_stands_before_what_was_said_of_its_like() -> None:
+    selector = Selector(Opinion(one(DRONE), flags=["snow"], calibration=_NEAR))
+    for scenario in (BRIDGE, LIKE_BRIDGE):
+        selector.learn(selector.decide(scenario), Feedback([HUMANOID], misread=["snow"]))
+    for number, scenario in enumerate((BRIDGE, LIKE_BRIDGE), start=1):
+        decision = selector.decide(scenario)
+        assert (decision.robots, decision.lessons) == ((HUMANOID,), (number,))
+
+
+def test_a_lesson_says_nothing_of_another_number() -> None:
+    selector = Selector(Opinion(one(WHEELS), roles=["load_kg"], calibration=_NEAR))
+    selector.learn(selector.decide(Scenario("lift the slab of 900 kg")), Feedback(NO_ROBOT))
+    for words, lesson in (("lift the slab of 9 kg", ()), ("lift the slab of 920 kg", (1,))):
+        assert selector.decide(Scenario(words)).lessons == lesson
 
 
 def test_needs_in_common_decide_between_equally_close_entries() -> None:
