@@ -377,7 +377,11 @@ class Selector:
         note = lessons.check_note(feedback.note)
         read = free_text.read(note, names, decision, self.fleet, model)
         entry = lessons.entry_from_feedback(
-            decision, replace(feedback, robots=read.robots), self._against, team=team, read=read
+            replace(decision, scenario=meant),
+            replace(feedback, robots=read.robots),
+            self._against,
+            team=team,
+            read=read,
         )
         if not read.robots:
             entry = lessons.quarantined(entry, read.problem)

@@ -48,7 +48,7 @@ class MemoryEntry:
     operator's own word. `related_to` holds numbers of other entries. `metadata` holds plain JSON
     values; what `lessons` and `store` write there:
 
-        task               the request, None for a photo alone
+        task               the request as it was meant, None for a photo alone
         photo              the first 16 hexadecimal digits of the photo's SHA-256
         environment, needs what was read from them (`Needs.to_dict`); `team` true for a team job
         robots             the robots that are right, the first in front

@@ -334,6 +334,14 @@ def test_what_was_misread_counts_no_more_in_this_very_request() -> None:
     assert selector.decide(alike).robots == (NO_ROBOT,)
 
 
+def test_a_mistyped_request_is_the_one_that_was_meant() -> None:
+    for taught, asked in (("brigde", "brigde"), ("brigde", "bridge"), ("bridge", "brigde")):
+        selector = Selector(Opinion(one(LEGS), flags=["snow"], calibration={"same_request": 1.0}))
+        mistyped = Scenario(f"dust the snow globes on the {taught}")
+        selector.learn(selector.decide(mistyped), Feedback([HUMANOID], misread=["snow"]))
+        assert selector.decide(Scenario(f"dust the snow globes on the {asked}")).lessons == (1,)
+
+
 def test_a_lesson_that_cannot_be_followed_waives_no_limit() -> None:
     """The Humanoid was ready when the lesson was learnt, and is not now."""
     globes = Scenario("dust the old snow globes on the top shelf")
