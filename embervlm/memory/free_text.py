@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.memory.entries import fenced
 from embervlm.prompts import parse_object
-from embervlm.quantities import find_quantities
+from embervlm.quantities import Mention, find_quantities
 from embervlm.scenario import FACTORS, FLAGS, QUANTITIES, Decision, Needs
 
 MAX_FACT_CHARACTERS = 200
@@ -34,7 +34,7 @@ RULES = "rules"
 MODEL_CONFIDENCE = 0.5
 _LARGEST = 1e12
 
-# The words of a note that state a circumstance. "no smoke" does not.
+# The words of a note that state a circumstance. "no smoke" and "the smoke has cleared" do not.
 _FLAG_WORDS = {
     "people": "people person persons crowd child children",
     "stairs": "stairs stair staircase stairwell",
@@ -52,13 +52,40 @@ _FLAG_WORDS = {
     "smoke": "smoke smoky",
 }
 _FLAG_OF = {word: flag for flag, words in _FLAG_WORDS.items() for word in words.split()}
-_DENIALS = frozenset("no not without never isn't aren't".split())
-_WORD = re.compile(r"[\w']+")
+_FLAG_WORD = re.compile(rf"\b(?:{'|'.join(_FLAG_OF)})\b")
+_DENIAL = re.compile(
+    r"\b(?:no|not|without|never|none|nor|neither|hardly|(?:free|clear) of)\b|n't\b"
+)
+_IS_GONE = re.compile(
+    r"-free\b| (?:is|are|was|were|has|have)(?:n't\b| not?\b|(?: all| now| since| already| been)*"
+    r" (?:gone|cleared|clear|out|over|past|removed|melted)\b)"
+)
+# Where a clause ends; a mark between two digits ends none.
+_END_OF_CLAUSE = re.compile(r"[.,;:!?](?!\d)|\bbut\b")
 # Kinds of number that can mean one need only; a length may be five things.
 _QUANTITY_OF = {"mass_kg": "load_kg", "speed_kmh": "wind_kmh", "hours": "hours"}
+# A speed is the wind's only in a clause that speaks of it; what a robot can do is no need.
+_WIND = re.compile(
+    r"\b(?:wind|winds|windy|gust|breez|blow|squall|gale|storm|force|beaufort|bft|f\d)"
+)
+_ABLE = re.compile(
+    r"\bcan\b(?!'t| not)|\b(?:carries|lifts|hauls|drives|flies|works|copes|runs|lasts|payload"
+    r"|capacity|rated|battery|endurance|limit(?:ed)?)\b"
+)
+_AT_MOST = re.compile(r"\b(?:at most|more than|up to|max(?:imum)?)\b")
 
-_ASKING = "send|use|take|deploy|dispatch|choose|needs?|it should (?:be|have been)"
-_DENIED = re.compile(r"(?:\b(?:not|never|no|without|instead of|rather than)|n't)\b[\w\s']{0,12}$")
+# A note plainly asks where a clause begins so, and says no more of the robots than their names.
+_BEGINS = r"(?:^|[.,;:!] ?|\b(?:but|please|should|must) )(?:please |just )?"
+_ASKING = (
+    r"(send|use|take|deploy|dispatch|choose|it should (?:be|have been)"
+    r"|(?:(?:you|we|it|this|this job) )?needs?)"
+)
+_ENDS = r"(?= ?(?:$|[.,;:!])| (?:here|there|instead|now|please|because|since|not|but)\b)"
+_DENIED = re.compile(
+    r"\b(?:no|not|never|nobody|none|nor|neither|without|cannot|why|instead of|rather than)\b|n't\b"
+)
+# "we should not, in this wind, send it": the denial goes on behind the comma.
+_GOES_ON = re.compile(r"(?:\b(?:not|never|cannot)|n't),")
 _DOUBT = re.compile(r"\b(?:if|unless|or|maybe|perhaps|when|whether)\b|\?")
 # Orders to whoever reads, or for other requests than this one.
 _ORDERS = re.compile(
@@ -168,18 +195,25 @@ def asked_for(note: str, sent: Sequence[str], fleet: Fleet) -> tuple[str, ...]:
     words |= {"no robot": NO_ROBOT, "nobody": NO_ROBOT}
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     one = rf"(?:the |an? |our )?(?:{either})\b"
-    asking = re.compile(rf"\b(?:{_ASKING}) (?:only )?({one}(?:(?:,| and|, and) {one})*)")
+    some = rf"((?>{one}(?:(?:,| and|, and) {one})*)){_ENDS}"
     text = " ".join(note.lower().split())
-    if _DOUBT.search(text):
+    if _DOUBT.search(text) or _GOES_ON.search(text):
         return ()
-    asked = [found for found in asking.finditer(text) if not _DENIED.search(text[: found.start()])]
+    asked = [
+        found
+        for found in re.finditer(rf"{_BEGINS}{_ASKING} (?:only )?{some}", text)
+        if not _DENIED.search(_clause_before(text, found.start(1)))
+    ]
     if len(asked) == 1:
-        named = [words[word] for word in re.findall(rf"\b(?:{either})\b", asked[0][1])]
+        named = [words[word] for word in re.findall(rf"\b(?:{either})\b", asked[0][2])]
         robots = tuple(dict.fromkeys(named))
         return robots if len(robots) == 1 or NO_ROBOT not in robots else ()
-    denied = {words[word] for word in re.findall(rf"\bnot (?:the |an? |our )?({either})\b", text)}
+    told = re.findall(rf"{_BEGINS}(?:and )?not (?:the |an? |our )?({either}){_ENDS}", text)
+    denied = {words[word] for word in told}
     rest = tuple(name for name in sent if name not in denied)
-    return rest if not asked and denied and denied < set(sent) else ()
+    others = {words[word] for word in re.findall(rf"\b(?:{either})\b", text)} - denied
+    is_plain = not asked and denied and denied < set(sent) and others <= set(rest)
+    return rest if is_plain else ()
 
 
 def missed_needs(note: str, needs: Needs, more: Mapping[str, float | bool] | None = None) -> Needs:
@@ -188,20 +222,20 @@ def missed_needs(note: str, needs: Needs, more: Mapping[str, float | bool] | Non
 
     >>> missed_needs("thick smoke, and the pump weighs 8 kg", Needs()).limits
     {'load_kg': 8.0, 'smoke': True}
-    >>> missed_needs("there is no smoke", Needs()).limits
+    >>> missed_needs("there is no more smoke, the Drone carries at most 2 kg", Needs()).limits
     {}
     """
-    words = _WORD.findall(note.lower())
-    before = ["", *words]
+    text = note.lower()
     flags = {
-        _FLAG_OF[word]
-        for previous, word in zip(before, words, strict=False)
-        if word in _FLAG_OF and previous not in _DENIALS
+        _FLAG_OF[found[0]]
+        for found in _FLAG_WORD.finditer(text)
+        if not _DENIAL.search(_clause_before(text, found.start()))
+        and not _IS_GONE.match(text, found.end())
     }
     quantities = {
         _QUANTITY_OF[mention.kind]: mention.value
         for mention in find_quantities(note)
-        if mention.kind in _QUANTITY_OF
+        if mention.kind in _QUANTITY_OF and _is_of_the_job(mention, text)
     }
     for key, value in (more or {}).items():
         if key in FLAGS:
@@ -257,6 +291,23 @@ def parse_reading(text: str, note: str, fleet: Fleet) -> Reading | None:
         return None
     limits = {key: value if value is True else float(value) for key, value in missed.items()}
     return Reading(tuple(robots), limits, fenced(fact))
+
+
+def _clause_before(text: str, at: int) -> str:
+    """Return what stands before a place in its clause."""
+    ends = [found.end() for found in _END_OF_CLAUSE.finditer(text, 0, at)]
+    return text[max(ends, default=0) : at]
+
+
+def _is_of_the_job(mention: Mention, text: str) -> bool:
+    """Say whether a number of a note states what the job asks, not what a robot can do."""
+    end = _END_OF_CLAUSE.search(text, mention.end)
+    clause = _clause_before(text, mention.start) + text[mention.start : end and end.start()]
+    if _ABLE.search(clause):
+        return False
+    if mention.kind == "speed_kmh":
+        return bool(_WIND.search(clause))
+    return not _AT_MOST.search(clause)
 
 
 def _ask(

@@ -103,8 +103,17 @@ def test_what_a_note_states_and_denies() -> None:
         "load_kg": 20.0,
         "wind_kmh": 60.0,
     }
-    assert missed_needs("no stairs, not muddy, without rubble", needs).limits == {}
-    assert missed_needs("it is 3 m wide", needs).limits == {}
+    for nothing in (
+        "no stairs, not muddy, without rubble",
+        "it is 3 m wide",
+        "there is no more smoke, no stairs or mud, and it is free of deep snow",
+        "the stairs are gone and the smoke has all cleared, it is rubble-free",
+        "the rover drives at 5 km/h only, the Drone carries at most 2 kg",
+        "the boat passes at 30 km/h",
+    ):
+        assert missed_needs(nothing, needs).limits == {}
+    told = "not the wheels, the stairs are steep; it drives at 5 km/h, gusts up to 60 km/h"
+    assert missed_needs(told, needs).limits == {"wind_kmh": 60.0, "stairs": True}
 
 
 def test_a_lesson_applies_to_the_same_and_to_what_means_nearly_the_same() -> None:
