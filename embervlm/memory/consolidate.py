@@ -55,7 +55,8 @@ def consolidate(
     Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, a cosine from
     which on both would apply (`lessons.needed_cosine`). Either shares words with its request
     and agrees in its numbers.
-    Entries of a photo without words are left alone.
+    Entries of a photo without words are left alone, and those with a misread, which holds for one
+    request.
     """
     merged: list[tuple[int, int]] = []
     contradicted: list[tuple[int, int]] = []
@@ -89,7 +90,7 @@ def consolidate(
 def proposals(entries: Iterable[MemoryEntry], fleet: Fleet) -> list[dict[str, Any]]:
     """Return entries as training rows; a person should read them before a model learns from them.
 
-    Left out: what is quarantined, has no words or robots, names a robot that the fleet lacks, or
+    What was misread in a request stands in no row. Left out: what is quarantined, has no words or robots, names a robot that the fleet lacks, or
     whose request names a robot of its own answer.
     """
     rows = []
@@ -101,8 +102,10 @@ def proposals(entries: Iterable[MemoryEntry], fleet: Fleet) -> list[dict[str, An
         if _names_a_robot(task, robots, fleet):
             continue
         needs = entry.metadata.get("needs") or {}
-        limits = {**needs.get("limits", {}), **entry.metadata.get("missed", {})}
-        place = entry.metadata.get("environment")
+        misread = entry.metadata.get("misread") or []
+        read = {k: v for k, v in needs.get("limits", {}).items() if k not in misread}
+        limits = {**read, **entry.metadata.get("missed", {})}
+        place = "none" if "environment" in misread else entry.metadata.get("environment")
         actions = [action for action in needs.get("actions", []) if action in ACTIONS]
         rows.append(
             {
@@ -145,7 +148,8 @@ def write_proposals(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _is_compared(entry: MemoryEntry) -> bool:
     about = entry.metadata
-    return bool(robots_of(entry) and about.get("task") and not about.get("quarantine"))
+    is_alone = about.get("quarantine") or about.get("misread")
+    return bool(robots_of(entry) and about.get("task") and not is_alone)
 
 
 def _names_a_robot(task: str, robots: Sequence[str], fleet: Fleet) -> bool:

@@ -56,6 +56,21 @@ def test_merges_repeats_and_retires_what_was_contradicted(store: LessonStore, cl
     assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
+def test_what_was_misread_in_one_request_is_kept_and_proposed_to_nobody(
+    store: LessonStore,
+) -> None:
+    needs = {"limits": {"snow": True, "load_kg": 50.0}}
+    about = {"needs": needs, "misread": ["snow", "load_kg", "environment"]}
+    store.add(correction("dust the globes a", "Humanoid", **about), vector(1))
+    store.add(correction("dust the globes b", missed={"load_kg": 3.0}, **about), vector(1))
+    store.add(correction("dust the globes c", "Humanoid"), vector(1))
+    consolidate(store, same_request=0.95)
+    assert ids(store) == [1, 2, 3]
+    rows = proposals(store.entries(), Fleet.default())
+    assert [row["limits"] for row in rows] == [{}, {"load_kg": 3.0}, {}]
+    assert [row["environment"] for row in rows] == ["none", "none", "rough"]
+
+
 def test_proposed_rows_are_read_by_training(store: LessonStore, tmp_path: Path) -> None:
     needs = {"actions": ["look"], "environment": "rough", "limits": {"load_kg": 3.0, "night": True}}
     store.add(
