@@ -215,10 +215,13 @@ def forget_lesson(
     memory: MemoryOption = None,
     site: SiteOption = "default",
 ) -> None:
-    """Take a lesson out of force; 'rollback' can bring it back."""
+    """Take a lesson out of force, and bring back the one that it replaced; 'rollback' undoes
+    both."""
     with user_errors(), open_memory(there(memory), site) as store:
-        store.forget(number, author=author, erase=erase)
+        restored = store.forget(number, author=author, erase=erase)
         typer.echo(f"Lesson {number} is {'erased' if erase else 'forgotten'}.")
+        for older in restored:
+            typer.echo(f"Lesson {older}, which it had replaced, is in force again.")
 
 
 @memory_app.command(

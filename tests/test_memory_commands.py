@@ -81,6 +81,12 @@ def test_a_lesson_is_taught_followed_listed_forgotten_and_brought_back(
     assert json.loads(run("memory", "list", "deck", "--json").stdout)[0]["id"] == 1
     assert json.loads(run("memory", "list", "cheese", "--json").stdout) == []
     assert run("memory", "forget", 1).stdout == "Lesson 1 is forgotten.\n"
+    for _ in range(2):
+        run("memory", "add", "--task", TASK, "--robots", wanted)
+    assert run("memory", "forget", 3).stdout == (
+        "Lesson 3 is forgotten.\nLesson 2, which it had replaced, is in force again.\n"
+    )
+    run("memory", "forget", 2)
     assert decided(run) == plain
     assert "retired" in run("memory", "list", "--all").stdout
 

@@ -5,13 +5,15 @@ its entry (RFC 6962 argues for such logs; ours is a plain chain). Whoever change
 breaks every digest behind it. This is no signature: who knows the form can write a whole new chain.
 Note the newest digest (`embervlm memory stats`) somewhere else to notice that too.
 
-Nothing is ever taken out: `forget`, `supersede` and `rollback` are events themselves, so that a
-rollback can be rolled back.
+Nothing is ever taken out: `forget`, `supersede`, `restore` and `rollback` are events themselves, so
+that a rollback can be rolled back.
 
     >>> log = [Event(1, "add", 1), Event(2, "add", 2), Event(3, "forget", 1)]
     >>> sorted(in_force(log))
     [2]
     >>> sorted(in_force([*log, Event(4, "rollback", None, target=2)]))
+    [1, 2]
+    >>> sorted(in_force([*log, Event(4, "restore", 1, target=3)]))
     [1, 2]
 """
 
@@ -20,10 +22,10 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-KINDS = ("add", "supersede", "forget", "erase", "rollback")
+KINDS = ("add", "supersede", "forget", "erase", "restore", "rollback")
 GENESIS = bytes(32)
 
 
@@ -32,8 +34,8 @@ class Event:
     """Something that happened at one site.
 
     `entry` is the entry concerned, None for a rollback. `target` is the newer entry for
-    `supersede`, the number of the last event that still counts for `rollback`. `content` is the
-    SHA-256 of the entry that an `add` brought, else empty.
+    `supersede`, and for a `restore`, which undoes that; for `rollback` the number of the last event
+    that still counts. `content` is the SHA-256 of the entry that an `add` brought, else empty.
     """
 
     seq: int
@@ -64,6 +66,32 @@ def in_force(events: Sequence[Event]) -> set[int]:
     A rollback takes the state back to its target, past other rollbacks too; an erased entry stays
     away for good.
     """
+    found: set[int] = set()
+    for event in _standing(events):
+        apply(event, found)
+    return found - _erased(events)
+
+
+def superseded_by(events: Sequence[Event], entry: int) -> list[int]:
+    """Return the entries that are out of force because of this one alone, in their order.
+
+    >>> log = [Event(1, "add", 1), Event(2, "add", 2), Event(3, "supersede", 1, target=2)]
+    >>> superseded_by(log, 2)
+    [1]
+    """
+    last = {event.entry: event for event in _standing(events) if event.entry is not None}
+    found = {i for i, event in last.items() if (event.kind, event.target) == ("supersede", entry)}
+    return sorted(found - _erased(events))
+
+
+def apply(event: Event, found: set[int]) -> None:
+    """Change the set of entries in force by an event that is no rollback."""
+    if event.entry is not None:
+        (found.add if event.kind in ("add", "restore") else found.discard)(event.entry)
+
+
+def _standing(events: Sequence[Event]) -> Iterator[Event]:
+    """Yield the events that still count after the rollbacks among them, in their order."""
     numbers = [event.seq for event in events]
     end, parts = len(events), []
     at = end - 1
@@ -75,14 +103,9 @@ def in_force(events: Sequence[Event]) -> set[int]:
             at = end
         at -= 1
     parts.append(events[:end])
-    found: set[int] = set()
     for part in reversed(parts):
-        for event in part:
-            apply(event, found)
-    return found - {event.entry for event in events if event.kind == "erase" and event.entry}
+        yield from part
 
 
-def apply(event: Event, found: set[int]) -> None:
-    """Change the set of entries in force by an event that is no rollback."""
-    if event.entry is not None:
-        (found.add if event.kind == "add" else found.discard)(event.entry)
+def _erased(events: Sequence[Event]) -> set[int]:
+    return {event.entry for event in events if event.kind == "erase" and event.entry is not None}

@@ -54,6 +54,10 @@ class SiteState:
             self._by_request = {self.heads[i].request: i for i in usable}
         else:
             chain.apply(event, self.in_force)
+            if event.kind == "restore" and event.entry is not None:
+                head = self.heads[event.entry]
+                if not head.quarantined:
+                    self._by_request[head.request] = event.entry
 
     def _note_row(self, row: Row) -> None:
         head = Head(row.author, row.at_us, row.request, bool(row.quarantined))

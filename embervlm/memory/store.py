@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embervlm.memory import sql
+from embervlm.memory import chain, sql
 from embervlm.memory.database import Connection, DamageError, Database
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import is_address
@@ -178,10 +178,13 @@ class LessonStore:
                 self._check_in_force(db, one)
             self._log.append(db, "supersede", author, entry_id, target=by)
 
-    def forget(self, entry_id: int, *, author: str = OPERATOR, erase: bool = False) -> None:
-        """Take an entry out of force; see the protocol."""
+    def forget(
+        self, entry_id: int, *, author: str = OPERATOR, erase: bool = False
+    ) -> tuple[int, ...]:
+        """Take an entry out of force, and bring back what it superseded; see the protocol."""
         with self._log.writing() as db:
-            row = self._known(db, entry_id)
+            state = self._log.state
+            row, was_in_force = self._known(db, entry_id), entry_id in state.in_force
             if erase:
                 self._log.database.remove_words(db, row)
                 db.execute(sql.ERASE_ENTRY, (b"", entry_id, self.site))
@@ -189,8 +192,17 @@ class LessonStore:
             else:
                 self._check_in_force(db, entry_id)
                 self._log.append(db, "forget", author, entry_id)
+            replaced = chain.superseded_by(state.events, entry_id) if was_in_force else []
+            restored = []
+            for older in reversed(replaced):
+                head = state.heads[older]
+                # What a newer one answers stays away.
+                if head.quarantined or state.entry_for(head.request) is None:
+                    self._log.append(db, "restore", author, older, target=entry_id)
+                    restored.append(older)
         if erase:
             self._log.sweep()
+        return tuple(sorted(restored))
 
     def rollback(self, to: datetime, *, author: str = OPERATOR) -> tuple[int, int]:
         """Bring back what was in force at a time; see the protocol.

@@ -12,7 +12,7 @@ def plain_replay(events: list[Event]) -> set[int]:
         state = set(states[event.seq - 1])
         if event.kind == "rollback":
             state = set(states[event.target])
-        elif event.kind == "add":
+        elif event.kind in ("add", "restore"):
             state.add(event.entry)
         else:
             state.discard(event.entry)
@@ -26,7 +26,7 @@ def test_equals_a_plain_replay_with_rollbacks_of_rollbacks() -> None:
     for _ in range(300):
         events: list[Event] = []
         for seq in range(1, draw.randrange(2, 40)):
-            kind = draw.choice("add add forget supersede erase rollback".split())
+            kind = draw.choice("add add forget supersede erase restore rollback".split())
             entry = draw.randrange(1, 9) if kind != "rollback" else None
             target = draw.randrange(seq) if kind == "rollback" else None
             events.append(Event(seq, kind, entry, target))

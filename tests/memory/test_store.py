@@ -110,6 +110,26 @@ def test_forget_and_rollback_restore_what_was_found(place: str) -> None:
     assert [e.id for e in again.entries(retired=True)] == [1, 2, 3, 4]
 
 
+def test_what_a_forgotten_entry_had_replaced_comes_back(place: str) -> None:
+    store = LessonStore(place)
+    for robot in ("Humanoid", "Drone", "Robot with Legs"):
+        store.add(correction("one", robot), vector(1))
+    assert store.forget(3) == (2,)
+    assert found(store, vector(1)) == ids(store) == [2]
+    again = LessonStore(place)
+    assert ids(again) == [2]
+    assert again.forget(2, erase=True) == (1,)
+    assert store.forget(1) == ()
+    assert ids(store) == ids(again) == []
+    # A newer word on the same request stands, and what was forgotten itself stays away.
+    store.add(correction("two"), vector(2))
+    store.add(correction("three"), vector(3))
+    store.supersede(4, by=5)
+    store.add(correction("two", "Humanoid"), vector(2))
+    assert store.forget(5) == ()
+    assert ids(store) == [6]
+
+
 def test_faults_are_sentences(place: str) -> None:
     store = LessonStore(place)
     with pytest.raises(ValueError, match="There is no lesson 7 at the site 'default'"):
@@ -363,6 +383,8 @@ def test_any_sequence_of_operations_equals_a_plain_model(
     draw, clock = random.Random(seed), Clock()
     store = LessonStore(place, now=clock, quotas=None)
     log: list[tuple[datetime, frozenset[int]]] = [(clock.time, frozenset())]
+    # Which entry superseded which, behind each entry of the log.
+    retired_by: list[dict[int, int]] = [{}]
     requests: dict[int, str] = {}
     quarantined: set[int] = set()
 
@@ -372,7 +394,7 @@ def test_any_sequence_of_operations_equals_a_plain_model(
     for _ in range(60):
         act = draw.choice("add add add add same bad forget supersede rollback reopen other".split())
         active = sorted(now_in_force())
-        after = None
+        after, retired = None, {}
         if act in ("add", "same", "bad"):
             task = f"request {draw.randrange(8)}" if act == "same" else f"new {clock.time}"
             number = len(requests) + 1
@@ -383,18 +405,24 @@ def test_any_sequence_of_operations_equals_a_plain_model(
             requests[number] = task
             quarantined |= {number} if bad else set()
             after = now_in_force() - (set() if bad else same) | {number}
+            retired = {} if bad else dict.fromkeys(same, number)
         elif act == "forget" and active:
             gone = draw.choice(active)
-            store.forget(gone)
+            back = {i for i, by in retired_by[-1].items() if by == gone}
             after = now_in_force() - {gone}
+            answered = {requests[i] for i in after - quarantined}
+            back = {i for i in back if i in quarantined or requests[i] not in answered}
+            assert store.forget(gone) == tuple(sorted(back))
+            after |= back
         elif act == "supersede" and len(active) > 1:
             gone, by = draw.sample(active, 2)
             store.supersede(gone, by)
             after = now_in_force() - {gone}
+            retired = {gone: by}
         elif act == "rollback" and len(log) > 1:
-            to, state = draw.choice(log[:-1])
-            store.rollback(to)
-            after = state
+            then = draw.randrange(len(log) - 1)
+            store.rollback(log[then][0])
+            after, retired = log[then][1], retired_by[then]
         elif act == "reopen":
             store.close()
             store = LessonStore(place, now=clock, quotas=None)
@@ -402,6 +430,8 @@ def test_any_sequence_of_operations_equals_a_plain_model(
             LessonStore(place, site="other").entries()
         if after is not None:
             log.append((clock.time, frozenset(after)))
+            known = {} if act == "rollback" else retired_by[-1]
+            retired_by.append({i: n for i, n in {**known, **retired}.items() if i not in after})
         assert ids(store) == sorted(now_in_force())
         usable = sorted(now_in_force() - quarantined)
         got = store.search(vector(1), "rough", at_least=-1, k=999)
