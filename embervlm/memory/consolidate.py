@@ -90,8 +90,8 @@ def consolidate(
 def proposals(entries: Iterable[MemoryEntry], fleet: Fleet) -> list[dict[str, Any]]:
     """Return entries as training rows; a person should read them before a model learns from them.
 
-    What was misread in a request stands in no row. Left out: what is quarantined, has no words or robots, names a robot that the fleet lacks, or
-    whose request names a robot of its own answer.
+    What was misread in a request stands in no row. Left out: what is quarantined, has no words or
+    robots, names a robot that the fleet lacks, or whose request names a robot of its own answer.
     """
     rows = []
     for entry in entries:
