@@ -12,7 +12,7 @@ words itself a line is shown only if it states no number that the request does n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from embervlm import planning
 from embervlm.backends.base import Backend, Proposal
@@ -22,6 +22,8 @@ from embervlm.quantities import find_quantities
 from embervlm.scenario import Decision, Needs
 
 _DEFAULT_FLEET = Fleet.default()
+# How a clause on a robot begins against which nothing is stated (`planning.reasons_against`).
+_KEEPS_ALL = "breaks no stated limit"
 
 
 def explain(
@@ -55,6 +57,9 @@ def explain(
             if name in fleet
             else ["no robot of the fleet can do the core of this"]
         )
+        if decision.lessons:
+            own = facts if name in fleet else []
+            facts = [f"as lesson {decision.lessons[0]} says", *own]
         why.append(f"{name}: {', '.join(facts)}")
     why += [f"not {name}: {reason}" for name, reason in decision.rejected.items()]
     return (
@@ -63,6 +68,21 @@ def explain(
         f"Robots: {'; '.join(why)}",
         f"Decision: {_capitalised(sentence)}",
     )
+
+
+def taught_otherwise(
+    rejected: Mapping[str, str], lesson: int, taught: Collection[str]
+) -> dict[str, str]:
+    """Return what is said against each robot where a lesson chose those that it `taught`.
+
+    >>> taught_otherwise({"Drone": "breaks no stated limit, but suits less well (96%)"}, 1, [])
+    {'Drone': 'breaks no stated limit, but lesson 1 says otherwise'}
+    """
+    otherwise = f"{_KEEPS_ALL}, but lesson {lesson} says otherwise"
+    return {
+        name: otherwise if why.startswith(_KEEPS_ALL) and name not in taught else why
+        for name, why in rejected.items()
+    }
 
 
 def own_words(
@@ -84,6 +104,8 @@ def own_words(
 def decision_sentence(decision: Decision, team: bool) -> str:
     """Return the decision in one sentence that names every decided robot once."""
     first, *others = decision.robots
+    if first == NO_ROBOT and decision.lessons:
+        return f"No Robot, as lesson {decision.lessons[0]} says."
     if first == NO_ROBOT:
         return "No Robot: none of the fleet can do the core of this."
     if not others:

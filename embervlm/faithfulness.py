@@ -13,7 +13,7 @@ clause that it does not know is a fault. `checks_of` holds a whole account again
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from embervlm.fleet import ACTIONS, CONDITIONS, LEFT_OUT, NO_ROBOT, Fleet, Robot
@@ -86,6 +86,11 @@ _PLACE_ASKS = {"height": "airborne", "dive": "underwater"}
 _JUDGEMENT = "suits the request as a whole"
 _SUITS_LESS = re.compile(r"breaks no stated limit, but suits less well \((\d+)%\)")
 _NOBODY = "no robot of the fleet can do the core of this"
+# What a lesson says, for those that it sends and against the others.
+_TAUGHT = {
+    False: re.compile(r"as lesson (\d+) says"),
+    True: re.compile(r"breaks no stated limit, but lesson (\d+) says otherwise"),
+}
 _NOT_READY = re.compile(r"is not ready \((\w+)\)")
 _LEFT_OUT = "is left out by the operator"
 _EMPTY = "has an empty battery"
@@ -100,20 +105,26 @@ def check_line(
     fleet: Fleet,
     needs: Needs,
     *,
+    lessons: Collection[int] | None = None,
     probabilities: Mapping[str, float] | None = None,
     steps: Sequence[Needs] = (),
 ) -> list[Claim]:
     """Return every clause of the line on the robots, each with what is false about it.
 
-    `probabilities` are the decision's, for the clauses that cite them; None skips that comparison.
-    What is said against a robot may be true of the whole job, or of one of its `steps`.
+    `lessons` and `probabilities` are the decision's, for the clauses that cite them; None skips
+    that comparison. What is said against a robot may be true of the whole job, or of one of its
+    `steps`.
     """
     if not line.startswith(ROBOTS_LINE):
         return [Claim("", False, line, f"the line does not begin with {ROBOTS_LINE!r}")]
     claims = []
     for name, against, clauses in _parts(line.removeprefix(ROBOTS_LINE), fleet):
         for clause in clauses:
-            if name == NO_ROBOT:
+            taught = _TAUGHT[against].fullmatch(clause)
+            if taught and (name in fleet or (name == NO_ROBOT and not against)):
+                broken = broken_by(fleet[name], needs) if against else []
+                fault = _fault_of_lesson(int(taught[1]), lessons, broken)
+            elif name == NO_ROBOT:
                 fault = None if clause == _NOBODY and not against else "unknown clause"
             elif name not in fleet:
                 fault = "not a robot of the fleet"
@@ -158,6 +169,7 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
         ROBOTS_LINE + told.evaluation,
         fleet,
         decision.needs,
+        lessons=decision.lessons,
         probabilities=decision.probabilities,
         steps=needs_of_steps(decision),
     )
@@ -356,6 +368,14 @@ def _fault_of_endurance(
     if abs(100 * robot.battery - float(percent or 100)) > 0.51:
         return f"its battery holds {robot.battery:.0%}"
     return None
+
+
+def _fault_of_lesson(
+    number: int, lessons: Collection[int] | None, broken: Sequence[str]
+) -> str | None:
+    if lessons is not None and number not in lessons:
+        return f"the decision follows no lesson {number}"
+    return f"it breaks {', '.join(broken)}" if broken else None
 
 
 def _breaks(bound: _Bound, limit: float, asked: float) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from embervlm import deciding, planning, spelling, teamwork
 from embervlm.abilities import Abilities
 from embervlm.backends.base import Array, Backend, Proposal
-from embervlm.explaining import explain, own_words
+from embervlm.explaining import explain, own_words, taught_otherwise
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.live import FleetState, without
@@ -331,6 +331,10 @@ class Selector:
             policy=deciding.policy(proposal, self.fleet, self._abilities),
             read_as=read_as,
         )
+        if lesson is not None:
+            taught = lessons.robots_of(lesson)
+            rejected = taught_otherwise(decision.rejected, lesson.id, taught)
+            decision = replace(decision, rejected=rejected)
         if reasoning:
             slot_of = self._abilities.slot_of
             written = (

@@ -97,10 +97,17 @@ NEEDS = Needs(
         "not Drone: breaks no stated limit, but suits less well (10%)",
         "not Robot with Wheels: breaks no stated limit, but suits less well (40%)",
         "not No Robot: no robot of the fleet can do the core of this",
+        "Drone: as lesson 2 says",
+        "not Underwater Robot: breaks no stated limit, but lesson 2 says otherwise",
+        "not Drone: breaks no stated limit, but lesson 1 says otherwise",
+        "not No Robot: breaks no stated limit, but lesson 1 says otherwise",
+        "Tank: as lesson 1 says",
     ],
 )
 def test_finds_a_false_clause(clauses: str) -> None:
-    claims = check_line(f"Robots: {clauses}", FLEET, NEEDS, probabilities={"Drone": 0.1})
+    claims = check_line(
+        f"Robots: {clauses}", FLEET, NEEDS, lessons=[1], probabilities={"Drone": 0.1}
+    )
     assert [claim for claim in claims if claim.fault], claims
 
 

@@ -14,6 +14,7 @@ import embervlm
 from embervlm import deciding
 from embervlm.abilities import Abilities
 from embervlm.ember_vlm import EmberVLM
+from embervlm.faithfulness import check_line
 from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
 from embervlm.quantities import find_quantities
 from embervlm.reading import Calibration, read_needs
@@ -240,6 +241,25 @@ def test_a_lesson_answers_the_same_request_and_is_named() -> None:
     assert selector.decide(Scenario("another request")).robots == (DRONE,)
     selector.learn(again, Feedback(robots=NO_ROBOT))
     assert selector.decide(Scenario("look under the bridge")).robots == (NO_ROBOT,)
+
+
+@pytest.mark.parametrize("taught", [LEGS, NO_ROBOT])
+def test_the_reasons_say_what_a_lesson_decided(taught: str) -> None:
+    selector, asked = Selector(Opinion(one(DRONE))), Scenario("look under the bridge")
+    selector.learn(selector.decide(asked), Feedback([taught]))
+    decision = selector.decide(asked)
+    assert decision.rejected[DRONE] == "breaks no stated limit, but lesson 1 says otherwise"
+    told, sentence = decision.reasoning[2:]
+    assert told.startswith(f"Robots: {taught}: as lesson 1 says")
+    assert ("as lesson 1 says" in sentence) == (taught == NO_ROBOT)
+    claims = check_line(
+        told, selector.fleet, decision.needs, lessons=[1], probabilities=decision.probabilities
+    )
+    assert [claim.fault for claim in claims if claim.fault] == []
+    # One that the lesson names and that is left off is not what it says otherwise of.
+    both = Selector(Opinion(one(DRONE)))
+    both.learn(both.decide(asked), Feedback([LEGS, DRONE]))
+    assert "suits less well" in both.decide(asked, top_k=1).rejected[DRONE]
 
 
 def test_a_lesson_does_not_apply_at_another_kind_of_place() -> None:
