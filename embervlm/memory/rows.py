@@ -138,6 +138,15 @@ def imported(row: Any, number: int) -> tuple[MemoryEntry, NDArray[np.float32]]:
         for name in ("task", "photo"):
             if not isinstance(about.get(name), str | None):
                 raise ValueError(f"`{name}` must be a text or null.")
+        for name in ("robots", "misread"):
+            if not _is_texts(about.get(name, [])):
+                raise ValueError(f"`{name}` must be a list of texts.")
+        needs = about.get("needs", {})
+        is_whole = isinstance(needs, Mapping) and _is_texts(needs.get("actions", []))
+        if not is_whole or not _is_limits(needs.get("limits", {})):
+            raise ValueError("`needs` must be an object with `actions` and `limits`.")
+        if not _is_limits(about.get("missed", {})):
+            raise ValueError("`missed` must be an object of numbers and true.")
         time = datetime.fromisoformat(about["time"]).astimezone(UTC)
         vector_D = np.frombuffer(base64.b64decode(row["vector"], validate=True), "<f2")
         if not 1 <= len(vector_D) <= _MAX_WIDTH or not np.isfinite(vector_D).all():
@@ -146,6 +155,14 @@ def imported(row: Any, number: int) -> tuple[MemoryEntry, NDArray[np.float32]]:
         raise ValueError(f"Row {number} is no exported lesson: {error}") from error
     moved = replace(entry, related_to=(), metadata={**about, "time": time.isoformat()}, id=0)
     return moved, vector_D.astype(np.float32)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_limits(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(x, int | float) for x in value.values())
 
 
 def to_microseconds(when: datetime) -> int:

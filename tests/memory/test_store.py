@@ -282,6 +282,18 @@ def test_an_import_twice_is_once(place: str, tmp_path: Path) -> None:
         {"metadata": {"key": "k", "author": "a", "time": "yesterday"}},
         {"metadata": {"key": "k", "author": "a", "time": "2026-05-03", "task": 7}},
         {"metadata": {"key": "k", "author": "\x1b", "time": "2026-05-03"}},
+        *(
+            {"metadata": {"key": "k", "author": "a", "time": "2026-05-03", **about}}
+            for about in (
+                {"missed": [1]},
+                {"missed": {"smoke": "yes"}},
+                {"misread": "snow"},
+                {"robots": [7]},
+                {"needs": 5},
+                {"needs": {"limits": [1]}},
+                {"needs": {"actions": "look"}},
+            )
+        ),
     ],
 )
 def test_a_bad_row_imports_nothing(place: str, change: dict) -> None:
