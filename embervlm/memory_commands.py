@@ -287,9 +287,10 @@ def import_lessons(
     """Add exported lessons, all or none; what was imported before is not added again."""
     with user_errors(), open_memory(memory, site) as store:
         done = store.import_rows(_rows(source), author=author)
+        retired = f" ({done.retired} out of force)" if done.retired else ""
         typer.echo(
-            f"{counted(done.added, 'lesson')} added; {done.known} here before, {done.older} left "
-            "out because a newer one answers the same request."
+            f"{counted(done.added, 'lesson')} added; {done.known} here before{retired}, "
+            f"{done.older} left out because a newer one answers the same request."
         )
 
 

@@ -30,12 +30,13 @@ class Quotas:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did: entries added, entries that were there, and entries left out because a
-    newer one answers the same request."""
+    """What an import did: entries added, entries that were there, entries left out because a newer
+    one answers the same request, and how many of those that were there are out of force."""
 
     added: int
     known: int
     older: int
+    retired: int
 
 
 class StoreFaultError(ValueError):

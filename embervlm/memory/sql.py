@@ -29,7 +29,7 @@ WHERE seq > ? ORDER BY seq LIMIT {EVENTS_AT_ONCE}
 """
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-KEYS = "SELECT key FROM entries WHERE site = ?"
+KEYS = "SELECT key, id FROM entries WHERE site = ?"
 ERASE_ENTRY = "UPDATE entries SET body = '', vector = ? WHERE id = ? AND site = ?"
 
 

@@ -238,23 +238,24 @@ class LessonStore:
         author = check_name(author, "author")
         given = [imported(row, number) for number, row in enumerate(rows, start=1)]
         given.sort(key=lambda one: datetime.fromisoformat(one[0].metadata["time"]))
-        added = known = older = 0
+        added = known = older = retired = 0
         with self._log.writing() as db:
-            keys = {key for (key,) in db.execute(sql.KEYS, (self.site,))}
+            keys = dict(db.execute(sql.KEYS, (self.site,)))
             for entry, vector_D in given:
                 about = entry.metadata
                 at_us = to_microseconds(datetime.fromisoformat(about["time"]))
                 same = self._log.state.entry_for(request_of(entry))
                 if about["key"] in keys:
                     known += 1
+                    retired += keys[about["key"]] not in self._log.state.in_force
                 elif same is not None and self._log.state.heads[same].at_us > at_us:
                     older += 1
                 else:
                     wrote = about["author"]
-                    self._insert(db, entry, vector_D, wrote, at_us, about["key"], by=author)
-                    keys.add(about["key"])
+                    row = self._insert(db, entry, vector_D, wrote, at_us, about["key"], by=author)
+                    keys[row.key] = row.id
                     added += 1
-        return Imported(added, known, older)
+        return Imported(added, known, older, retired)
 
     def stats(self) -> dict[str, Any]:
         """Return counts, size, and the newest digest of the log."""
