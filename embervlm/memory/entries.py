@@ -286,12 +286,13 @@ def _plain(metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, Mapping):
         raise ValueError(f"metadata must be a mapping, not {type(metadata).__name__}.")
     try:
-        text = json.dumps(dict(metadata), allow_nan=False)
+        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata must hold plain JSON values ({error}).") from error
-    if len(text) > MAX_METADATA_BYTES:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_METADATA_BYTES:
         raise ValueError(
-            f"metadata has {len(text):,} bytes; shorten it to {MAX_METADATA_BYTES:,} or fewer."
+            f"metadata has {size:,} bytes; shorten it to {MAX_METADATA_BYTES:,} or fewer."
         )
     plain: dict[str, Any] = json.loads(text)
     return plain

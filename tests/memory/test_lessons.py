@@ -13,7 +13,7 @@ from embervlm.fleet import NO_ROBOT, Fleet, Robot
 from embervlm.memory.free_text import missed_needs
 from embervlm.memory.lessons import photo_key, recall, request_key, robots_of
 from embervlm.memory.store import IN_MEMORY, LessonStore
-from embervlm.scenario import Decision, Feedback, Needs, Scenario
+from embervlm.scenario import MAX_TASK_CHARACTERS, Decision, Feedback, Needs, Scenario
 from embervlm.selector import Selector
 
 BRIDGE = Scenario("look under the old railway bridge for cracks")
@@ -389,6 +389,13 @@ def test_a_job_that_is_called_a_team_s_keeps_its_limits() -> None:
     # Of two, one that keeps them is enough: nobody knows which step they are of.
     selector.learn(selector.decide(pump), Feedback([DRONE, LEGS], misread=["team"]))
     assert selector.decide(pump).robots == (DRONE, LEGS)
+
+
+def test_the_longest_request_can_be_corrected() -> None:
+    selector = Selector(Opinion(one(DRONE)))
+    longest = Scenario("\N{FIRE}" * MAX_TASK_CHARACTERS)
+    selector.learn(selector.decide(longest), Feedback([LEGS]))
+    assert selector.decide(longest).robots == (LEGS,)
 
 
 def test_only_what_was_read_is_misread() -> None:
