@@ -268,6 +268,8 @@ def export_lessons(
         if out is None:
             sys.stdout.writelines(lines)
             return
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder; give a file.")
         unfinished = out.with_name(out.name + ".unfinished")
         with unfinished.open("w", encoding="utf-8") as file:
             file.writelines(lines)
@@ -329,8 +331,15 @@ def consolidate_lessons(
 ) -> None:
     """Merge lessons that say the same and retire those that newer ones contradict."""
     with user_errors(), open_memory(there(memory), site) as store:
-        from embervlm.memory.consolidate import consolidate, proposals, write_proposals
+        from embervlm.memory.consolidate import (
+            check_proposed,
+            consolidate,
+            proposals,
+            write_proposals,
+        )
 
+        if out is not None:
+            check_proposed(out)
         selector = load_selector(backend, model, fleet)
         same_request = selector.calibration.same_request
         done = consolidate(store, same_request=same_request, author=author)

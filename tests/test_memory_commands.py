@@ -150,6 +150,21 @@ def test_consolidate_says_what_it_did_and_proposes_rows(
     assert json.loads(row)["suited"] == [wanted]
 
 
+def test_a_folder_to_write_to_is_refused_before_anything_is_done(
+    run: Run, wanted: str, tmp_path: Path
+) -> None:
+    for number in range(2):
+        run("memory", "add", "--task", f"{TASK}{'!' * number}", "--robots", wanted)
+    (tmp_path / "own").mkdir()
+    stats = run("memory", "stats").stdout
+    for command in ("export", "consolidate"):
+        result = run("memory", command, "--out", tmp_path / "own")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == f"embervlm: {tmp_path / 'own'} is a folder; give a file.\n"
+    assert not (tmp_path / "own.unfinished").exists()
+    assert run("memory", "stats").stdout == stats
+
+
 def test_a_contradiction_is_kept_in_quarantine(run: Run, tmp_path: Path) -> None:
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text(

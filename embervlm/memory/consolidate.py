@@ -123,12 +123,14 @@ def proposals(entries: Iterable[MemoryEntry], fleet: Fleet) -> list[dict[str, An
     return rows
 
 
-def write_proposals(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as JSON Lines, in place of what an earlier night proposed.
+def check_proposed(path: Path) -> None:
+    """Refuse a place to which no proposals can be written.
 
     Raises:
-        ValueError: the file holds other rows.
+        ValueError: it is a folder, or a file that holds other rows.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file.")
     if path.exists():
         for line in path.read_text("utf-8", "replace").splitlines():
             try:
@@ -137,6 +139,15 @@ def write_proposals(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 name = None
             if not isinstance(name, str) or not _PROPOSED_ID.fullmatch(name):
                 raise ValueError(f"{path} holds other rows than proposals; give another file.")
+
+
+def write_proposals(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as JSON Lines, in place of what an earlier night proposed.
+
+    Raises:
+        ValueError: see `check_proposed`.
+    """
+    check_proposed(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
