@@ -55,6 +55,10 @@ class Database(Protocol):
     last_event_given: str
     """The statement that finds the number of the last event that was ever written."""
 
+    def identity(self) -> tuple[int, ...]:
+        """Return what tells this database from another one that was put in its place; empty where
+        none lies there, or nothing tells."""
+
     def open(self, *, create: bool) -> Connection | None:
         """Return the connection, its tables up to date; None if there are none and none shall be
         made.

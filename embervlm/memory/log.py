@@ -1,7 +1,8 @@
 """The log of a store, read on, checked and written, whatever database keeps it.
 
 Every read begins with what others wrote since the last one, each event held against its digest.
-Damage and changes from outside become a StoreFaultError, and stay one.
+Damage and changes from outside become a StoreFaultError, and stay one until another file lies
+there.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Log:
         self._now = now
         self._guard = threading.RLock()
         self._damage = ""
+        self._identity = database.identity()
         self._reset()
 
     def _reset(self) -> None:
@@ -65,6 +67,7 @@ class Log:
         with self._guard, self._faults(), self.database.only_writer():
             db = self.database.open(create=True)
             assert db is not None
+            self._identity = self.database.identity()
             self.database.begin(db)
             before = -1
             try:
@@ -129,7 +132,11 @@ class Log:
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """Turn what the database and the system say into a StoreFaultError; damage is not
-        forgotten."""
+        forgotten as long as the same file lies there."""
+        identity = self.database.identity()
+        if identity != self._identity:
+            self.close()
+            self._damage, self._identity = "", identity
         if self._damage:
             raise StoreFaultError(self._damage)
         name = self.database.name

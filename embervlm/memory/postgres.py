@@ -149,6 +149,10 @@ class PostgresDatabase:
         self._is_ready = False
         self._next_try_s, self._fault = 0.0, ""
 
+    def identity(self) -> tuple[int, ...]:
+        """Return nothing: an address stays where it is."""
+        return ()
+
     def open(self, *, create: bool) -> Connection | None:
         """Return the connection; None if there are no tables and none shall be made.
 

@@ -90,6 +90,16 @@ class SqliteDatabase:
         self._private = self.name == IN_MEMORY
         self._connection: sqlite3.Connection | None = None
 
+    def identity(self) -> tuple[int, ...]:
+        """Return the file's device and inode; empty without a file."""
+        if self._private:
+            return ()
+        try:
+            found = self.path.stat()
+        except (OSError, ValueError):
+            return ()
+        return found.st_dev, found.st_ino
+
     def open(self, *, create: bool) -> sqlite3.Connection | None:
         """Return the connection; None if there is no file and none shall be made."""
         if self._connection is not None:

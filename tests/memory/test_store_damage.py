@@ -124,6 +124,31 @@ def test_single_flipped_bytes_never_crash_and_never_change_what_is_found(path: P
     assert refused > 0
 
 
+def test_a_file_that_was_moved_away_is_not_written_to(path: Path) -> None:
+    store, moved = LessonStore(path), path.with_name("elsewhere.sqlite")
+    assert ids(store) == [1, 4, 5]
+    path.rename(moved)
+    assert ids(store) == []
+    assert store.add(correction("new"), vector(9)).id == 1
+    assert ids(store) == ids(LessonStore(path)) == [1]
+    assert ids(LessonStore(moved)) == [1, 4, 5]
+    # Another file in its place is read from its own beginning.
+    moved.replace(path)
+    assert ids(store) == [1, 4, 5]
+
+
+def test_damage_is_forgotten_when_the_file_was_moved_away(path: Path) -> None:
+    rows = list(LessonStore(path).export())
+    path.write_bytes(zero_the_middle(path.read_bytes()))
+    store = LessonStore(path)
+    assert "move the file away" in store.fault
+    path.rename(path.with_name("damaged.sqlite"))
+    assert store.fault == ""
+    LessonStore(path).import_rows(rows)
+    assert len(ids(store)) == 3
+    assert store.add(correction("new"), vector(9)).id == 4
+
+
 def test_an_empty_file_is_an_empty_store(tmp_path: Path) -> None:
     # What is left when a process ends between making the file and writing to it.
     path = tmp_path / "lessons.sqlite"
