@@ -297,11 +297,14 @@ def test_the_second_labelling_of_plans_agrees_as_the_data_card_says() -> None:
     lines = (DATA_DIR / "second_plans.jsonl").read_text("utf-8").splitlines()
     second = [json.loads(line) for line in lines]
     fleet = Fleet.default()
-    for is_held_out, count, pairs in ((True, 40, 0.978), (False, 300, 0.976)):
+    for is_held_out, count, teams, pairs in ((True, 40, 40, 0.978), (False, 380, 378, 0.975)):
         some = [s for s in second if (rows[s["id"]]["split"] == "validation") is is_held_out]
         assert len(some) == count
-        for label in some:
-            assert {step["robot"] for step in label["plan"]} == set(rows[label["id"]]["suited"])
+        same = [
+            {step["robot"] for step in label["plan"]} == set(rows[label["id"]]["suited"])
+            for label in some
+        ]
+        assert sum(same) == teams
         scores = [score_plan(_steps(s["plan"]), rows[s["id"]]["plan"], fleet) for s in some]
         assert round(summary(scores)["precedence_f1"], 3) == pairs
 
