@@ -1,8 +1,9 @@
 """Numbers with units in plain text: "half a tonne", "3 st", "52 knots", "0.4 m", "ninety minutes".
 
-`find_quantities` returns every mention with its value in the units of `scenario.QUANTITIES`. What a
-mention is *for* (the load, the wind, an age, a price) is not decided here: the network reads that;
-see `prompts.read_task`, which puts a bucket mark behind each mention, and `models.heads`.
+`find_quantities` returns every mention with its value in the units of `scenario.QUANTITIES`; of a
+range, "10 to 12 kg", the larger end, and of "3 stone 4 lb" the sum. What a mention is *for* (the
+load, the wind, an age, a price) is not decided here: the network reads that; see
+`prompts.read_task`, which puts a bucket mark behind each mention, and `models.heads`.
 
     >>> [(m.kind, m.value) for m in find_quantities("8 kg across 400 yards, gusting 40 knots")]
     [('mass_kg', 8.0), ('length_m', 365.76), ('speed_kmh', 74.08)]
@@ -11,6 +12,7 @@ see `prompts.read_task`, which puts a bucket mark behind each mention, and `mode
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # unit word -> (kind, factor to the kind's unit). Imperial units: exact definitions; stone = 14 lb.
@@ -28,8 +30,8 @@ for _kind, _factor, _words in (
     ("length_m", 0.01, "cm centimetre centimetres centimeter centimeters"),
     ("length_m", 0.001, "mm millimetre millimetres millimeter millimeters"),
     ("length_m", 1000.0, "km kms kilometre kilometres kilometer kilometers klick klicks k"),
-    ("length_m", 0.3048, "ft foot feet '"),
-    ("length_m", 0.0254, "in inch inches"),
+    ("length_m", 0.3048, "ft foot feet ' ′"),
+    ("length_m", 0.0254, 'in inch inches " ″'),
     ("length_m", 0.9144, "yd yds yard yards"),
     ("length_m", 1609.344, "mi mile miles"),
     ("length_m", 1.8288, "fathom fathoms"),
@@ -56,31 +58,122 @@ _TENS = {
     for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
 }
 _ONES["fourty"] = 40
-_LOOSE = {"a": 1.0, "an": 1.0, "couple": 2.0, "pair": 2.0, "dozen": 12.0}
-_FRACTIONS = {"half": 0.5, "quarter": 0.25, "third": 1 / 3}
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5}
+_VULGAR = {"½": 1 / 2, "¼": 1 / 4, "¾": 3 / 4, "⅓": 1 / 3, "⅔": 2 / 3}
 
-_NUMBER_WORD = "|".join(sorted([*_ONES, *_TENS, "hundred", "thousand"], key=len, reverse=True))
-# Ten words at most: without an end, "one one one ..." takes time that grows with its square.
-_WORDS = rf"(?:(?:{_NUMBER_WORD})(?:(?:[\s-]+(?:and[\s-]+)?)(?:{_NUMBER_WORD})){{0,9}})"
-_DIGITS = r"\d{1,3}(?:[,\u00a0]\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?"
-_UNIT = "|".join(re.escape(word) for word in sorted(_UNITS, key=len, reverse=True))
-_TAIL = r"(?P<tail>\s+and\s+a\s+(?P<extra>half|quarter))?"
-_MENTION = re.compile(
-    rf"(?<![\w.,/])(?:"
-    rf"(?P<half>(?:a\s+)?(?:half|quarter)(?:\s+of)?\s+an?|three[\s-]quarters\s+of\s+an?|"
-    rf"(?:a\s+)?couple\s+of|a\s+dozen|an?)"
-    rf"|(?P<range>(?:{_DIGITS})\s*(?:-|–|to|or)\s*)?(?P<digits>{_DIGITS})"
-    rf"(?P<point>\s+point\s+\d+)?(?P<vulgar>\s*[½¼¾]|\s+1/2)?"
-    rf"|(?P<bare>[½¼¾])"
-    rf"|(?P<words>{_WORDS})(?P<wpoint>\s+point\s+(?:{_NUMBER_WORD}))?"
-    rf")(?P<mid>\s+and\s+a\s+(?:half|quarter))?[\s-]*(?:of\s+a\s+)?(?P<unit>{_UNIT})(?![\w/])"
-    rf"(?P<square>\s*(?:²|³|\^\d)|\s+(?:square|cubic)\b)?" + _TAIL,
-    re.IGNORECASE,
+# After "a" or "a couple of" only these read as a quantity ("a tonne", "a mile", "an hour").
+_COUNTABLE = frozenset(
+    "kilo kilos ton tons tonne tonnes pound pounds stone mile miles metre metres meter meters km "
+    "foot feet inch inches yard yards fathom fathoms kilometre kilometres kilometer kilometers "
+    "hour hours day days hundredweight litre litres minute minutes".split()
 )
-_VULGAR = {"½": 0.5, "¼": 0.25, "¾": 0.75, "1/2": 0.5}
+# "Half tonne", "quarter mile", but not "half mud half stone" or "half day tickets".
+_HALVED = (
+    "kg kilo ton tonne pound ounce mile metre meter km kilometre kilometer centimetre centimeter "
+    "foot inch yard fathom hour minute hundredweight litre liter"
+).split()
+# Without digits these are words: "ten in the bay".
+_NEED_DIGITS = frozenset("k in st t l g ' ′ \" ″".split())
 
-# "70 in that bay": no inch stands before a word.
-_IN_IS_A_WORD = re.compile(r"\s+\w")
+
+def _any_of(words: Iterable[str]) -> str:
+    return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+
+
+_UNIT = _any_of(_UNITS)
+_LENGTH = _any_of(
+    word for word, (kind, _) in _UNITS.items() if kind == "length_m" and word not in _NEED_DIGITS
+)
+# "Two hundred and forty", not "six and eight" or "one hundred and two hundred". Such a number has
+# an end: without one, "one one one ..." takes time that grows with its square.
+_ONE = _any_of(_ONES)
+_AND = r"[\s-]+(?:and[\s-]+)?"
+_BELOW_100 = rf"(?:(?:{_any_of(_TENS)})(?:[\s-]+(?:{_ONE}))?|{_ONE})"
+_BELOW_1000 = rf"(?:(?:{_BELOW_100}[\s-]+)?hundred(?:{_AND}{_BELOW_100})?|{_BELOW_100})"
+# "One-two-zero", as it is spelt over the radio.
+_DIGIT = _any_of(word for word, value in _ONES.items() if value < 10)
+_SPELT = rf"(?:(?:{_DIGIT})(?:[\s-]+(?:{_DIGIT})){{2,4}})"
+_WORDS = rf"(?:{_SPELT}|(?:{_BELOW_1000}[\s-]+)?thousand(?:{_AND}{_BELOW_1000})?|{_BELOW_1000})"
+# A space parts thousands in "10 000 kg", "the 1 500 kg crate" and "1 500 kg of sand"; "pallet 6
+# 310 kg" and "props, 3 200 kg each" are two numbers. No thousands begin with a nought: "0,500 kg".
+_GROUPED = r"[1-9]\d{0,2}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?:\.\d+)?"
+_SPACED = r"[1-9]\d{0,2}(?:[ ]\d{3})+"
+_AFTER = "|".join(rf"(?<=\b{word}[ ])" for word in ("a", "an", "the", "of", "about", "over"))
+_DIGITS = (
+    rf"(?:{_GROUPED}|[1-9]\d{{0,2}}(?:[ ]000)+|(?:{_AFTER}){_SPACED}"
+    rf"|{_SPACED}(?=\s*(?:kg|kilos|tonnes|t|litres|l|m|metres)\s+of\b)|\d+(?:[.,]\d+)?|\.\d+)"
+)
+_SLASHED = r"(?:[1-9][/⁄](?:[2-689]|10|16)(?!\d))"
+_NUMERAL = rf"(?:{_SLASHED}|[½¼¾⅓⅔]|{_DIGITS}(?:\s*[½¼¾⅓⅔]|[\s-]+{_SLASHED})?)"
+# "And a half", "an a half", "and three-quarters".
+_AND_PART = (
+    r"(?:and?[\s-]+(?:(?:an?[\s-]+)?(?:half|quarter)|an?[\s-]+third|two[\s-]+thirds"
+    r"|three[\s-]+quarters?))"
+)
+_NUMBER = (
+    rf"(?:(?:{_NUMERAL}(?:\s+point\s+\d+)?|{_WORDS}(?:\s+point(?:\s+(?:{_ONE})){{1,3}})?)"
+    rf"(?:[\s-]+{_AND_PART})?)"
+)
+# Looked for first, so that most places are left at once.
+_FIRST_WORD = _any_of(
+    [*_ONES, *_TENS, *"hundred thousand between half quarter couple an a".split()]
+)
+_MENTION = re.compile(
+    rf"""
+    (?<![\w.,/⁄£$€])(?=[\d.½¼¾⅓⅔]|{_FIRST_WORD})
+    (?:
+        (?:
+            (?P<part>
+                (?:a\s+)?(?:half|quarter)(?:\s+of)?\s+an?
+                | an?\s+(?:third|fifth)\s+of\s+an?
+                | (?:one[\s-]+half|(?:one|two|three|four)[\s-]+(?:third|quarter|fifth)s?)
+                  (?:\s+of\s+an?)?
+                | (?:a[\s-]+)?(?:half|quarter)(?=[\s-]+(?:{"|".join(_HALVED)})\b)
+            )
+            | (?P<count>(?:a\s+)?couple\s+of|(?:half\s+a|half|a)\s+dozen|an?)
+              (?=[\s-]+(?:{_any_of(_COUNTABLE)})\b)
+        )
+        (?=[\s-])
+        | (?:
+            (?P<between>between\s+)?(?P<low>(?:an?\s+)?{_NUMBER})
+            (?:\s*-\s*(?=[\d.½¼¾⅓⅔])(?!{_SLASHED})|\s*–\s*|[\s-]*(?:to|or|(?(between)and|or))[\s-]*)
+        )?
+        (?P<number>{_NUMBER})
+    )
+    [\s-]*(?:of\s+a\s+)?
+    (?:
+        (?P<length>{_LENGTH})[\s-]*(?:/|\bper\b|\ban?\b)[\s-]*
+        (?P<time>h|hr|hour|min|minute|s|sec|second)(?![\w/])
+        | h\s?(?P<minutes>[0-5]\d)(?:m|mins?)?(?![\w/]|\s*(?:{_UNIT})\b)
+        | (?P<unit>{_UNIT})(?:(?![\w/])|(?<=['′])(?=\d\d?\s?["″]))
+    )
+    (?P<square>\s*(?:²|³|\^\d)|\s+(?:square|cubic)\b)?
+    (?P<tail>\s+and\s+(?:a\s+(?:half|quarter)|three[\s-]+quarters)\b)?
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+# "On the 21st": no stone; "11st" is some.
+_ORDINAL = re.compile(r"(?<!1)1st", re.IGNORECASE)
+# "At 14h30": no hours.
+_CLOCK = re.compile(r"\b(?:at|by|from|to|until|till|since|before|after|around)\s+$", re.IGNORECASE)
+# "Two hours and thirty minutes", "3 stone 4 lb": one number, in a unit and in the next smaller one.
+_NEXT_SMALLER = {
+    _UNITS[unit]: _UNITS[smaller]
+    for unit, smaller in (
+        ("day", "hour"), ("hour", "minute"), ("stone", "pound"), ("pound", "ounce"),
+        ("foot", "inch"),
+    )
+}  # fmt: skip
+_JOINT = re.compile(r"\s*(?:and\s+)?", re.IGNORECASE)
+
+# No inch stands before a word ("70 in that bay", "8 in deep snow"), but in "a 30 in wide gap", or
+# where "wide" ends what is said.
+_BEFORE_WORD = re.compile(r"\s+\w")
+_DIMENSION = re.compile(r"\s*(?:wide|deep|high|tall|long|across|thick)\b", re.IGNORECASE)
+_PHRASE_GOES_ON = re.compile(r"\s+(?!(?:and|or|but|by|at)\b)\w", re.IGNORECASE)
+_ARTICLE = re.compile(r"\ban?\s+$", re.IGNORECASE)
 
 # Beaufort and words for wind; the middle of each band, km/h (WMO scale).
 _BEAUFORT = (0, 3, 9, 16, 24, 34, 44, 56, 68, 82, 96, 110, 125)
@@ -92,13 +185,17 @@ _FORCE = re.compile(
 
 # Bare numbers whose unit the trade leaves out: "gusting 85", "wind's at 90", "gap 0.7 wide",
 # "1.4 deep".
+_SPEED = _any_of(word for word, (kind, _) in _UNITS.items() if kind == "speed_kmh")
 _LINK = (
     r"(?:(?:'s|is|of|at|to|from|a|steady|up|about|around|over|under|now|still|only|just|past|gusts?"
     r"|gusting)\s+)*"
 )
+# A heading is no speed ("winds of 300 degrees at 20", "wind 270 at 15 knots"), nor is an hour.
 _BARE_WIND = re.compile(
-    rf"\b(?:winds?|gusts?|gusting|blowing|breeze|squalls)(?:'s)?\s+{_LINK}(?P<n>\d{{1,3}})"
-    rf"(?!\d|[.:/]\d|\s*(?:{_UNIT})\b)"
+    r"\b(?:winds?(?:[\s-]?speeds?:?)?|gusts?|gusting|blowing|breeze|squalls)(?:'s)?\s+"
+    rf"{_LINK}(?:\d{{3}}(?:\s*(?:degrees|deg|°))?\s+at\s+|\d{{1,3}}\s*(?:-|–|to|or)\s*)?"
+    rf"(?P<n>\d{{1,3}})(?!\d|[.:/]\d|\s*(?:{_UNIT})\b|\s*(?:degrees|deg\b|°|noon|midnight|o['’]clock"
+    rf"|[ap]\.?m\b|at\s+\d+(?:\.\d+)?\s*(?:{_SPEED})\b))"
     r"|(?<![\w.,])(?P<m>\d{1,3})\s+(?:gusts?|winds?)\b",
     re.IGNORECASE,
 )
@@ -111,29 +208,54 @@ _BARE_LENGTH = re.compile(
 class Mention:
     """A number with a unit in a text: characters `start` to `end`, its value in its kind's unit.
 
-    `kind` is one of `mass_kg`, `length_m`, `speed_kmh`, `hours`.
+    `kind` is one of `mass_kg`, `length_m`, `speed_kmh`, `hours`. Of a range, `value` is the larger
+    end and `low` the smaller one; None: it is no range.
     """
 
     kind: str
     value: float
     start: int
     end: int
+    low: float | None = None
+
+    @property
+    def least(self) -> float:
+        """The smaller end of a range, or the value: a passage is as wide as it is narrow."""
+        return self.value if self.low is None else self.low
 
 
 def find_quantities(text: str) -> list[Mention]:
     """Return the mentions of a text from left to right."""
-    mentions = []
+    mentions: list[Mention] = []
+    unit_before = None
     for match in _MENTION.finditer(text):
-        unit = match["unit"].casefold()
-        if match["square"] or (unit == "in" and _IN_IS_A_WORD.match(text, match.end())):
+        word = _folded(match["length"] or match["unit"] or "h")
+        unit = _UNITS[word]
+        kind, factor = unit
+        value, low = _value(match)
+        last = mentions[-1] if mentions else None
+        joins = (
+            last is not None
+            and last.low is None is low
+            and unit_before in _NEXT_SMALLER
+            and _NEXT_SMALLER[unit_before] == unit
+            and value * factor < unit_before[1]
+            and _JOINT.fullmatch(text, last.end, match.start()) is not None
+        )
+        if match["square"] or not (joins or _is_quantity(text, match, word)):
             continue
-        value = _value(match)
-        kind, factor = _UNITS[unit]
-        if value is None or (unit in {"k", "in", "st", "t", "l", "g", "'"} and not match["digits"]):
-            continue
-        mentions.append(Mention(kind, round(value * factor, 6), match.start(), match.end()))
+        if match["time"]:
+            kind, factor = "speed_kmh", 3.6 * factor / _SECONDS[_folded(match["time"])[0]]
+        value = round(value * factor, 6)
+        low = None if low is None else round(low * factor, 6)
+        start = match.start()
+        if last is not None and joins:
+            mentions.pop()
+            value, start = round(last.value + value, 6), last.start
+        mentions.append(Mention(kind, value, start, match.end(), low))
+        unit_before = (kind, factor)
     for match in _FORCE.finditer(text):
-        number = (match["n"] or match["before"] or match["f"]).casefold()
+        number = _folded(match["n"] or match["before"] or match["f"])
         force = int(number) if number.isdigit() else _ONES[number]
         mentions.append(Mention("speed_kmh", float(_BEAUFORT[force]), match.start(), match.end()))
     for pattern, kind in ((_BARE_WIND, "speed_kmh"), (_BARE_LENGTH, "length_m")):
@@ -148,7 +270,7 @@ def find_quantities(text: str) -> list[Mention]:
 def number_from_words(words: str) -> float:
     """Return the value of an English number: "two hundred and forty" is 240."""
     total = current = 0
-    for word in re.split(r"[\s-]+", words.casefold()):
+    for word in re.split(r"[\s-]+", _folded(words)):
         if word == "hundred":
             current = max(current, 1) * 100
         elif word == "thousand":
@@ -158,41 +280,77 @@ def number_from_words(words: str) -> float:
     return float(total + current)
 
 
-def _value(match: re.Match[str]) -> float | None:
-    extra = sum(
-        _FRACTIONS[part.split()[-1].casefold()] for part in (match["mid"], match["tail"]) if part
-    )
-    if match["half"]:
-        words = match["half"].casefold()
-        if "three" in words:
-            return 0.75
-        for fraction, value in _FRACTIONS.items():
-            if fraction in words:
-                return value
-        if match["unit"].casefold() not in _COUNTABLE:
-            return None
-        return next((v for k, v in _LOOSE.items() if k in words.split() and v > 1), 1.0) + extra
-    if match["bare"]:
-        return _VULGAR[match["bare"]]
-    if match["words"]:
-        value = number_from_words(match["words"])
-        if match["wpoint"]:
-            value += number_from_words(match["wpoint"].split()[-1]) / 10
-        return value + extra
-    digits = match["digits"].replace("\u00a0", "")
-    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", digits):
-        digits = digits.replace(",", "")
-    value = float(digits.replace(",", "."))
-    if match["point"]:
-        value += float("0." + match["point"].split()[-1])
-    if match["vulgar"]:
-        value += _VULGAR[match["vulgar"].strip()]
-    return value + extra
+def _folded(text: str) -> str:
+    """Return a match in lower case, with an "i" for each "İ", which matches it."""
+    return text.casefold().replace("i\u0307", "i")
 
 
-# After "a" or "a couple of" only these read as a quantity ("a tonne", "a mile", "an hour").
-_COUNTABLE = frozenset(
-    "kilo kilos ton tons tonne tonnes pound pounds stone mile miles metre metres meter meters km "
-    "foot feet inch inches yard yards fathom fathoms kilometre kilometres kilometer kilometers "
-    "hour hours day days hundredweight litre litres minute minutes".split()
-)
+def _is_quantity(text: str, match: re.Match[str], unit: str) -> bool:
+    """Say whether what looks like a number with a unit is one."""
+    if unit in _NEED_DIGITS and (match["number"] or "a")[0].isalpha():
+        return False
+    if unit == "st":
+        return not _ORDINAL.search(match[0])
+    before = text[max(0, match.start() - 8) : match.start()]
+    if match["minutes"]:
+        return not _CLOCK.search(before)
+    dimension = _DIMENSION.match(text, match.end())
+    if unit in ('"', "″"):
+        return dimension is not None
+    if unit == "in" and _BEFORE_WORD.match(text, match.end()):
+        return dimension is not None and (
+            _ARTICLE.search(before) is not None or not _PHRASE_GOES_ON.match(text, dimension.end())
+        )
+    return True
+
+
+def _value(match: re.Match[str]) -> tuple[float, float | None]:
+    """Return the number in its unit; of a range the larger end, and the smaller one."""
+    low = None
+    if match["part"]:
+        value = _part(match["part"])
+    elif match["count"]:
+        words = _folded(match["count"]).split()
+        value = 2.0 if "couple" in words else 12.0 if "dozen" in words else 1.0
+        value /= 2 if "half" in words else 1
+    else:
+        value = _number(match["number"])
+        # "One to two hundred": its smaller end is said in hundreds too.
+        is_short = re.search("(?:hundred|thousand)$", match["number"], re.IGNORECASE)
+        if match["low"] and not is_short and _number(match["low"]) < value:
+            low = _number(match["low"])
+    if match["tail"]:
+        value += _part(match["tail"])
+    if match["minutes"]:
+        value += int(match["minutes"]) / 60
+    return value, low
+
+
+def _number(text: str) -> float:
+    """Return the value of a number as `_NUMBER` finds it: "2½", "1,200", "two and a half"."""
+    text = re.sub(r"^an?\s+", "", _folded(text))
+    value = 0.0
+    if match := re.search(rf"[\s-]+{_AND_PART}$", text):
+        value, text = _part(match[0]), text[: match.start()]
+    if match := re.search(r"\s+point\s+", text):
+        digits = (_ONES.get(word, word) for word in text[match.end() :].split())
+        value, text = value + float("0." + "".join(map(str, digits))), text[: match.start()]
+    if re.fullmatch(_SPELT, text):
+        return float("".join(str(_ONES[word]) for word in re.split(r"[\s-]+", text)))
+    if text[0].isalpha():
+        return value + number_from_words(text)
+    if text[-1] in _VULGAR:
+        value, text = value + _VULGAR[text[-1]], text[:-1]
+    elif match := re.search(r"(\d)[/⁄](\d+)$", text):
+        value, text = value + int(match[1]) / int(match[2]), text[: match.start()]
+    text = re.sub(r"[\s'’-]", "", text)
+    if re.fullmatch(_GROUPED, text):
+        text = text.replace(",", "")
+    return value + float(text.replace(",", ".") or 0)
+
+
+def _part(words: str) -> float:
+    """Return the value of "a half", "two thirds of a" or "and three-quarters"."""
+    found = [word.removesuffix("s") for word in re.split(r"[\s-]+", _folded(words))]
+    above = next((_ONES[word] for word in found if word in _ONES), 1)
+    return above / next(_PARTS[word] for word in found if word in _PARTS)

@@ -43,6 +43,7 @@ from embervlm.quantities import find_quantities, number_from_words
         ("an hour and a half", [("hours", 1.5)]),
         ("three days", [("hours", 72)]),
         ("8 ton\u017f", [("mass_kg", 8000)]),
+        ("8 k\u0130los, f\u0130ve kg", [("mass_kg", 8), ("mass_kg", 5)]),
         ("6 kg up 200 m in 30 km/h", [("mass_kg", 6), ("length_m", 200), ("speed_kmh", 30)]),
         ("", []),
         ("12 people", []),
@@ -56,9 +57,162 @@ from embervlm.quantities import find_quantities, number_from_words
     ],
 )
 def test_reads_what_people_write(text: str, expected: list[tuple[str, float]]) -> None:
+    assert_read(text, expected)
+
+
+def assert_read(text: str, expected: list[tuple[str, float]]) -> None:
     found = [(mention.kind, mention.value) for mention in find_quantities(text)]
     assert [kind for kind, _ in found] == [kind for kind, _ in expected]
     assert [value for _, value in found] == pytest.approx([value for _, value in expected])
+
+
+@pytest.mark.parametrize(
+    ("text", "kmh"),
+    [
+        ("wind speed is 80 kilometres per hour", 80),
+        ("12 km an hour", 12),
+        ("60 miles per hour", 96.56064),
+        ("gusts of 50 miles an hour", 80.4672),
+        ("sixty-mile-an-hour gusts", 96.56064),
+        ("80 kilometres/h", 80),
+        ("25 metres per second", 90),
+        ("twenty metres a second", 72),
+        ("100 feet per minute", 1.8288),
+    ],
+)
+def test_a_length_in_a_time_is_a_speed(text: str, kmh: float) -> None:
+    assert_read(text, [("speed_kmh", kmh)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("on the 21st", []),
+        ("the 1st floor, 51st street, the 101ST", []),
+        ("11st", [("mass_kg", 69.853225)]),
+        ("21 st", [("mass_kg", 133.356157)]),
+        ("Anton is afoot", []),
+        ("£20k, €1.2 m", []),
+        ("half mud half stone, half day tickets", []),
+        ("five or so and half the crew", []),
+        ("at 14h30", []),
+        ("4 in deep snow", []),
+        ('room "12" is closed', []),
+    ],
+)
+def test_what_looks_like_a_quantity_is_none(text: str, expected: list[tuple[str, float]]) -> None:
+    assert_read(text, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "low"),
+    [
+        ("10-12 kg", 12, 10),
+        ("5 – 10 kg", 10, 5),
+        ("between 5 and 10 kg", 10, 5),
+        ("between ten and twelve kilos", 12, 10),
+        ("twenty-five to thirty kilos", 30, 25),
+        ("two to two and a half kilos", 2.5, 2),
+        ("1½ to 2 kg", 2, 1.5),
+        ("from pier 9 to 5 kg", 5, None),
+        ("between a hundred and two hundred kilos", 200, None),
+        ("one or two hundred kilos", 200, None),
+        ("at four, six and eight kilos", 8, None),
+        ("one hundred and two hundred kilos", 200, None),
+        ("twenty-five kilos", 25, None),
+    ],
+)
+def test_of_a_range_the_larger_end_counts(text: str, value: float, low: float | None) -> None:
+    (mention,) = find_quantities(text)
+    assert (mention.value, mention.low) == (value, low)
+    assert mention.least == (value if low is None else low)
+
+
+@pytest.mark.parametrize(
+    ("text", "kg"),
+    [
+        ("10 000 kg", 10_000),
+        ("1,234,567 kg", 1_234_567),
+        ("1'500 kg", 1500),
+        ("1\u00a0500 kg", 1500),
+        ("1\u2009500 kg", 1500),
+        ("1\u202f500 kg", 1500),
+        ("the 1 500 kg crate", 1500),
+        ("carry 1 500 kg of sand", 1500),
+        ("pallet 6 310 kg", 310),
+        ("props, 3 200 kg each", 200),
+        ("0,500 kg", 0.5),
+        (".5 kg", 0.5),
+        ("3/4 tonne", 750),
+        ("2 1/4 tonnes", 2250),
+        ("2-1/2 tonnes", 2500),
+        ("1⁄2 tonne", 500),
+        ("half tonne", 500),
+        ("a quarter tonne", 250),
+        ("three quarter tonne", 750),
+        ("two thirds of a tonne", 2000 / 3),
+        ("two-and-a-half-tonne", 2500),
+        ("ten and three quarter tonnes", 10_750),
+        ("half a dozen kilos", 6),
+        ("one-two-zero kilos", 120),
+        ("one point two five kilos", 1.25),
+    ],
+)
+def test_reads_thousands_and_parts(text: str, kg: float) -> None:
+    assert_read(text, [("mass_kg", kg)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("two hours and thirty minutes", [("hours", 2.5)]),
+        ("2 h 45 min", [("hours", 2.75)]),
+        ("half an hour and fifteen minutes", [("hours", 0.75)]),
+        ("two days, 3 hours and 30 minutes", [("hours", 48), ("hours", 3.5)]),
+        ("1h30", [("hours", 1.5)]),
+        ("for 1 h 45.", [("hours", 1.75)]),
+        ("an hour and three quarters", [("hours", 1.75)]),
+        ("2 stone 6 lb", [("mass_kg", 15.422141)]),
+        ("6'2\"", [("length_m", 1.8796)]),
+        ("6 ft 2 in tall", [("length_m", 1.8796)]),
+        ("3 km, 500 m of climb", [("length_m", 3000), ("length_m", 500)]),
+        ("an hour and ninety minutes", [("hours", 1), ("hours", 1.5)]),
+        ("2 to 3 h 30 min", [("hours", 3), ("hours", 0.5)]),
+    ],
+)
+def test_two_units_of_one_quantity_are_one_number(
+    text: str, expected: list[tuple[str, float]]
+) -> None:
+    assert_read(text, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30 in wide", [0.762]),
+        ('30" wide', [0.762]),
+        ("a 30 in wide gap", [0.762]),
+        ("30 in wide streets", []),
+    ],
+)
+def test_an_inch_is_told_from_a_word(text: str, expected: list[float]) -> None:
+    assert_read(text, [("length_m", value) for value in expected])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("wind speed of 70", [70]),
+        ("wind speed: 70", [70]),
+        ("winds 20 to 30", [30]),
+        ("winds of 300 degrees at 20 km/h", [20]),
+        ("wind 270 at 15 knots", [27.78]),
+        ("wind 270 at 15", [15]),
+        ("winds at 12 noon, gusts at 10 am, wind at 2 o'clock", []),
+    ],
+)
+def test_reads_the_wind_and_not_where_it_comes_from(text: str, expected: list[float]) -> None:
+    assert_read(text, [("speed_kmh", value) for value in expected])
 
 
 @pytest.mark.parametrize("number", [0, 1, 13, 20, 21, 99, 100, 101, 340, 999, 1000, 7042, 999_999])
@@ -98,6 +252,8 @@ def test_mentions_lie_in_the_text_from_left_to_right_whatever_the_text() -> None
         "8", "1,200", "0.4", "half a", "two", "hundred", " and a half", " ", "-", "kg", "kg", "m",
         "m", "km/h", "knots", "hours", "force", "gusting", "wide", "²", "½", "ſ", "K", "٣", "\n",
         "🚁", "'", "in", "the", ".", "/", "st", "F9", "a couple of", "\ud800", "\x00", "point five",
+        "between", "and", "to", "per hour", "⁄", "3/4", '"', "h30", " 000", "stone", "lb", "thirds",
+        "İ",
     ]  # fmt: skip
     chance = random.Random(0)
     seen = 0
