@@ -163,7 +163,11 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
     if told is None:
         return dict.fromkeys(CHECKS, False)
     request = decision.scenario.task if decision.scenario else None
-    stated = [(mention.kind, mention.value) for mention in find_quantities(request or "")]
+    stated = [
+        (mention.kind, value)
+        for mention in find_quantities(request or "")
+        for value in (mention.value, mention.least)
+    ]
     others = " ; ".join((told.task, told.environment, told.selection))
     claims = check_line(
         ROBOTS_LINE + told.evaluation,

@@ -140,7 +140,8 @@ def read_needs(
 def stated_quantities(
     mentions: Sequence[Mention], roles_MR: NDArray[np.float32], limit_shift: float = 0.0
 ) -> dict[str, float]:
-    """Return the quantities that the request states; of several for one key the largest counts.
+    """Return the quantities that the request states; of several for one key the largest counts,
+    and of a range its larger end; of widths the smallest and the smaller one.
 
     `limit_shift` is added to all roles but the last, "none of these".
     """
@@ -153,8 +154,8 @@ def stated_quantities(
         factor = FACTORS[mention.kind].get(QUANTITIES[role])
         if factor is not None:
             key = QUANTITIES[role]
-            value = round(mention.value * factor, 4)
             smallest = key == "width_m"
+            value = round((mention.least if smallest else mention.value) * factor, 4)
             found[key] = (min if smallest else max)(found.get(key, value), value)
     return found
 

@@ -141,6 +141,22 @@ DECISION = Decision(
 )
 
 
+def test_an_account_may_tell_the_smaller_width_of_a_range() -> None:
+    decision = replace(
+        DECISION,
+        needs=Needs(("carry",), "indoor_cluttered", {"width_m": 1.0}),
+        reasoning=(
+            "Task: Carry; width 1 m",
+            *DECISION.reasoning[1:2],
+            "Robots: Robot with Legs: can carry; not Drone: needs 2 m of width, there are 1 m",
+            *DECISION.reasoning[3:],
+        ),
+        scenario=Scenario("carry the pump through, it is 1 to 3 m wide"),
+    )
+    checks = checks_of(write_thinking(Thinking.of(decision)), decision, FLEET)
+    assert checks == dict.fromkeys(CHECKS, True)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "wrong"),
     [

@@ -83,6 +83,13 @@ def test_the_smallest_width_and_the_largest_load_count() -> None:
     assert decision.needs.quantities == {"width_m": 0.4, "load_kg": 9}
 
 
+def test_of_a_range_the_smaller_width_and_the_larger_load_count() -> None:
+    opinion = Opinion(one(LEGS), roles=["width_m", "load_kg"])
+    scenario = Scenario("1 to 3 m wide, with 3 to 9 kg")
+    decision = Selector(opinion).decide(scenario)
+    assert decision.needs.quantities == {"width_m": 1, "load_kg": 9}
+
+
 def test_a_number_that_is_no_limit_rules_nothing_out() -> None:
     decision = Selector(Opinion(one(DRONE))).decide(Scenario("look for the 80 kg man"))
     assert decision.robots == (DRONE,)

@@ -128,7 +128,8 @@ def role_of(mention: Mention, limits: Mapping[str, float]) -> int:
     len(QUANTITIES)."""
     for i, key in enumerate(QUANTITIES):
         if key in limits and _KIND_OF[key] == mention.kind:
-            value = mention.value * _UNIT_OF.get(key, 1.0)
+            stated = mention.least if key == "width_m" else mention.value
+            value = stated * _UNIT_OF.get(key, 1.0)
             if abs(value - limits[key]) <= _SAME_VALUE * limits[key] + 0.01:
                 return i
     return len(QUANTITIES)

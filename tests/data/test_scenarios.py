@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from embervlm.data.sample import from_photo_request, from_plan, from_scenario, robots_of, subset_of
+from embervlm.data.sample import (
+    from_photo_request,
+    from_plan,
+    from_scenario,
+    robots_of,
+    role_of,
+    subset_of,
+)
 from embervlm.data.scenarios import (
     DATA_DIR,
     FILES,
@@ -29,7 +36,8 @@ from embervlm.data.scenarios import (
 )
 from embervlm.evaluation.plans import score_plan, summary
 from embervlm.fleet import Fleet
-from embervlm.scenario import Needs, Subtask
+from embervlm.quantities import find_quantities
+from embervlm.scenario import QUANTITIES, Needs, Subtask
 
 Row = dict[str, Any]
 
@@ -44,6 +52,23 @@ def test_validation_and_test_are_large_enough_and_alike() -> None:
         assert set(counts) == set(SPLITS)
         assert min(counts["validation"], counts["test"]) >= least
         assert 0.6 < counts["validation"] / counts["test"] < 1.6
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_stated"),
+    [
+        ("width_m", 0.6, True),
+        ("width_m", 1.2, False),
+        ("depth_m", 1.2, True),
+        ("depth_m", 0.6, False),
+    ],
+)
+def test_a_range_states_its_smaller_width_and_its_larger_depth(
+    key: str, value: float, is_stated: bool
+) -> None:
+    (mention,) = find_quantities("the passage, 60-120 cm")
+    role = QUANTITIES.index(key) if is_stated else len(QUANTITIES)
+    assert role_of(mention, {key: value}) == role
 
 
 def test_every_row_becomes_a_sample_that_keeps_its_answer() -> None:
