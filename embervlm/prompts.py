@@ -44,6 +44,7 @@ PAD, TASK, END, ENVIRONMENT, ROBOTS, DECISION = (
 )
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 SECTIONS = (ROBOTS, TASK, ENVIRONMENT, DECISION)
+_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 
 
 def _bucket_marks() -> dict[str, list[str]]:
@@ -106,8 +107,12 @@ def read_task(
 
 
 def one_line(task: str | None) -> str:
-    """Return a request as it is read: in one line, with single spaces."""
-    return " ".join((task or "").split())
+    """Return a request as it is read: in one line, with single spaces.
+
+    A narrow or unbreakable space between thousands becomes a comma: as a space it would part two
+    numbers.
+    """
+    return " ".join(_THOUSANDS.sub(",", task or "").split())
 
 
 def token_spans(task: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from embervlm.prompts import (
     Thinking,
     bucket_mark,
     encode_marked,
+    one_line,
     parse_reasoning,
     parse_thinking,
     read_task,
@@ -121,6 +122,15 @@ def test_reads_a_request_with_its_marks_behind_its_numbers(tokenizer: Tokenizer)
         "<|task|> carry 16 kg<|kg<=20|> up 400 m<|m<=1000|>.<|end|>"
     )
     assert [mention.value for mention in reading.mentions] == [16, 400]
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2009", "\u202f"])
+def test_a_narrow_space_between_thousands_does_not_part_them(
+    tokenizer: Tokenizer, space: str
+) -> None:
+    reading = read_task(f"Tow{space}1{space}500{space}kg 2\n000 m", tokenizer, 128)
+    assert [mention.value for mention in reading.mentions] == [1500, 2000]
+    assert one_line(f"1{space}500{space}kg") == "1,500 kg"
 
 
 @pytest.mark.parametrize("task", [None, "", "  \n"])
