@@ -3,8 +3,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct ember_threads {
+    pid_t owner; /* the process that has the threads: a forked one has none of them */
     pthread_mutex_t lock;
     pthread_cond_t begun, done;
     pthread_t *handles;
@@ -42,6 +44,7 @@ static void *wait_and_work(void *given) {
 ember_threads *threads_start(int count) {
     ember_threads *t = calloc(1, sizeof *t);
     if (!t) return NULL;
+    t->owner = getpid();
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->begun, NULL);
     pthread_cond_init(&t->done, NULL);
@@ -56,20 +59,23 @@ int threads_count(const ember_threads *t) { return t->started + 1; }
 
 void threads_stop(ember_threads *t) {
     if (!t) return;
-    pthread_mutex_lock(&t->lock);
-    t->stop = 1;
-    pthread_cond_broadcast(&t->begun);
-    pthread_mutex_unlock(&t->lock);
-    for (int i = 0; i < t->started; i++) pthread_join(t->handles[i], NULL);
-    pthread_cond_destroy(&t->begun);
-    pthread_cond_destroy(&t->done);
-    pthread_mutex_destroy(&t->lock);
+    /* In a forked process there is nobody to join, and the lock may be held for ever. */
+    if (t->owner == getpid()) {
+        pthread_mutex_lock(&t->lock);
+        t->stop = 1;
+        pthread_cond_broadcast(&t->begun);
+        pthread_mutex_unlock(&t->lock);
+        for (int i = 0; i < t->started; i++) pthread_join(t->handles[i], NULL);
+        pthread_cond_destroy(&t->begun);
+        pthread_cond_destroy(&t->done);
+        pthread_mutex_destroy(&t->lock);
+    }
     free(t->handles);
     free(t);
 }
 
 void threads_run(ember_threads *t, int count, void (*work)(void *, int, int), void *context) {
-    if (!t->started || count < 2) {
+    if (!t->started || count < 2 || t->owner != getpid()) {
         work(context, 0, count);
         return;
     }

@@ -5,7 +5,8 @@
 typedef struct ember_threads ember_threads;
 
 /* Starts count - 1 threads beside the caller's; NULL when there is no memory. Where the system
- * gives fewer, the job is done by fewer. */
+ * gives fewer, the job is done by fewer; in a forked process, which has none of them, by the
+ * caller's alone. */
 ember_threads *threads_start(int count);
 void threads_stop(ember_threads *threads);
 int threads_count(const ember_threads *threads);
