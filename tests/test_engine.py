@@ -3,9 +3,11 @@
 import hashlib
 import importlib.util
 import json
+import os
 import random
 import shutil
 import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -116,6 +118,32 @@ def test_neither_threads_nor_neighbours_change_an_answer(
             shared.propose(task, None)
         for name, value in numbers(shared.propose(TASKS[2], pixels)).items():
             assert np.array_equal(value, alone[name]), name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_decides_without_the_threads_that_it_lost(
+    files: dict[str, Path], pixels: np.ndarray
+) -> None:
+    """In a process of its own, which no other thread troubles; its end by alarm is a failure."""
+    script = (
+        "import os, signal, sys\n"
+        "import numpy as np\n"
+        "from embervlm.backends.native import NativeBackend\n"
+        "from embervlm.engine import Engine\n"
+        "native = NativeBackend(Engine(sys.argv[1], threads=3))\n"
+        "pixels = np.load(sys.argv[2])\n"
+        "said = native.propose('look at the roof', pixels).subsets\n"
+        "if child := os.fork():\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "signal.alarm(60)\n"
+        "assert np.array_equal(native.propose('look at the roof', pixels).subsets, said)\n"
+        "del native\n"
+    )
+    photo = files["q4_0"].with_name("pixels.npy")
+    np.save(photo, pixels)
+    command = [sys.executable, "-c", script, str(files["q4_0"]), str(photo)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_eight_bits_stay_close_to_floats(files: dict[str, Path], pixels: np.ndarray) -> None:
@@ -425,6 +453,31 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         Engine(tmp_path)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        Engine(tmp_path / "pipe")
+
+
+def test_a_path_of_any_bytes_opens_and_one_with_a_zero_byte_does_not(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"model-\xff.gguf")
+    shutil.copyfile(files["q4_0"], odd)
+    Engine(odd)
+    for path in (f"{files['q4_0']}\0.txt", "\ud800.gguf"):
+        with pytest.raises(ValueError, match="cannot be the name of a file"):
+            Engine(path)
+
+
+def test_a_long_path_leaves_room_for_what_is_wrong(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["d" * 100] * 8)
+    folder.mkdir(parents=True)
+    (folder / "text").write_bytes(b"hello " * 20)
+    with pytest.raises(ValueError, match="d: is not a GGUF file"):
+        Engine(folder / "text")
+
+
 def test_unknown_kernels_are_named(files: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="no kernels named riscv here; there are: .*portable"):
         Engine(files["f32"], kernels="riscv")
@@ -439,6 +492,8 @@ def test_bad_input_is_refused_and_the_model_goes_on(
             model.read(np.array(tokens, dtype=np.int64), None)
     with pytest.raises(ValueError, match="n-gram row"):
         model.ngrams([1 << 20], 42)
+    with pytest.raises(ValueError, match="ngrams.bias has 42 values, expected 35"):
+        model.ngrams([0], 35)
     with pytest.raises(ValueError, match="ember_begin comes first"):
         model.step(1)
     with pytest.raises(ValueError, match="no layer"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -60,7 +61,10 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
             ctypes.POINTER(ctypes.c_int),
         ],
     ),
-    "ember_ngrams": (ctypes.c_int, [ctypes.c_void_p, _numbers, ctypes.c_int, _floats]),
+    "ember_ngrams": (
+        ctypes.c_int,
+        [ctypes.c_void_p, _numbers, ctypes.c_int, _floats, ctypes.c_int],
+    ),
     "ember_begin": (ctypes.c_int, [ctypes.c_void_p, _floats, _numbers, ctypes.c_int]),
     "ember_step": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_int32, _floats]),
     "ember_write": (
@@ -137,7 +141,8 @@ class Engine:
         self._model = None
         error = ctypes.create_string_buffer(512)
         name = kernels.encode() if kernels is not None else None
-        self._model = self._library.ember_open(str(path).encode(), threads, name, error, len(error))
+        place = _place(path)
+        self._model = self._library.ember_open(place, threads, name, error, len(error))
         if not self._model:
             raise ValueError(error.value.decode("utf-8", "replace"))
 
@@ -226,10 +231,16 @@ class Engine:
         return y_RO
 
     def ngrams(self, rows: list[int], columns: int) -> Array:
-        """Return the scores (columns,) of a request's n-grams."""
+        """Return the scores (columns,) of a request's n-grams.
+
+        Raises:
+            ValueError: the model has another number of columns, or no such row.
+        """
         scores = np.empty(columns, np.float32)
         numbers = np.array(rows, np.int32)
-        self._check(self._library.ember_ngrams(self._model, numbers, len(numbers), scores))
+        self._check(
+            self._library.ember_ngrams(self._model, numbers, len(numbers), scores, columns)
+        )
         return scores
 
     def begin(self, states_SD: Array, source_S: NDArray[np.int64]) -> None:
@@ -274,3 +285,14 @@ class Engine:
         if failed:
             message: bytes = self._library.ember_error(self._model)
             raise ValueError(message.decode("utf-8", "replace"))
+
+
+def _place(path: str | Path) -> bytes:
+    """Return a path as the system names it, which a zero byte would cut short."""
+    try:
+        place = os.fsencode(path)
+    except UnicodeEncodeError:
+        place = b"\0"
+    if b"\0" in place:
+        raise ValueError(f"The model {str(path)!r} cannot be the name of a file; check the path.")
+    return place

@@ -52,8 +52,10 @@ EMBER_API int ember_linear(ember *model, const char *name, const float *x, int r
 /* Outputs and inputs of such a layer; "text.embed" has the vocabulary and the width of its table.
  * 0 on success. */
 EMBER_API int ember_size(const ember *model, const char *name, int *outputs, int *inputs);
-/* The sum of these rows of the n-gram table, weighted by importance of length 1, and the bias. */
-EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *scores);
+/* The sum of these rows of the n-gram table, weighted by importance of length 1, and the bias;
+ * `scores` has room for `columns`, and so many the model must have. */
+EMBER_API int ember_ngrams(ember *model, const int32_t *rows, int count, float *scores,
+                           int columns);
 
 /* The decoder: begin with the states of a request and the token each was read from (-1: none),
  * then feed one token at a time; `chances` (vocabulary) gets the probabilities of the next. */

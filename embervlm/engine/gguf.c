@@ -41,7 +41,7 @@ typedef struct {
 } reader;
 
 static int fail(reader *in, const char *format, ...) {
-    int used = snprintf(in->error, in->error_size, "%s: ", in->path);
+    int used = snprintf(in->error, in->error_size, "%.200s: ", in->path);
     if (used >= 0 && (size_t)used < in->error_size) {
         va_list rest;
         va_start(rest, format);
@@ -278,7 +278,8 @@ static int read_all(reader *in, const char *hash_key) {
 int gguf_open(gguf *file, const char *path, const char *hash_key, char *error, size_t size) {
     memset(file, 0, sizeof *file);
     reader in = {file, 0, error, size, path};
-    int handle = open(path, O_RDONLY | O_CLOEXEC);
+    /* Without O_NONBLOCK a pipe would keep us waiting for ever. */
+    int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat about;
     if (handle < 0 || fstat(handle, &about) || !S_ISREG(about.st_mode)) {
         if (handle >= 0) close(handle);

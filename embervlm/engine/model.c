@@ -395,7 +395,7 @@ ember *ember_open(const char *path, int threads, const char *kernels, char *erro
     if (!m->threads) model_fail(m, "no memory for threads.");
     if (!m->threads || load_config(m) || load_encoder(m) || load_fusion(m) || load_vision(m) ||
         load_decoder(m) || load_linears(m) || load_thoughts(m) || load_plan(m) || load_ngrams(m)) {
-        snprintf(error, size, "%s: %s", path, m->error);
+        snprintf(error, size, "%.200s: %s", path, m->error);
         ember_close(m);
         return NULL;
     }

@@ -111,9 +111,12 @@ int ember_read(ember *m, const int32_t *tokens, int count, const float *features
     return failed;
 }
 
-int ember_ngrams(ember *m, const int32_t *rows, int count, float *scores) {
+int ember_ngrams(ember *m, const int32_t *rows, int count, float *scores, int columns) {
     int K = m->ngram_bias.width;
     float length = 0;
+    if (K != columns)
+        return model_fail(m, "ngrams.bias has %d values, expected %d; export the model again.", K,
+                          columns);
     memset(scores, 0, (size_t)K * sizeof *scores);
     for (int i = 0; i < count; i++) {
         if (rows[i] < 0 || rows[i] >= m->importance.width)

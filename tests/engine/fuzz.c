@@ -15,6 +15,8 @@
 #include "ember.h"
 #include "sha256.h"
 
+enum { COLUMNS = 32 + 10 }; /* of n-grams: sets and places */
+
 static uint64_t state;
 static volatile uint8_t merged; /* so that the tensor is read */
 
@@ -128,7 +130,7 @@ static void run(ember *model, float *pixels, float *room) {
             write_words(model, states, source, images + 5, room + (3 << 20));
     }
     apply_layers(model, room);
-    ember_ngrams(model, rows, 3, room);
+    ember_ngrams(model, rows, 3, room, COLUMNS);
     size_t bytes;
     const uint8_t *merges = ember_tensor(model, "tokenizer.merges", &bytes);
     if (merges && bytes) merged = merges[0] ^ merges[bytes - 1];

@@ -76,7 +76,7 @@ int main(int count, char **arguments) {
         }
         fwrite(scene, 4, PLACES, out);
         memset(said, 0, sizeof said);
-        if (ember_ngrams(model, numbers[1], about[1], said)) return 2;
+        if (ember_ngrams(model, numbers[1], about[1], said, COLUMNS)) return 2;
         fwrite(said, 4, COLUMNS, out);
     }
     printf("%s %ld\n", ember_kernel_name(model), peak_memory());
