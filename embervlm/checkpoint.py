@@ -21,7 +21,9 @@ Axes: B blocks, C channels, K columns, G rows of the n-gram table, M merges.
 from __future__ import annotations
 
 import json
+import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +99,13 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     texts = {name: field.contents() for name, field in reader.fields.items()}
     found = {tensor.name: tensor for tensor in reader.tensors}
     try:
-        config = json.loads(texts["embervlm.config"])
-        calibration = json.loads(texts["embervlm.calibration"])
+        told, numbers = texts["embervlm.config"], texts["embervlm.calibration"]
         specials = json.loads(texts["embervlm.specials"])
         shapes = _shapes(texts.get("embervlm.shapes", "{}"), path)
         merges_M2 = np.array(found.pop("tokenizer.merges").data).view(np.uint16)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} lacks {error}; export the model again.") from error
+    config, calibration = object_of(told, "embervlm.config"), calibration_of(numbers)
     weights: dict[str, NDArray[np.float32]] = {}
     for name, tensor in found.items():
         if name.endswith(".scale"):
@@ -203,6 +205,36 @@ def update_calibration(path: str | Path, values: Mapping[str, float]) -> None:
     write_with_digest(path, content)
 
 
+def calibration_of(text: str) -> dict[str, float]:
+    """Return the numbers of a model file's calibration from its text.
+
+    Raises:
+        ValueError: it is no JSON object of finite numbers.
+    """
+    found = object_of(text, "embervlm.calibration")
+    for name, value in found.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(
+                f"The model file's calibration has no number for {name!r}; calibrate it again."
+            )
+    return found
+
+
+def object_of(text: str, key: str) -> dict[str, Any]:
+    """Return the JSON object that a model file has under a key, such as `embervlm.config`.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"The model file's {key} is no JSON object; export the model again.")
+    return found
+
+
 def read_calibration(network: Path) -> dict[str, float]:
     """Return the numbers in the calibration file beside a run's network; without one, none.
 
@@ -232,6 +264,9 @@ def checked_bytes(path: Path) -> bytearray:
         ValueError: the file cannot be read, is no model, or is damaged.
     """
     try:
+        # A pipe could keep us waiting for ever, so look before opening.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"The model {path} cannot be read (it is no file); check the path.")
         content = bytearray(path.read_bytes())
     except OSError as error:
         reason = error.strerror or type(error).__name__

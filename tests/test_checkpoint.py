@@ -1,7 +1,10 @@
 """A model file comes back as it was written, and a damaged one does not load."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from embervlm.checkpoint import (
     checked_bytes,
     digest_of,
     load_checkpoint,
+    object_of,
     update_calibration,
 )
 from embervlm.export.gguf import write_gguf
@@ -141,3 +145,26 @@ def test_the_calibration_has_room(file: Path) -> None:
     assert len(json.dumps(long)) < CALIBRATION_BYTES
     update_calibration(file, long)
     assert load_checkpoint(file).calibration == {"temperature": 1.5, **long}
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe cannot be read .it is no file"):
+        load_checkpoint(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "calibration", [{"temperature": "warm"}, {"temperature": True}, {"temperature": float("nan")}]
+)
+def test_a_calibration_without_numbers_is_refused(
+    tmp_path: Path, checkpoint: Checkpoint, calibration: dict[str, Any]
+) -> None:
+    write_gguf(replace(checkpoint, calibration=calibration), tmp_path / "model.gguf", "f32")
+    with pytest.raises(ValueError, match="calibration has no number for 'temperature'"):
+        load_checkpoint(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_a_text_that_is_no_object_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"embervlm\.config is no JSON object"):
+        object_of(text, "embervlm.config")

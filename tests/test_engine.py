@@ -366,6 +366,45 @@ def test_a_file_for_other_robots_or_of_another_format_is_refused(
         Engine(path)
 
 
+HEADS = (
+    "subset_features", "primary", "environment", "actions", "flags", "team", "roles",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", [*(f"heads.{name}" for name in HEADS), "ngrams"])
+@pytest.mark.parametrize("outputs", [3, 60])
+def test_outputs_of_another_number_are_refused(
+    tiny_model: Path, tmp_path: Path, part: str, outputs: int
+) -> None:
+    checkpoint = load_checkpoint(tiny_model)
+    weights, path = dict(checkpoint.weights), tmp_path / "other.gguf"
+    rows, bias = (f"{part}.weight", f"{part}.bias")
+    if part == "ngrams":
+        table_GK = weights["ngrams.table.weight"]
+        weights["ngrams.table.weight"] = np.resize(table_GK, (len(table_GK), outputs))
+    else:
+        weights[rows] = np.resize(weights[rows], (outputs, 32))
+    weights[bias] = np.resize(weights[bias], outputs)
+    gguf_export.write_gguf(replace(checkpoint, weights=weights), path, "f32")
+    with pytest.raises(ValueError, match=rf"{part}.* has \d+ (outputs|values), expected \d+"):
+        load_backend("native", path)
+    with pytest.raises(ValueError, match=f"of its configuration .size mismatch for {part}"):
+        load_backend("pytorch", path)
+
+
+@pytest.mark.parametrize("rows", [None, "many", 0, 129, 10**12])
+def test_a_number_of_ngrams_that_is_not_the_table_s_is_refused(
+    tiny_model: Path, tmp_path: Path, rows: object
+) -> None:
+    checkpoint, path = load_checkpoint(tiny_model), tmp_path / "other.gguf"
+    config = {**checkpoint.config, "ngram_rows": rows}
+    if rows is None:
+        del config["ngram_rows"]
+    gguf_export.write_gguf(replace(checkpoint, config=config), path, "f32")
+    with pytest.raises(ValueError, match="whole number for ngram_rows|n-gram row 128; there are"):
+        load_backend("native", path)
+
+
 def rehashed(content: bytes) -> bytes:
     """Return the file with the digest that fits it, as an attacker would write it."""
     at = content.index(b"embervlm.sha256") + len("embervlm.sha256") + 4 + 8

@@ -12,7 +12,7 @@ from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores,
 from embervlm.backends.decoding import Grammar, subset_features
 from embervlm.backends.plan_writer import HALF_TABLES, PlanWriter
 from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
-from embervlm.checkpoint import SHIPPED
+from embervlm.checkpoint import SHIPPED, calibration_of, object_of
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
 from embervlm.prompts import mark_quantities, read_task, reasoning_prefix
@@ -26,18 +26,24 @@ class NativeBackend:
         """Take an open file.
 
         Raises:
-            ValueError: its outputs stand for other names than this package's.
+            ValueError: its outputs stand for other names than this package's, or are not as many.
         """
-        found = json.loads(engine.text("embervlm.labels"))
+        found = object_of(engine.text("embervlm.labels"), "embervlm.labels")
         for name, expected in labels().items():
-            if not isinstance(found, dict) or found.get(name) != expected:
+            if found.get(name) != expected:
                 raise ValueError(
                     f"The model file was trained for other {name} than this package has; "
                     "use the version of embervlm that exported it, or train again."
                 )
         self.engine = engine
-        self._config = json.loads(engine.text("embervlm.config"))
-        self._calibration: dict[str, float] = json.loads(engine.text("embervlm.calibration"))
+        self._config = object_of(engine.text("embervlm.config"), "embervlm.config")
+        for name in ("decoder_positions", "image_size", "image_tokens", "ngram_rows"):
+            value = self._config.get(name)
+            if type(value) is not int or not 0 < value < 1 << 31:
+                raise ValueError(
+                    f"The model's configuration has no whole number for {name}; export it again."
+                )
+        self._calibration = calibration_of(engine.text("embervlm.calibration"))
         self.tokenizer = Tokenizer(
             engine.tensor("tokenizer.merges", np.uint16).reshape(-1, 2),
             json.loads(engine.text("embervlm.specials")),
@@ -53,6 +59,7 @@ class NativeBackend:
                 f"The model file's tokenizer has {len(self.tokenizer)} tokens and its embeddings "
                 f"{engine.size('text.embed')[0]}; export it again."
             )
+        self._check_sizes()
         self._grammar = Grammar(self.tokenizer, int(self._config["decoder_positions"]))
 
     @classmethod
@@ -121,6 +128,31 @@ class NativeBackend:
         is_word = tokens_S >= 0
         words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
         return self._plans.write(words_TD, tokens_S[is_word])
+
+    def _check_sizes(self) -> None:
+        """Refuse a file whose heads or n-grams have other sizes than this package's."""
+        known = {name: len(names) for name, names in labels().items()}
+        sizes = {
+            "heads.subset_features": self._subset_features.shape[1],
+            "heads.primary": known["robots"] + 1,
+            "heads.environment": known["environments"],
+            "heads.actions": known["actions"],
+            "heads.flags": known["flags"],
+            "heads.team": 1,
+            "heads.roles": known["roles"],
+            "image.scene": known["environments"],
+        }
+        if self._thoughts.has_steps:
+            sizes["heads.value"] = 1
+        for name, expected in sizes.items():
+            outputs, _ = self.engine.size(name)
+            if outputs != expected:
+                raise ValueError(
+                    f"The model's {name} has {outputs} outputs, expected {expected}; export it "
+                    "again."
+                )
+        columns = len(self._subset_features) + known["environments"]
+        self.engine.ngrams([self.ngram_rows - 1], columns)
 
     def _small_tensor(self, name: str) -> Array:
         """Return the numbers of a tensor of floats; tables of single rows have 16 bits in it, or

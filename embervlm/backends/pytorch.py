@@ -49,17 +49,28 @@ class PyTorchBackend:
     """Runs the network in PyTorch, eagerly, in float32; implements `backends.base.Backend`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        """Take a model in memory.
+
+        Raises:
+            ValueError: its weights are not those that its configuration tells of.
+        """
         self.tokenizer = checkpoint.tokenizer
         self._calibration = checkpoint.calibration
-        self._grammar = Grammar(self.tokenizer, int(checkpoint.config["decoder_positions"]))
         config = config_of(checkpoint.config)
         assert isinstance(config, EmberConfig), "ember-37m has no GGUF file"
+        self._grammar = Grammar(self.tokenizer, config.decoder_positions)
         self.network = EmberNetwork(config).eval()
         for layer in ternary_layers(self.network).values():
             layer.is_ternary = True
-        self.network.load_state_dict(
-            {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
-        )
+        weights = {name: torch.from_numpy(tensor) for name, tensor in checkpoint.weights.items()}
+        try:
+            self.network.load_state_dict(weights)
+        except RuntimeError as error:
+            what = " ".join(str(error).split("\n")[1:2]).strip(" \t.")
+            raise ValueError(
+                f"The model file's tensors are not those of its configuration ({what}); export it "
+                "again."
+            ) from error
         # What the reader's last layers were given, for a plan's part that has its own of them.
         self._middle: list[torch.Tensor] = []
         if self.network.plan is not None and config.plan_readers:

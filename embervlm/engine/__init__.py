@@ -238,9 +238,7 @@ class Engine:
         """
         scores = np.empty(columns, np.float32)
         numbers = np.array(rows, np.int32)
-        self._check(
-            self._library.ember_ngrams(self._model, numbers, len(numbers), scores, columns)
-        )
+        self._check(self._library.ember_ngrams(self._model, numbers, len(numbers), scores, columns))
         return scores
 
     def begin(self, states_SD: Array, source_S: NDArray[np.int64]) -> None:
