@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class EmberVLM(Selector):
     """The selector with the weights that ship, under the project's name.
 
+    Several threads may use one; the engine answers them one after the other.
+
     Attributes:
         source: the GGUF file that it was loaded from; None where a backend was given instead.
         revision: the whole commit, of a model from the Hub.

@@ -1,5 +1,6 @@
 """Every backend runs the same network, and what is written always parses."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -185,6 +186,22 @@ def test_whatever_the_weights_what_is_written_parses(
         for line in (reasoning.task, reasoning.environment, reasoning.decision):
             assert line.strip() == line != ""
             assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["native", "pytorch", "reference"])
+def test_four_threads_are_told_what_one_is(tiny_model: Path, pixels: np.ndarray, name: str) -> None:
+    backend = load_backend(name, tiny_model)
+
+    def said(asked: tuple[str | None, np.ndarray | None]) -> tuple[object, ...]:
+        proposal = backend.propose(*asked)
+        steps = backend.split(proposal)
+        written = backend.write(proposal, ("Drone", "Robot with Legs"))
+        return proposal.subsets.tolist(), [step.pointer.tolist() for step in steps], written
+
+    asked = [(task, photo) for task in TASKS for photo in (None, pixels)]
+    alone = [said(one) for one in asked]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(said, asked * 5)) == alone * 5
 
 
 def test_reads_at_most_its_limit_of_tokens(tokenizer: Tokenizer) -> None:

@@ -82,7 +82,10 @@ def labels() -> dict[str, list[str]]:
 
 
 class Backend(Protocol):
-    """Runs a trained model: `propose` reads a request, `write` puts a decision into words."""
+    """Runs a trained model: `propose` reads a request, `write` puts a decision into words.
+
+    Several threads may use one; a proposal holds all that `split` and `write` need of it.
+    """
 
     @property
     def image_size(self) -> int:

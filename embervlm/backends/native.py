@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -15,12 +16,16 @@ from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import SHIPPED, calibration_of, object_of
 from embervlm.engine import Engine
 from embervlm.ngrams import hash_ngrams
-from embervlm.prompts import mark_quantities, read_task, reasoning_prefix
+from embervlm.prompts import Reading, mark_quantities, read_task, reasoning_prefix
 from embervlm.tokenizer import Tokenizer
 
 
 class NativeBackend:
-    """Runs a GGUF file with the engine; implements `backends.base.Backend`."""
+    """Runs a GGUF file with the engine; implements `backends.base.Backend`.
+
+    Several threads may use it: one is answered after the other, since the engine has one room to
+    work in.
+    """
 
     def __init__(self, engine: Engine) -> None:
         """Take an open file.
@@ -35,7 +40,7 @@ class NativeBackend:
                     f"The model file was trained for other {name} than this package has; "
                     "use the version of embervlm that exported it, or train again."
                 )
-        self.engine = engine
+        self.engine, self._lock = engine, Lock()
         self._config = object_of(engine.text("embervlm.config"), "embervlm.config")
         for name in ("decoder_positions", "image_size", "image_tokens", "ngram_rows"):
             value = self._config.get(name)
@@ -84,6 +89,43 @@ class NativeBackend:
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
         """Read words, a photo, or both; see `Backend.propose`."""
         reading = read_task(task, self.tokenizer, MAX_TASK_TOKENS)
+        with self._lock:
+            return self._propose(task, reading, pixels_CHW)
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step of a job; see `Backend.split`."""
+        states_SD, tokens_S = proposal.states
+        is_word = tokens_S >= 0
+        words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
+        with self._lock:
+            return self._plans.write(words_TD, tokens_S[is_word])
+
+    def _check_sizes(self) -> None:
+        """Refuse a file whose heads or n-grams have other sizes than this package's."""
+        known = {name: len(names) for name, names in labels().items()}
+        sizes = {
+            "heads.subset_features": self._subset_features.shape[1],
+            "heads.primary": known["robots"] + 1,
+            "heads.environment": known["environments"],
+            "heads.actions": known["actions"],
+            "heads.flags": known["flags"],
+            "heads.team": 1,
+            "heads.roles": known["roles"],
+            "image.scene": known["environments"],
+        }
+        if self._thoughts.has_steps:
+            sizes["heads.value"] = 1
+        for name, expected in sizes.items():
+            outputs, _ = self.engine.size(name)
+            if outputs != expected:
+                raise ValueError(
+                    f"The model's {name} has {outputs} outputs, expected {expected}; export it "
+                    "again."
+                )
+        columns = len(self._subset_features) + known["environments"]
+        self.engine.ngrams([self.ngram_rows - 1], columns)
+
+    def _propose(self, task: str | None, reading: Reading, pixels_CHW: Array | None) -> Proposal:
         image = self.engine.see(pixels_CHW) if pixels_CHW is not None else None
         tokens = np.array(reading.tokens)
         states_SD, middle_TD = self.engine.read(tokens, image, self._plans.readers)
@@ -122,38 +164,6 @@ class NativeBackend:
             value=float(head("value")[0]) if self._thoughts.has_steps else None,
         )
 
-    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
-        """Return what is said of each step of a job; see `Backend.split`."""
-        states_SD, tokens_S = proposal.states
-        is_word = tokens_S >= 0
-        words_TD = states_SD[is_word] if proposal.middle is None else proposal.middle
-        return self._plans.write(words_TD, tokens_S[is_word])
-
-    def _check_sizes(self) -> None:
-        """Refuse a file whose heads or n-grams have other sizes than this package's."""
-        known = {name: len(names) for name, names in labels().items()}
-        sizes = {
-            "heads.subset_features": self._subset_features.shape[1],
-            "heads.primary": known["robots"] + 1,
-            "heads.environment": known["environments"],
-            "heads.actions": known["actions"],
-            "heads.flags": known["flags"],
-            "heads.team": 1,
-            "heads.roles": known["roles"],
-            "image.scene": known["environments"],
-        }
-        if self._thoughts.has_steps:
-            sizes["heads.value"] = 1
-        for name, expected in sizes.items():
-            outputs, _ = self.engine.size(name)
-            if outputs != expected:
-                raise ValueError(
-                    f"The model's {name} has {outputs} outputs, expected {expected}; export it "
-                    "again."
-                )
-        columns = len(self._subset_features) + known["environments"]
-        self.engine.ngrams([self.ngram_rows - 1], columns)
-
     def _small_tensor(self, name: str) -> Array:
         """Return the numbers of a tensor of floats; tables of single rows have 16 bits in it, or
         32 in a file of floats."""
@@ -163,10 +173,11 @@ class NativeBackend:
     def write(self, proposal: Proposal, robots: Sequence[str]) -> str:
         """Return the marked reasoning, written in the engine under the grammar; see
         `Backend.write`."""
-        self.engine.begin(*proposal.states)
         prefix = reasoning_prefix(robots, self.tokenizer)
         sections = [(s.ending, s.most, s.never, s.not_first) for s in self._grammar.sections]
         positions = self._grammar.positions
-        return self.tokenizer.decode(
-            self.engine.write(prefix, sections, self._grammar.masks, positions)
-        )
+        masks = self._grammar.masks
+        with self._lock:  # what is begun is written before another begins
+            self.engine.begin(*proposal.states)
+            tokens = self.engine.write(prefix, sections, masks, positions)
+        return self.tokenizer.decode(tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ class PyTorchBackend:
             ) from error
         # What the reader's last layers were given, for a plan's part that has its own of them.
         self._middle: list[torch.Tensor] = []
+        self._lock = Lock()
         if self.network.plan is not None and config.plan_readers:
             own = self.network.text.layers[-config.plan_readers]
             own.register_forward_pre_hook(self._keep)
@@ -107,14 +109,16 @@ class PyTorchBackend:
             scene_BE = torch.zeros(1, len(ENVIRONMENTS))
         else:
             features_BC, scene_BE = network.look(torch.from_numpy(pixels_CHW)[None])
-        encoded = network.encode(
-            tokens_BT,
-            torch.ones_like(tokens_BT, dtype=torch.bool),
-            features_BC,
-            scene_BE.softmax(-1),
-            has_photo_B,
-            has_photo_B,
-        )
+        with self._lock:  # another thread's middle comes when this one is taken
+            encoded = network.encode(
+                tokens_BT,
+                torch.ones_like(tokens_BT, dtype=torch.bool),
+                features_BC,
+                scene_BE.softmax(-1),
+                has_photo_B,
+                has_photo_B,
+            )
+            middle_BSD = self._middle[0] if self._middle else None
         ngrams = hash_ngrams(mark_quantities(task or ""), network.config.ngram_rows)
         logits = network.decide(encoded, [ngrams] if pixels_CHW is None else None)
         heads = {name: value[0].numpy() for name, value in logits.items()}
@@ -130,7 +134,7 @@ class PyTorchBackend:
             roles=network.roles(encoded, marks_BM)[0].numpy(),
             mentions=reading.mentions,
             embedding=encoded.pooled_BD[0].numpy(),
-            middle=self._middle[0][0, -len(reading.tokens) :].numpy() if self._middle else None,
+            middle=middle_BSD[0, -len(reading.tokens) :].numpy() if middle_BSD is not None else None,
             states=(
                 encoded.states_BSD[0].numpy(),
                 np.array([-1] * network.config.image_tokens + list(reading.tokens)),
