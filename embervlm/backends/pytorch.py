@@ -118,7 +118,9 @@ class PyTorchBackend:
                 has_photo_B,
                 has_photo_B,
             )
-            middle_BSD = self._middle[0] if self._middle else None
+            middle_TD = None
+            if self._middle:
+                middle_TD = self._middle[0][0, -len(reading.tokens) :].numpy()
         ngrams = hash_ngrams(mark_quantities(task or ""), network.config.ngram_rows)
         logits = network.decide(encoded, [ngrams] if pixels_CHW is None else None)
         heads = {name: value[0].numpy() for name, value in logits.items()}
@@ -134,7 +136,7 @@ class PyTorchBackend:
             roles=network.roles(encoded, marks_BM)[0].numpy(),
             mentions=reading.mentions,
             embedding=encoded.pooled_BD[0].numpy(),
-            middle=middle_BSD[0, -len(reading.tokens) :].numpy() if middle_BSD is not None else None,
+            middle=middle_TD,
             states=(
                 encoded.states_BSD[0].numpy(),
                 np.array([-1] * network.config.image_tokens + list(reading.tokens)),
