@@ -81,7 +81,8 @@ def decide(
         str | None,
         typer.Argument(
             metavar="REQUEST",
-            help="What is asked, in words. The photo or the request may be left out.",
+            help="What is asked, in words, some 80 at best: of a longer request both ends and the "
+            "words around each number are read. The photo or the request may be left out.",
             show_default=False,
         ),
     ] = None,

@@ -27,7 +27,12 @@ _KEEPS_ALL = "breaks no stated limit"
 
 
 def explain(
-    decision: Decision, fleet: Fleet, *, team: bool, written: Reasoning | None = None
+    decision: Decision,
+    fleet: Fleet,
+    *,
+    team: bool,
+    written: Reasoning | None = None,
+    unread: Sequence[str] = (),
 ) -> tuple[str, str, str, str]:
     """Return the lines on task, place, robots and decision.
 
@@ -36,6 +41,7 @@ def explain(
         fleet: the robots as they were when it was.
         team: whether the robots go together, rather than one in place of another.
         written: the decoder's own words, `own_words`; of them goes in what holds.
+        unread: the quantities for which the request was too long, as it words them.
     """
     task = decision.scenario.task if decision.scenario else None
     place = _capitalised(decision.environment.replace("_", " "))
@@ -50,6 +56,8 @@ def explain(
         if not new_numbers(written.environment, numbers):
             place = f"{place}. {_capitalised(written.environment)}"
         sentence = checked_decision(written, decision.robots, fleet, numbers) or sentence
+    if unread:
+        asked = f"{asked}; not read, for the request is too long: {', '.join(unread)}"
     why = []
     for name in decision.robots:
         facts = (

@@ -79,18 +79,19 @@ class Reading:
     """A request as the network reads it.
 
     `tokens` begins with `<|task|>` and ends with `<|end|>`. `mentions[i]` is the quantity whose
-    mark stands at `tokens[marks[i]]`.
+    mark stands at `tokens[marks[i]]`; `unread` are those for which there was no room.
     """
 
     tokens: tuple[int, ...]
     mentions: tuple[Mention, ...] = ()
     marks: tuple[int, ...] = ()
+    unread: tuple[Mention, ...] = ()
 
 
 def read_task(
     task: str | None, tokenizer: Tokenizer, max_tokens: int, *, numbers: bool = True
 ) -> Reading:
-    """Turn a request into tokens, at most `max_tokens`; a longer one keeps its two ends.
+    """Turn a request into tokens, at most `max_tokens`; a longer one is `shortened`.
 
     An absent request is `<|task|><|end|>`. Without `numbers` the marks alone stand for quantities.
     """
@@ -119,7 +120,7 @@ def token_spans(task: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[
     """Return the characters (begin, end) of `one_line(task)` that each token of `read_task` stands
     for; of a quantity's mark all of the quantity's, of the first and the last token none."""
     task = one_line(task)
-    spans = [(0, 0)]
+    spans, marks = [(0, 0)], []
     for words, begin, mention in _stretches(task, find_quantities(task)):
         read = bytearray()
         # The space that stands in front of the words belongs to no character of the task.
@@ -130,12 +131,10 @@ def token_spans(task: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[
             spans.append((at, end))
             at = end
         if mention is not None:
+            marks.append(len(spans))
             spans.append((mention.start, mention.end))
     spans.append((len(task), len(task)))
-    if (surplus := len(spans) - max_tokens) > 0:
-        cut = max_tokens * 2 // 3
-        spans = spans[:cut] + spans[cut + surplus :]
-    return spans
+    return [spans[i] for i in _kept(len(spans), marks, max_tokens)]
 
 
 def _stretches(
@@ -147,29 +146,64 @@ def _stretches(
     for mention in mentions:
         text = task[at : mention.end if numbers else mention.start]
         begin = at + len(text) - len(text.lstrip())
-        yield (f" {text.strip().lower()}" if text.strip() else ""), begin, mention
+        yield (f" {_lower(text.strip())}" if text.strip() else ""), begin, mention
         at = mention.end
     if rest := task[at:].strip():
         ahead = " " if at == 0 or task[at].isspace() else ""
-        yield ahead + rest.lower(), len(task) - len(task[at:].lstrip()), None
+        yield ahead + _lower(rest), len(task) - len(task[at:].lstrip()), None
+
+
+def _lower(text: str) -> str:
+    """Return a text in lower case, as many characters long: "İ", whose lower case has two, stays.
+
+    So the characters of the tokens are those of the request, one by one.
+    """
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower
+    return "".join(char.lower() if len(char.lower()) == 1 else char for char in text)
 
 
 def shortened(
     tokens: list[int], mentions: list[Mention], marks: list[int], max_tokens: int
 ) -> Reading:
-    """Return a reading of at most `max_tokens`: a longer one keeps its two ends, and the quantities
-    whose mark is in them."""
-    if (surplus := len(tokens) - max_tokens) > 0:
-        cut = max_tokens * 2 // 3
-        tokens = tokens[:cut] + tokens[cut + surplus :]
-        shifted = [
-            (mark if mark < cut else mark - surplus, mention)
-            for mark, mention in zip(marks, mentions, strict=True)
-            if mark < cut or mark >= cut + surplus
-        ]
-        marks = [mark for mark, _ in shifted]
-        mentions = [mention for _, mention in shifted]
-    return Reading(tuple(tokens), tuple(mentions), tuple(marks))
+    """Return a reading of at most `max_tokens`: a longer one keeps its two ends, and of what stands
+    between them each quantity with the words around it, as far as there is room."""
+    kept = _kept(len(tokens), marks, max_tokens)
+    place = {old: new for new, old in enumerate(kept)}
+    told = list(zip(marks, mentions, strict=True))
+    return Reading(
+        tuple(tokens[i] for i in kept),
+        tuple(mention for mark, mention in told if mark in place),
+        tuple(place[mark] for mark in marks if mark in place),
+        tuple(mention for mark, mention in told if mark not in place),
+    )
+
+
+# The words of a quantity and those that say what it is of: so many tokens in front of its mark, and
+# so many behind it. An eighth of the room or more is left to the two ends.
+_BEFORE, _BEHIND = 12, 4
+
+
+def _kept(count: int, marks: Sequence[int], max_tokens: int) -> Sequence[int]:
+    """Return which of `count` tokens a reading keeps, `marks` being the quantities' marks."""
+    if count <= max_tokens:
+        return range(count)
+
+    def with_ends(some: set[int], length: int) -> set[int]:
+        head = length * 2 // 3
+        return some.union(range(head), range(count - length + head, count))
+
+    windows: set[int] = set()
+    least = max(2, max_tokens // 8)
+    for mark in marks:
+        wider = windows.union(range(max(0, mark - _BEFORE), min(count, mark + 1 + _BEHIND)))
+        if len(with_ends(wider, least)) <= max_tokens:
+            windows = wider
+    for length in range(max_tokens, least, -1):
+        if len(with_ends(windows, length)) <= max_tokens:
+            return sorted(with_ends(windows, length))
+    return sorted(with_ends(windows, least))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from embervlm.memory import free_text, lessons
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.home import may_be_there
 from embervlm.planning.costs import Step, lasts_not, obstacles
+from embervlm.prompts import one_line
 from embervlm.reading import Calibration, read_needs
 from embervlm.scenario import Decision, Feedback, Needs, Scenario, Subtask
 from embervlm.splitting import Job
@@ -321,7 +322,7 @@ class Selector:
             confidence=confidence,
             signs=signs,
             probabilities=chance,
-            ask=confidence < self.calibration.ask_below or not is_whole,
+            ask=confidence < self.calibration.ask_below or bool(proposal.unread) or not is_whole,
             needs=needs,
             plan=plan,
             rejected=self._reasons(needs, plan if job is not None else (), robots, chance),
@@ -340,7 +341,9 @@ class Selector:
             written = (
                 own_words(decision, proposal, self.backend, slot_of) if self.own_words else None
             )
-            lines = explain(decision, self.fleet, team=team, written=written)
+            words = one_line(scenario.task)
+            unread = [words[mention.start : mention.end] for mention in proposal.unread]
+            lines = explain(decision, self.fleet, team=team, written=written, unread=unread)
             decision = replace(decision, reasoning=lines)
         return replace(decision, scenario=told) if read_as else decision
 

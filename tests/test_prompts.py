@@ -20,6 +20,7 @@ from embervlm.prompts import (
     parse_thinking,
     read_task,
     reasoning_prefix,
+    token_spans,
     write_reasoning,
     write_thinking,
 )
@@ -183,6 +184,50 @@ def test_whatever_the_request_its_marks_stand_where_the_reading_says(tokenizer: 
         assert specials[1:-1] == list(reading.marks)
         for mark, mention in zip(reading.marks, reading.mentions, strict=True):
             assert reading.tokens[mark] == tokenizer.specials[bucket_mark(mention)]
+
+
+FILLING = "we have been working on the farm since the morning and all are tired. " * 9
+
+
+def test_a_long_request_keeps_each_number_with_the_words_before_it(tokenizer: Tokenizer) -> None:
+    task = f"{FILLING}so it is 900 kg. {FILLING}it is 40 m. {FILLING}carry it to the gate."
+    reading = read_task(task, tokenizer, 128)
+    assert len(reading.tokens) == 128
+    assert [mention.value for mention in reading.mentions] == [900, 40]
+    assert not reading.unread
+    said = tokenizer.decode(reading.tokens)
+    assert " is 900 kg<|kg>500|>" in said
+    assert " is 40 m<|m<=100|>" in said
+    assert said.startswith("<|task|> we have been") and said.endswith("the gate.<|end|>")
+
+
+def test_a_request_is_shortened_only_where_it_is_long_and_then_between_its_ends(
+    tokenizer: Tokenizer,
+) -> None:
+    whole = read_task(FILLING, tokenizer, 10_000).tokens
+    assert read_task(FILLING, tokenizer, len(whole)).tokens == whole
+    assert read_task(FILLING, tokenizer, 128).tokens == whole[:85] + whole[-43:]
+
+
+def test_numbers_without_room_are_told_as_unread(tokenizer: Tokenizer) -> None:
+    task = " ".join(f"{FILLING} it is {number} kg." for number in range(1, 31))
+    reading = read_task(task, tokenizer, 128)
+    assert len(reading.tokens) <= 128
+    assert reading.mentions and reading.unread
+    told = sorted([*reading.mentions, *reading.unread], key=lambda mention: mention.start)
+    assert told == find_quantities(one_line(task))
+
+
+def test_spans_say_which_characters_each_token_stands_for(tokenizer: Tokenizer) -> None:
+    for task in ("İİİ bring the 8 kg pump", "İstanbul look", "look at ẞ", f"{FILLING} 8 kg İ " * 4):
+        words = one_line(task)
+        spans, reading = token_spans(task, tokenizer, 128), read_task(task, tokenizer, 128)
+        assert len(spans) == len(reading.tokens)
+        assert all(0 <= begin <= end <= len(words) for begin, end in spans)
+        marked = [words[slice(*spans[mark])] for mark in reading.marks]
+        assert marked == [words[mention.start : mention.end] for mention in reading.mentions]
+    at = token_spans("İİİ bring", tokenizer, 128)
+    assert "".join("İİİ bring"[begin:end] for begin, end in at) == "İİİ bring"
 
 
 THINKING = Thinking(

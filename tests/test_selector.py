@@ -188,6 +188,15 @@ def test_top_k_keeps_the_best_and_refuses_less_than_one() -> None:
         selector.decide(Scenario("look"), top_k=0)
 
 
+def test_asks_and_says_which_number_a_long_request_left_unread() -> None:
+    selector, scenario = Selector(Opinion(one(DRONE))), Scenario("look at the 900 kg pump")
+    proposal = selector.propose(scenario)
+    assert not selector.answer(proposal, scenario).ask
+    decision = selector.answer(replace(proposal, unread=proposal.mentions), scenario)
+    assert decision.ask
+    assert decision.reasoning[0].endswith("; not read, for the request is too long: 900 kg")
+
+
 def test_asks_a_person_when_it_is_not_sure() -> None:
     shares = {frozenset({DRONE}): 0.4, frozenset({LEGS}): 0.3, frozenset({WHEELS}): 0.3}
     opinion = Opinion(shares, calibration={"ask_below": 0.5})

@@ -16,7 +16,7 @@ from embervlm.scenario import FLAGS, QUANTITIES
 
 Array = NDArray[np.float32]
 
-# A longer request keeps its two ends.
+# A longer request keeps its two ends and its quantities (`prompts.shortened`).
 MAX_TASK_TOKENS = 128
 
 
@@ -27,10 +27,10 @@ class Proposal:
     `subsets` (32,): the set, bit r of the index for robot r of the default fleet. `primary` (6,),
     the last one No Robot. `environment` (10,). `scene` (10,): the place in the photo alone, None
     without a photo. `actions` (9,), `flags` (15,), `team` a number, `roles` (M, 8) for the M
-    `mentions`. `embedding` (384,): the request as a vector, for lessons. `states` is the backend's
-    own, for `write`, `middle` for `split`: what a part with layers of its own reads instead of the
-    last states, None where it has none. `value`, of a network that reasons in steps: how likely
-    the set is right.
+    `mentions`; `unread` are the quantities for which a long request had no room. `embedding`
+    (384,): the request as a vector, for lessons. `states` is the backend's own, for `write`,
+    `middle` for `split`: what a part with layers of its own reads instead of the last states, None
+    where it has none. `value`, of a network that reasons in steps: how likely the set is right.
     """
 
     subsets: Array
@@ -46,6 +46,7 @@ class Proposal:
     states: Any
     middle: Any = None
     value: float | None = None
+    unread: tuple[Mention, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ class NativeBackend:
             team=float(head("team")[0]),
             roles=self.engine.linear("heads.roles", states_SD[marks]),
             mentions=reading.mentions,
+            unread=reading.unread,
             embedding=pooled_D,
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
             middle=middle_TD,

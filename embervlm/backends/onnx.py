@@ -132,6 +132,7 @@ class OnnxBackend:
             team=float(said["team"][0, 0]),
             roles=said["roles"][0, [N + mark for mark in reading.marks]],
             mentions=reading.mentions,
+            unread=reading.unread,
             embedding=said["embedding"][0],
             states=(said["states"][0], np.array([-1] * N + list(reading.tokens)), cross),
             middle=said["middle"][0, N:] if "middle" in said else None,

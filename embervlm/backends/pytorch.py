@@ -135,6 +135,7 @@ class PyTorchBackend:
             team=float(heads["team"]),
             roles=network.roles(encoded, marks_BM)[0].numpy(),
             mentions=reading.mentions,
+            unread=reading.unread,
             embedding=encoded.pooled_BD[0].numpy(),
             middle=middle_TD,
             states=(

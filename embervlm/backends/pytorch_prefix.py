@@ -71,6 +71,7 @@ class PrefixBackend:
             team=float(heads["team"]),
             roles=roles_MR,
             mentions=reading.mentions,
+            unread=reading.unread,
             embedding=pooled_D,
             states=(reading.tokens, image_BND),
         )

@@ -107,6 +107,7 @@ class ReferenceBackend:
             team=float(head("team")[0]),
             roles=self._layers.linear("heads.roles", states_SD[marks]),
             mentions=reading.mentions,
+            unread=reading.unread,
             embedding=pooled_D,
             states=(states_SD, np.array([-1] * N + list(reading.tokens))),
             middle=middle_TD if self._plans.readers else None,

@@ -43,7 +43,7 @@ def read_request(
     task: str | None, tokenizer: Gpt2Tokenizer, max_tokens: int, image_tokens: int
 ) -> Reading:
     """Turn a request into image tokens (0: no photo) and at most `max_tokens` more; a longer one
-    keeps its two ends.
+    is `shortened`.
 
     An absent request is `<|robot_selection|>` alone. `marks` are the places of closing brackets.
     """
@@ -67,6 +67,7 @@ def read_request(
         (tokenizer.specials[IMAGE],) * image_tokens + words.tokens,
         words.mentions,
         tuple(mark + image_tokens for mark in words.marks),
+        words.unread,
     )
 
 

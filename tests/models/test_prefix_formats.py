@@ -59,11 +59,11 @@ def test_a_number_is_marked_in_words_at_the_closing_bracket(gpt2: Gpt2Tokenizer)
         assert gpt2.decode(reading.tokens[: mark + 1]).endswith(mention)
 
 
-def test_a_long_request_keeps_its_two_ends_and_their_numbers(gpt2: Gpt2Tokenizer) -> None:
+def test_a_long_request_keeps_its_two_ends_and_all_numbers(gpt2: Gpt2Tokenizer) -> None:
     long = "take 5 kg " + "along the river " * 40 + "over 7 m " + "and on " * 40 + "for 3 hours"
     reading = read_request(long, gpt2, 60, 4)
     assert len(reading.tokens) == 64
-    assert [mention.value for mention in reading.mentions] == [5, 3]
+    assert [mention.value for mention in reading.mentions] == [5, 7, 3]
     assert all(gpt2.decode([reading.tokens[mark]]) == "]" for mark in reading.marks)
     assert gpt2.decode(reading.tokens).endswith(" 3 hours [h<=8]<|robot_selection|>")
 
