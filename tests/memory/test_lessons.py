@@ -189,7 +189,7 @@ def test_what_was_said_of_the_very_request_stands_before_what_was_said_of_its_li
 def test_a_lesson_says_nothing_of_another_number() -> None:
     selector = Selector(Opinion(one(WHEELS), roles=["load_kg"], calibration=_NEAR))
     selector.learn(selector.decide(Scenario("lift the slab of 900 kg")), Feedback(NO_ROBOT))
-    for words, lesson in (("lift the slab of 9 kg", ()), ("lift the slab of 920 kg", (1,))):
+    for words, lesson in (("lift the slab of 9 kg", ()), ("lift the slab of 800 kg", (1,))):
         assert selector.decide(Scenario(words)).lessons == lesson
 
 
