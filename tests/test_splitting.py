@@ -178,7 +178,7 @@ def test_a_step_that_a_chosen_robot_cannot_do_goes_to_another(tokenizer: Tokeniz
     opinion.steps = [score(DRONE, "map"), turn]
     decision = Selector(opinion).decide(Scenario("map it, then turn the valve"))
     assert [step.robot for step in decision.plan] == [DRONE, None]
-    assert "Humanoid: does not suit it" in decision.plan[1].why
+    assert "Humanoid: suits it with a chance below 3%" in decision.plan[1].why
 
 
 def test_what_nobody_can_do_says_why(tokenizer: Tokenizer) -> None:
