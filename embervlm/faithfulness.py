@@ -344,9 +344,10 @@ def _fault_of_bound(clause: str, robot: Robot, needs: Needs, *, must_break: bool
             if limit is None or not _same(stated, limit):
                 number = "not stated" if limit is None else f"{limit:g}"
                 return f"{bound.limit} is {number} in the fleet, not {stated:g}"
-            if asked is None or not _same(there, asked * bound.factor):
+            if asked is None or not _told(there, asked * bound.factor):
                 return f"the job does not ask for {there:g}"
-            if _breaks(bound, limit, asked) != must_break:
+            said = there / bound.factor
+            if not _breaks(bound, limit, asked) == _breaks(bound, limit, said) == must_break:
                 return f"{there:g} {'keeps' if must_break else 'breaks'} the limit of {stated:g}"
             return None
     return "unknown clause"
@@ -392,6 +393,11 @@ def _asks(needs: Needs, ability: str) -> bool:
 
 def _lacks(robot: Robot, needs: Needs, ability: str) -> bool:
     return not robot.can(ability) and _asks(needs, ability)
+
+
+def _told(stated: float, true: float) -> bool:
+    """Compare what the job asks, which may be told with four significant digits."""
+    return _same(stated, true) or stated == float(f"{true:.4g}")
 
 
 def _same(stated: float, true: float) -> bool:

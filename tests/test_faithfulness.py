@@ -111,6 +111,13 @@ def test_finds_a_false_clause(clauses: str) -> None:
     assert [claim for claim in claims if claim.fault], claims
 
 
+def test_digits_that_are_left_out_may_not_hide_a_broken_limit() -> None:
+    needs = Needs(("carry",), quantities={"load_kg": 5.00001})
+    for asked, is_true in (("5.00001", True), ("5", False)):
+        line = f"Robots: not Drone: carries up to 5 kg, asked {asked} kg"
+        assert (check_line(line, FLEET, needs)[0].fault is None) == is_true
+
+
 def test_takes_the_true_ones() -> None:
     line = (
         "Robots: Robot with Legs: can look and carry, copes with mud, "

@@ -51,19 +51,20 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
     broken = unavailable(robot)
     for limit, quantity, what, unit in UPPER_LIMITS:
         if limit in limits and asked.get(quantity, 0.0) > limits[limit]:
-            broken.append(f"{what} {limits[limit]:g} {unit}, asked {asked[quantity]:g} {unit}")
+            told = _told(asked[quantity], limits[limit])
+            broken.append(f"{what} {limits[limit]:g} {unit}, asked {told} {unit}")
     # Rounded: 40 minutes, stated in hours of four decimals, are not more than 40.
     minutes = round(60 * asked.get("hours", 0.0), 1)
     if minutes > robot.endurance_min:
         broken.append(f"{runs_for(robot)}, asked {minutes:g} min")
     if "width_m" in asked and asked["width_m"] < limits.get("min_width_m", 0.0):
-        broken.append(
-            f"needs {limits['min_width_m']:g} m of width, there are {asked['width_m']:g} m"
-        )
+        told = _told(asked["width_m"], limits["min_width_m"])
+        broken.append(f"needs {limits['min_width_m']:g} m of width, there are {told} m")
     if robot.can("dive"):
         depth = asked.get("depth_m")
         if depth is not None and depth < limits.get("min_depth_m", 0.0):
-            broken.append(f"needs {limits['min_depth_m']:g} m of water, there are {depth:g} m")
+            told = _told(depth, limits["min_depth_m"])
+            broken.append(f"needs {limits['min_depth_m']:g} m of water, there are {told} m")
     elif needs.environment == "underwater":
         broken.append("cannot work under water")
     if needs.environment == "airborne" and not robot.can("height"):
@@ -72,6 +73,16 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
         if flag in needs.flags and not robot.can(flag) and clause not in broken:
             broken.append(clause)
     return broken
+
+
+def _told(asked: float, limit: float) -> str:
+    """Return what the request asks in four digits: 50 miles an hour are "80.47" km/h. With more
+    where it is above 10,000, or where four would hide on which side of the limit it lies."""
+    for digits in (4, 6) if asked < 10_000 else (6,):
+        told = float(f"{asked:.{digits}g}")
+        if (told > limit, told < limit) == (asked > limit, asked < limit):
+            return f"{told:g}"
+    return f"{asked:.15g}"
 
 
 def unavailable(robot: Robot) -> list[str]:
@@ -166,7 +177,8 @@ def reasons_for(robot: Robot, needs: Needs) -> list[str]:
     limits, asked = robot.limits, needs.quantities
     for limit, quantity, what, unit in UPPER_LIMITS:
         if limit in limits and quantity in asked and asked[quantity] <= limits[limit]:
-            facts.append(f"{what} {limits[limit]:g} {unit}, asked {asked[quantity]:g} {unit}")
+            told = _told(asked[quantity], limits[limit])
+            facts.append(f"{what} {limits[limit]:g} {unit}, asked {told} {unit}")
     return facts or ["suits the request as a whole"]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from embervlm import planning
+from embervlm.faithfulness import check_line
 from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, LIMIT_UNITS, NO_ROBOT, Fleet, Robot
 from embervlm.planning.limits import Demand
 from embervlm.scenario import FLAGS, QUANTITIES, Needs
@@ -145,6 +146,26 @@ def test_permuting_the_fleet_permutes_the_answer() -> None:
 def test_says_which_limit_is_broken_with_its_numbers(name: str, needs: Needs, clause: str) -> None:
     assert planning.broken_limits(FLEET[name], needs) == [clause]
     assert clause in planning.reasons_against(FLEET, needs, [], {})[name]
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "told"),
+    [
+        ("wind_kmh", 80.4672, "asked 80.47 km/h"),
+        ("load_kg", 133.356, "asked 133.4 kg"),
+        ("load_kg", 20_123.4, "asked 20123.4 kg"),
+        ("load_kg", 5.0001, "asked 5.0001 kg"),
+        ("load_kg", 5.000_000_1, "asked 5.0000001 kg"),
+        ("width_m", 1.9999, "there are 1.9999 m"),
+        ("width_m", 0.3048, "there are 0.3048 m"),
+    ],
+)
+def test_what_is_asked_has_as_few_digits_as_keep_it_true(key: str, asked: float, told: str) -> None:
+    needs = Needs(("look",), quantities={key: asked})
+    (clause,) = planning.broken_limits(FLEET["Drone"], needs)
+    assert clause.endswith(told)
+    (claim,) = check_line(f"Robots: not Drone: {clause}", FLEET, needs)
+    assert claim.fault is None
 
 
 @pytest.mark.parametrize(
