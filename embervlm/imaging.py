@@ -13,12 +13,13 @@ Axes: H height, W width, C channels (red, green, blue).
 import io
 import stat
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_FILE_BYTES = 20_000_000
 MAX_PIXELS = 16 * 1024 * 1024
@@ -85,9 +86,13 @@ def load_image(
             "convert it to one of these"
         )
     try:
-        image = Image.open(io.BytesIO(data), formats=(kind,))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow warns of sizes that are refused below.
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(io.BytesIO(data), formats=(kind,))
+    except Image.DecompressionBombError as error:
         raise ValueError(f"{name} has too many pixels ({error}); resize it first") from error
+    except UnidentifiedImageError as error:  # which tells no more than where its bytes lie
+        raise ValueError(f"{name} has a damaged {kind} header; save or send it again") from error
     except _DAMAGED as error:
         raise ValueError(
             f"{name} has a damaged {kind} header ({error}); save or send it again"
@@ -205,6 +210,12 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
         image.load()
         return np.array(_upright(_rgb(image), _orientation(image)), dtype=np.uint8)
+    except MemoryError as error:
+        width, height = image.size
+        raise ValueError(
+            f"{name} has {width} x {height} px, for which there is not enough memory; resize it "
+            "first"
+        ) from error
     except _DAMAGED as error:
         raise ValueError(
             f"{name} is damaged or cut short ({error}); save or send it again"
@@ -213,12 +224,16 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        if grey.dtype.kind == "i":
+            grey = np.clip(grey, 0, 65535)
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
     if _has_transparency(image):
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        # The same pixels as `alpha_composite`'s, in half the memory.
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layer.size, (255, 255, 255))
+        white.paste(layer, mask=layer)
+        return white
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

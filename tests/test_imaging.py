@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -169,6 +170,45 @@ def test_lays_transparency_on_white() -> None:
     assert load_image(encode(half))[0, 0].tolist() == [127, 127, 127]
     assert load_image(encode(palette, transparency=0)).min() == 255
     assert load_image(encode(Image.new("LA", (8, 8), (0, 0)))).min() == 255
+
+
+def test_transparency_is_laid_on_white_as_alpha_composite_lays_it() -> None:
+    """Every value with every alpha; then layers of three random colours."""
+    value, alpha = np.meshgrid(*[np.arange(256, dtype=np.uint8)] * 2)
+    random = np.random.default_rng(0).integers(0, 256, (120, 160, 4), dtype=np.uint8)
+    for pixels in (np.dstack([value, value, value, alpha]), random):
+        layer = Image.fromarray(pixels)
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        expected = np.asarray(Image.alpha_composite(white, layer).convert("RGB"))
+        assert np.array_equal(load_image(encode(layer)), expected)
+        assert np.array_equal(np.asarray(layer), pixels), "the caller's image stays as it was"
+
+
+def test_sixteen_bits_become_the_upper_eight() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 60), dtype=np.uint16)
+    for image in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32))):
+        assert np.array_equal(load_image(image)[..., 1], deep >> 8)
+    beyond = Image.fromarray(np.array([[-5, 70000] * 2] * 4, dtype=np.int32))
+    assert load_image(beyond)[0, :2, 0].tolist() == [0, 255]
+
+
+def test_too_little_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(ValueError, match="60 x 40 px, for which there is not enough memory"):
+        load_image(Image.fromarray(noise()))
+
+
+def test_what_pillow_warns_of_is_said_once_and_without_an_address() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="the photo has 10000 x 10000 px"):
+            load_image(png_header(10_000, 10_000))
+    with pytest.raises(ValueError, match="damaged JPEG header; save") as refused:
+        load_image(b"\xff\xd8\xff")
+    assert "0x" not in str(refused.value)
 
 
 def test_reads_grey_palette_black_and_white_cmyk_and_16_bit() -> None:
