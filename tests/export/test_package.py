@@ -123,6 +123,24 @@ def test_a_mistake_is_one_sentence(folder: Path, words: list[str], part: str) ->
     assert failed.stderr.startswith("embervlm: ") and part in failed.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_where_it_cannot_write_there_is_one_sentence_or_silence(folder: Path) -> None:
+    line = json.dumps({"id": 1, "task": REQUEST, "image": None}) + "\n"
+    full = "embervlm: A file: No space left on device.\n"
+    for words in ([REQUEST], [REQUEST, "--json"], ["--lines"]):
+        for end, said in (("> /dev/full", (2, full)), (">&-", (0, "")), ("| true", (1, ""))):
+            script = f'set -o pipefail; "$@" {end}'
+            ran = subprocess.run(
+                ["bash", "-c", script, "bash", *command(folder, *words)],
+                input=line, capture_output=True, text=True,
+            )  # fmt: skip
+            assert (ran.returncode, ran.stderr) == said, (words, end)
+    empty = subprocess.run(
+        ["bash", "-c", '"$@" <&-', "bash", *command(folder, "--lines")], capture_output=True
+    )
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, b"", b"")
+
+
 def test_lines_are_answered_in_order_and_a_bad_one_costs_no_other(
     folder: Path, photo: Path
 ) -> None:

@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=HERE / "model.gguf", metavar="M.gguf")
     parser.add_argument("--lines", action="store_true", help="decide each line of JSON on stdin")
     parser.add_argument("--listen", type=Path, metavar="SOCKET", help="the same on a UNIX socket")
+    open_closed_streams()
     asked = parser.parse_args()
     try:
         words = (asked.photo, asked.request, asked.image, asked.task)
@@ -66,16 +67,28 @@ def main() -> int:
             decision = open_selector(asked.model, asked.fleet).decide(scenario)
             text = json.dumps(decision.to_dict(), indent=2) if asked.json else lines_of(decision)
             sys.stdout.write(text + "\n")
+            sys.stdout.flush()
     except ModuleNotFoundError as error:
         package = {"PIL": "pil"}.get(error.name or "", error.name)
         return fail(f"{error.name} is missing: apt install python3-{package}")
     except ValueError as error:
         return fail(str(error))
     except OSError as error:
+        # What could not be written must not be tried once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 1  # nobody reads on
         return fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def open_closed_streams() -> None:
+    """Let a stream that the caller closed, which Python has as None, be empty."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def open_selector(model: Path, fleet: Path) -> Selector:
