@@ -209,7 +209,7 @@ def calibration_of(text: str) -> dict[str, float]:
     """Return the numbers of a model file's calibration from its text.
 
     Raises:
-        ValueError: it is no JSON object of finite numbers.
+        ValueError: it is no JSON object of finite numbers, or a temperature is not above 0.
     """
     found = object_of(text, "embervlm.calibration")
     for name, value in found.items():
@@ -217,6 +217,8 @@ def calibration_of(text: str) -> dict[str, float]:
             raise ValueError(
                 f"The model file's calibration has no number for {name!r}; calibrate it again."
             )
+        if name.endswith("temperature") and value <= 0:
+            raise ValueError(f"The model file's {name} is {value:g}; calibrate it again.")
     return found
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("gguf")
 from embervlm.checkpoint import (
     CALIBRATION_BYTES,
     Checkpoint,
+    calibration_of,
     checked_bytes,
     digest_of,
     load_checkpoint,
@@ -162,6 +163,8 @@ def test_a_calibration_without_numbers_is_refused(
     write_gguf(replace(checkpoint, calibration=calibration), tmp_path / "model.gguf", "f32")
     with pytest.raises(ValueError, match="calibration has no number for 'temperature'"):
         load_checkpoint(tmp_path / "model.gguf")
+    with pytest.raises(ValueError, match="temperature is 0;"):
+        calibration_of('{"temperature": 0}')
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
