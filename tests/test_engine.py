@@ -67,7 +67,11 @@ def numbers(proposal: Proposal) -> dict[str, np.ndarray]:
     """Return every array of a proposal."""
     found = {f.name: getattr(proposal, f.name) for f in fields(Proposal)}
     found["states"] = found["states"][0]
-    return {k: np.asarray(v) for k, v in found.items() if k != "mentions" and v is not None}
+    return {
+        k: np.asarray(v)
+        for k, v in found.items()
+        if k not in ("mentions", "unread") and v is not None
+    }
 
 
 @pytest.mark.parametrize("kernels", kernel_sets())

@@ -57,7 +57,11 @@ def pixels(photo: Path) -> np.ndarray:
 def numbers(proposal: Proposal) -> dict[str, np.ndarray]:
     found = {f.name: getattr(proposal, f.name) for f in fields(Proposal)}
     found["states"] = found["states"][0]
-    return {k: np.asarray(v) for k, v in found.items() if k != "mentions" and v is not None}
+    return {
+        k: np.asarray(v)
+        for k, v in found.items()
+        if k not in ("mentions", "unread") and v is not None
+    }
 
 
 def assert_same(ours: Proposal, theirs: Proposal, room: float = 1e-4) -> None:
