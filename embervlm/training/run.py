@@ -391,13 +391,16 @@ def test(recipe: Recipe) -> Path:
         raise ValueError(f"{network} is not there; train first, without --test-only.")
     has_sets = bool(recipe.shared) and all((shared / x).is_dir() for x in ("photos", "public"))
     report = network.with_name("test.json")
-    evaluate("test", network, "pytorch", shared if has_sets else None, report, False, None)
+    evaluate(
+        "test", network, "pytorch", shared if has_sets else None, report, False, None,
+        scenarios=recipe.scenarios,
+    )  # fmt: skip
     return report
 
 
 def run(arguments: Sequence[str]) -> Path:
-    """Train as the flags say, with each recipe written beside its run; return the last network, or
-    with `--test-only` the report on the one that is there.
+    """Train as the flags say; return the last network, or with `--test-only` the report on the one
+    that is there.
 
     Raises:
         ValueError: see `recipe.parse`, `train` and `test`.

@@ -86,3 +86,10 @@ def test_steps_are_run_and_what_they_leave_is_measured(
     assert told["tables"]["requests and plans"]["embervlm"]["exact_set"]["n"] == 6
     assert "photos" in told["not measured"]
     assert found.read_bytes() == weights
+
+    (tmp_path / "mine").mkdir()
+    mine = [json.dumps(row) for row in load("scenarios", "test")[:3]]
+    (tmp_path / "mine" / "scenarios.jsonl").write_text("\n".join(mine), "utf-8")
+    report = run([*words, "--scenarios", str(tmp_path / "mine"), "--test-only"])
+    own = json.loads(report.read_text("utf-8"))
+    assert own["tables"]["requests and plans"]["embervlm"]["exact_set"]["n"] == 3
