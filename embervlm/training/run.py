@@ -3,11 +3,13 @@
     torchrun --nproc_per_node 2 -m embervlm.training.run --recipe recipes/ember/select.yaml
 
 The network comes from `model` (or is begun at random), the stage's phases are trained one after the
-other, and `output_dir/network.safetensors` is what the next stage goes on with.
+other, and `output_dir/network.safetensors` is what the next stage goes on with. A folder that holds
+a run goes on with that run alone: the same recipe (`APART` may differ), the same rows.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,11 +23,18 @@ import torch
 from torch import nn
 
 from embervlm.checkpoint import load_checkpoint
+from embervlm.data.scenarios import DATA_DIR, FILES
 from embervlm.models.configuration import PRESETS, EmberConfig, config_of
 from embervlm.models.modeling import EmberNetwork, save_network
 from embervlm.tokenizer import Tokenizer
 from embervlm.training.bitmar import BITMAR_STAGES
-from embervlm.training.callbacks import Examination, examination_of, summarise_phases
+from embervlm.training.callbacks import (
+    LOG,
+    SESSIONS,
+    Examination,
+    examination_of,
+    summarise_phases,
+)
 from embervlm.training.carry_over import load_start, read_config
 from embervlm.training.decisions import Photos, Settings, held_out_items
 from embervlm.training.family import Family, Prepared
@@ -42,13 +51,21 @@ from embervlm.training.start import new_network, with_vision
 from embervlm.training.teacher_scores import read_scores
 from embervlm.training.trainer import EmberTrainer, checkpoints
 
+RECIPE, ROWS = "recipe.json", "rows.sha256"
+# What a run that goes on may have otherwise: its weights do not depend on it.
+APART = frozenset(
+    ("output_dir", "resume", "report_to", "log_steps", "threads", "workers", "keep", "push_to_hub",
+     "country")
+)  # fmt: skip
+
 
 def train(recipe: Recipe) -> Path:
-    """Train the recipe's stage; return the path of its network.
+    """Train the recipe's stage, with the recipe written beside; return the path of its network.
 
     Raises:
-        ValueError: something that the recipe names is missing or does not fit, the loss became no
-            number, or the disk is full; the last good checkpoint stays.
+        ValueError: something that the recipe names is missing or does not fit, the folder holds
+            another run, the loss became no number, or the disk is full; the last good checkpoint
+            stays.
     """
     check_machine(recipe)
     torch.set_num_threads(recipe.threads)
@@ -62,7 +79,7 @@ def train(recipe: Recipe) -> Path:
     prepared = family.prepare(recipe)
     network = prepared.network
     if trainer_writes():
-        out.mkdir(parents=True, exist_ok=True)
+        _begin(recipe, out)
         prepared.tokenizer.save(out / "tokenizer.json")
     for number, phase in enumerate(phases, start=1):
         folder = out / f"phase-{number}" if len(phases) > 1 else out
@@ -106,6 +123,64 @@ def train(recipe: Recipe) -> Path:
     return out / NETWORK
 
 
+def _begin(recipe: Recipe, out: Path) -> None:
+    """Write the recipe and the hash of its rows, if the folder's run is this one or is dropped.
+
+    Raises:
+        ValueError: the folder holds a run with other settings or rows, and is to be gone on with.
+    """
+    told: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))
+    rows, folders = _rows_hash(recipe), [out, *out.glob("phase-*")]
+    if not recipe.resume:
+        for folder in folders:
+            _drop(folder, with_network=folder != out)
+    elif any(checkpoints(folder) for folder in folders):
+        # A key that a later version has brought was its default.
+        before = json.loads(json.dumps(Recipe().to_dict())) | _read_recipe(out / RECIPE, told)
+        other = [name for name in before if name not in APART and before[name] != told.get(name)]
+        if (out / ROWS).is_file() and (out / ROWS).read_text("utf-8").strip() != rows:
+            other.append("rows of scenarios")
+        if other:
+            raise ValueError(
+                f"{out} holds a run with other {', '.join(other)}; give another --output-dir, or "
+                "--no-resume to begin anew."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RECIPE).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    (out / ROWS).write_text(rows + "\n", "utf-8")
+
+
+def _read_recipe(path: Path, or_else: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's recipe says; `or_else` where there is none."""
+    try:
+        found = json.loads(path.read_text("utf-8")) if path.is_file() else or_else
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is not whole; give another --output-dir, or --no-resume to begin anew."
+        )
+    return found
+
+
+def _rows_hash(recipe: Recipe) -> str:
+    """Return the SHA-256 over the files of rows that the stage learns from."""
+    digest = hashlib.sha256()
+    for name in FILES if recipe.stage in ("select", "reason", "grpo") else ():
+        path = Path(recipe.scenarios or DATA_DIR) / f"{name}.jsonl"
+        digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return digest.hexdigest()
+
+
+def _drop(folder: Path, *, with_network: bool) -> None:
+    """Remove what a run has left in a folder and the next would take for its own."""
+    for path in checkpoints(folder):
+        shutil.rmtree(path)
+    names = [LOG, SESSIONS, *([NETWORK] if with_network else [])]
+    for path in (*folder.glob("best.*"), *(folder / name for name in names)):
+        path.unlink(missing_ok=True)
+
+
 def trainer_writes() -> bool:
     """Return whether this is the process that writes files."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -126,7 +201,7 @@ def push(folder: Path, repository: str) -> None:
         api.upload_folder(
             repo_id=repository,
             folder_path=str(folder),
-            allow_patterns=[NETWORK, "recipe.json", "tokenizer.json"],
+            allow_patterns=[NETWORK, RECIPE, "tokenizer.json"],
         )
     except (OSError, HfHubHTTPError) as error:
         reason = " ".join(str(error).split())
@@ -379,7 +454,8 @@ def _save(network: nn.Module, path: Path) -> None:
 def test(recipe: Recipe) -> Path:
     """Evaluate what the recipe has left on the test split; return the path of the report.
 
-    Photos and external sets are part of it where the recipe's `shared` folder has them.
+    Photos and external sets are part of it where the recipe's `shared` folder has them. With
+    `scenarios` it is the test split of those, and they alone are measured.
 
     Raises:
         ValueError: the recipe has left no network.
@@ -409,11 +485,6 @@ def run(arguments: Sequence[str]) -> Path:
     if asks_for_test_only(arguments):
         return test(recipes[-1])
     for recipe in recipes:
-        if trainer_writes():
-            out = Path(recipe.output_dir)
-            out.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(recipe.to_dict(), indent=2) + "\n"
-            (out / "recipe.json").write_text(text, "utf-8")
         path = train(recipe)
     return path
 

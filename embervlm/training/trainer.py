@@ -229,6 +229,13 @@ class EmberTrainer(Trainer):
                 json.dumps({"exact": exact, "step": self.state.global_step}) + "\n", "utf-8"
             )
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch's steps, and none where the checkpoint is that of the last one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
     # --- weights ----------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -22,6 +22,7 @@ from embervlm.training.recipe import Recipe  # noqa: E402
 from embervlm.training.rounding import round_q4_0  # noqa: E402
 from embervlm.training.run import add_low_rank, run, without_low_rank  # noqa: E402
 from embervlm.training.stages import STAGES  # noqa: E402
+from embervlm.training.trainer import checkpoints  # noqa: E402
 
 QUIET = [
     "--report-to",
@@ -205,6 +206,31 @@ def test_select_learns_from_a_folder_of_ones_own(start: list[str], tmp_path: Pat
     with pytest.raises(ValueError, match=r"limits is missing. \(20 faults in all"):
         rows = [{k: v for k, v in row.items() if k != "limits"} for row in rows]
         train()
+
+
+def test_a_folder_goes_on_with_its_own_run_alone(start: list[str], tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.mkdir()
+    rows = [json.dumps(row) for row in load("scenarios", "train")[:16]]
+    (mine / "scenarios.jsonl").write_text("\n".join(rows), "utf-8")
+    words = ["--stage", "select", "--scenarios", str(mine), "--batch-size", "8", "--save-steps",
+             "1", "--max-steps", "2", *start, *QUIET, "--output-dir", str(out)]  # fmt: skip
+    weights = run(words).read_bytes()
+    told = (out / "recipe.json").read_text("utf-8")
+    assert run([*words, "--keep", "1"]).read_bytes() == weights, "no step beyond the last one"
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-1", "checkpoint-2"]
+    changed = [*words, "--learning-rate", "0.1", "--max-steps", "1", "--save-steps", "1"]
+    with pytest.raises(ValueError, match=r"other max_steps, learning_rate; give another --output"):
+        run(changed)
+    (mine / "scenarios.jsonl").write_text("\n".join(rows[:8]), "utf-8")
+    with pytest.raises(ValueError, match="holds a run with other rows of scenarios; give another"):
+        run(words)
+    assert json.loads((out / "recipe.json").read_text("utf-8")) == {**json.loads(told), "keep": 1}
+    assert run([*changed, "--no-resume"]).read_bytes() != weights
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-1"], "its own, none of before"
+    (out / "recipe.json").write_text("{", "utf-8")
+    with pytest.raises(ValueError, match=r"recipe.json is not whole; give another --output-dir"):
+        run(words)
 
 
 def test_a_low_rank_addition_merges_to_the_same_network(tokenizer: Tokenizer) -> None:
