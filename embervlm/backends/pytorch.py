@@ -4,6 +4,7 @@ trained: `network.safetensors` with its `tokenizer.json` beside it, of either fa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -77,7 +78,8 @@ class PyTorchBackend:
         self._lock = Lock()
         if self.network.plan is not None and config.plan_readers:
             own = self.network.text.layers[-config.plan_readers]
-            own.register_forward_pre_hook(self._keep)
+            # Bound to the list alone: a network can be copied, a lock cannot.
+            own.register_forward_pre_hook(partial(_keep, self._middle))
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> PyTorchBackend:
@@ -93,9 +95,6 @@ class PyTorchBackend:
     def calibration(self) -> dict[str, float]:
         """The numbers fitted on validation data."""
         return self._calibration
-
-    def _keep(self, _: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        self._middle[:] = given[:1]
 
     @torch.inference_mode()
     def propose(self, task: str | None, pixels_CHW: Array | None) -> Proposal:
@@ -186,3 +185,7 @@ class PyTorchBackend:
             return chances_V
 
         return self._grammar.write(robots, step)
+
+
+def _keep(middle: list[torch.Tensor], _: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    middle[:] = given[:1]
