@@ -3,7 +3,7 @@
     embervlm eval --split validation --against last/report.json --json now.json
 
 Each report holds, for each of its lists of cases, a "1" for an exactly right set and a "0" for a
-wrong one, in the order of the list, and a digest of the ids, so that only like is held against
+wrong one, in the order of the list, and a digest of the cases, so that only like is held against
 like. Two tests of paired answers:
 
 - the change of the share right with a paired bootstrap interval: whole clusters are drawn, and with
@@ -31,11 +31,15 @@ _NONE = float("nan")
 
 
 def rightness(answered: Sequence[Answered]) -> dict[str, str]:
-    """Return "rows", a digest of the cases' ids and places in order, and "right", their string."""
-    names = "\n".join(f"{one.case.truth.id} {one.case.truth.environment}" for one in answered)
+    """Return "rows", a digest of the cases' ids and places in order, "cases", one of their words
+    and true robots too, and "right", their string."""
+    truths = [one.case.truth for one in answered]
+    names = "\n".join(f"{truth.id} {truth.environment}" for truth in truths)
+    cases = json.dumps([[t.id, t.environment, t.task, sorted(t.robots)] for t in truths])
     right = (exact(one.decision.robots, one.case.truth.robots) for one in answered)
     return {
         "rows": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "cases": hashlib.sha256(cases.encode()).hexdigest()[:16],
         "right": "".join("1" if is_right else "0" for is_right in right),
     }
 
@@ -50,17 +54,25 @@ def read_rightness(path: Path, split: str) -> dict[str, dict[str, str]]:
         report: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a report ({error}).") from error
-    if not isinstance(report, dict) or not isinstance(report.get("right"), dict):
+    if not isinstance(report, dict) or not _says_right(report.get("right")):
         raise ValueError(
             f"{path} does not say which answers were right; make it anew with 'embervlm eval'."
         )
-    if report["about"]["split"] != split:
+    about = report.get("about")
+    its_split = about.get("split") if isinstance(about, dict) else None
+    if its_split != split:
         raise ValueError(
-            f"{path} is of the split {report['about']['split']}, this is {split}; compare reports "
-            "of one split."
+            f"{path} is of the split {its_split}, this is {split}; compare reports of one split."
         )
     found: dict[str, dict[str, str]] = report["right"]
     return found
+
+
+def _says_right(right: Any) -> bool:
+    return isinstance(right, dict) and all(
+        isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("rows", "right"))
+        for one in right.values()
+    )
 
 
 def change_rows(
@@ -71,9 +83,11 @@ def change_rows(
     missing: dict[str, str] = {}
     for name, answered in lists.items():
         now = rightness(answered)
+        # An older report has no digest of words and robots.
+        digest = "cases" if "cases" in before.get(name, {}) else "rows"
         if name not in before:
             missing[f"change of {name}"] = "the earlier report has no such list"
-        elif before[name]["rows"] != now["rows"]:
+        elif before[name][digest] != now[digest]:
             missing[f"change of {name}"] = "the earlier report has other cases"
         else:
             clusters = [one.case.truth.pair or one.case.truth.id for one in answered]

@@ -56,13 +56,23 @@ def test_report_against_itself_has_not_changed(
     assert row["change"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 16}
     assert row["p_mcnemar"]["value"] == 1.0
     other = json.loads(first.read_text("utf-8"))
-    other["right"]["requests and plans"]["rows"] = "0" * 16
-    first.write_text(json.dumps(other), "utf-8")
-    run("validation", tiny_model, "reference", None, second, False, parts, against=first)
-    report = json.loads(second.read_text("utf-8"))
-    assert report["not measured"]["change of requests and plans"] == (
-        "the earlier report has other cases"
-    )
+    mark = other["right"]["requests and plans"]
+
+    def unlike() -> str | None:
+        first.write_text(json.dumps(other), "utf-8")
+        run("validation", tiny_model, "reference", None, second, False, parts, against=first)
+        why: dict[str, str] = json.loads(second.read_text("utf-8"))["not measured"]
+        return why.get("change of requests and plans")
+
+    data = small_data.with_name("data") / "scenarios.jsonl"
+    whole = data.read_text("utf-8")
+    for before, after in (("at the roof, val", "at roofs, val"), ('["Drone"]', '["Humanoid"]')):
+        data.write_text(whole.replace(before, after), "utf-8")
+        assert unlike() == "the earlier report has other cases", "the same ids, another request"
+    del mark["cases"]
+    assert unlike() is None, "an older report has a digest of ids alone"
+    mark["rows"] = "0" * 16
+    assert unlike() == "the earlier report has other cases"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +80,8 @@ def test_report_against_itself_has_not_changed(
     [
         ("{", "cannot be read as a report"),
         ('{"tables": {}}', "does not say which answers were right"),
+        ('{"right": {"requests": {}}}', "does not say which answers were right"),
+        ('{"right": {}, "about": []}', "is of the split None, this is validation"),
         ('{"right": {}, "about": {"split": "test"}}', "is of the split test, this is validation"),
     ],
 )
