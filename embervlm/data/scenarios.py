@@ -51,6 +51,11 @@ _WORD = re.compile(r"\w+")
 Row = dict[str, Any]
 
 
+def has_data() -> bool:
+    """Return whether the repository's rows are here: a package is installed without them."""
+    return all((DATA_DIR / f"{name}.jsonl").is_file() for name in FILES)
+
+
 def load(name: str, split: str | None = None, directory: Path | None = None) -> list[Row]:
     """Read the rows of one file of `FILES`, of one split or of all.
 

@@ -67,12 +67,16 @@ class Part:
 
 
 def reliability_part(
-    selector: Selector, answered: Sequence[Answered], *, are_validation: bool
+    selector: Selector,
+    answered: Sequence[Answered],
+    *,
+    are_validation: bool,
+    has_validation: bool = True,
 ) -> Part:
     """Measure answers to requests and plans; validation's, which these may be, give what is
-    fitted."""
+    fitted. Without them there are no tables of what is fitted."""
     fitted = answered
-    if not are_validation:
+    if has_validation and not are_validation:
         cases = text_cases("validation")
         fitted = [
             Answered(case, *decide(selector, case.scenario))
@@ -82,9 +86,10 @@ def reliability_part(
     confidence_N, right_N = confidences_of(answered)
     tables: dict[str, Rows] = {
         "calibration": {"embervlm": calibration_figures(answered, selector.calibration)},
-        "answers at a threshold from validation": threshold_rows(halves),
-        "sets that cover the true one": conformal_rows(halves, selector.calibration),
     }
+    if has_validation:
+        tables["answers at a threshold from validation"] = threshold_rows(halves)
+        tables["sets that cover the true one"] = conformal_rows(halves, selector.calibration)
     answers = [Answer.of(one.decision) for one in answered]
     truths = [one.case.truth for one in answered]
     coverage_N, risk_N = risk_coverage(confidence_N, right_N)

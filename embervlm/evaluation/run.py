@@ -23,7 +23,7 @@ from typing import Any
 
 from embervlm.backends import load_backend
 from embervlm.checkpoint import SHIPPED, checked_bytes, digest_of
-from embervlm.data.scenarios import DATA_DIR, SPLITS, load, load_own, split_hash
+from embervlm.data.scenarios import DATA_DIR, SPLITS, has_data, load, load_own, split_hash
 from embervlm.evaluation.ablations import place_from_photo, without_inputs, without_rules
 from embervlm.evaluation.bench import processor_name
 from embervlm.evaluation.cases import (
@@ -200,7 +200,14 @@ def evaluate(
     if "calibration" in parts:
         # Of one's own rows none has fitted anything.
         are_validation = split == "validation" and not scenarios
-        reliability = reliability_part(selector, answered, are_validation=are_validation)
+        has_validation = has_data()
+        if not has_validation:
+            missing["answers at a threshold, sets that cover the true one"] = (
+                "they are fitted on the repository's validation split; clone it"
+            )
+        reliability = reliability_part(
+            selector, answered, are_validation=are_validation, has_validation=has_validation
+        )
         tables |= reliability.tables
         report["points"] = reliability.points
     if "robustness" in parts:

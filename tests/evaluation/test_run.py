@@ -15,6 +15,7 @@ from fakes import FakeBackend
 from PIL import Image
 
 from embervlm.backends.base import Array, Proposal
+from embervlm.data import scenarios
 from embervlm.evaluation import run as evaluation_run
 from embervlm.evaluation.ablations import grey_photo, without_inputs, without_rules
 from embervlm.evaluation.cases import Answered, decide, photo_cases, text_cases
@@ -151,7 +152,7 @@ OWN = [
 
 
 def test_own_requests_are_measured_in_place_of_the_repository_s(
-    small_data: Path, tiny_model: Path, tmp_path: Path
+    small_data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, file = tmp_path / "mine", tmp_path / "report.json"
     own.mkdir()
@@ -174,6 +175,11 @@ def test_own_requests_are_measured_in_place_of_the_repository_s(
     assert report["tables"]["sets that cover the true one"]["asked for 90%"]["coverage"]["n"] == 2
     assert report["not measured"]["plans"] == "there are none in this split"
     assert "baselines" in report["not measured"]
+    monkeypatch.setattr(scenarios, "DATA_DIR", tmp_path / "installed without")
+    measured("validation")
+    assert report_of(file)["tables"]["calibration"]["embervlm"]["brier_sets"]["n"] == 2
+    assert "sets that cover the true one" not in report_of(file)["tables"]
+    assert "answers at a threshold, sets that cover the true one" in report_of(file)["not measured"]
     with pytest.raises(ValueError, match="has no request of the split 'test'"):
         measured("test")
     with pytest.raises(ValueError, match=r"photos: not with --scenarios, which measures requests"):
