@@ -11,7 +11,8 @@ which `run_history` reads the logs and sessions. Matplotlib is imported when som
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,12 @@ def plot(
     report = _read_report(result)
     history = read_log(metrics) if metrics is not None else []
     stages = read_run(run) if run is not None else []
-    drawn = draw_report(report, out, history)
-    drawn += draw_run(stages, out) + draw_beside([report, *map(_read_report, beside)], out)
+    with _as_whole(result):
+        drawn = draw_report(report, out, history)
+    with _as_whole(run):
+        drawn += draw_run(stages, out)
+    with _as_whole(*beside):
+        drawn += draw_beside([report, *map(_read_report, beside)], out)
     if not drawn:
         raise ValueError(
             f"{result} holds nothing that is drawn; make it with "
@@ -265,6 +270,16 @@ def draw_log(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> bo
     if kept:
         draw_curves(kept, path, f"{title}: losses and exact sets, with the last of each")
     return bool(kept)
+
+
+@contextmanager
+def _as_whole(*paths: Path | None) -> Iterator[None]:
+    """Say in a sentence that a file that is drawn lacks something."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        names = ", ".join(map(str, paths))
+        raise ValueError(f"{names} is not whole ({error!r}); make it anew.") from error
 
 
 def _read_report(path: Path) -> dict[str, Any]:

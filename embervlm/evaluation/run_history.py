@@ -51,14 +51,24 @@ def read_run(folder: Path) -> list[Stage]:
             sessions = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a run's sessions ({error}).") from error
+        if not _are_sessions(sessions):
+            raise ValueError(f"{path} holds no sessions of a run; give a whole run's folder.")
         lines = read_log(log) if log.is_file() else []
         stages.append(Stage(folder.name if name == "." else name, lines, sessions))
     if not stages:
         raise ValueError(
-            f"{folder} holds no sessions.json; give the --out of 'embervlm train', or the folder "
-            "that its stages lie in."
+            f"{folder} holds no sessions.json; give the --output-dir of 'embervlm train', or the "
+            "folder that its stages lie in."
         )
     return sorted(stages, key=lambda stage: stage.sessions[0]["started"])
+
+
+def _are_sessions(found: Any) -> bool:
+    return (
+        isinstance(found, list)
+        and bool(found)
+        and all(isinstance(one, dict) and "started" in one for one in found)
+    )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

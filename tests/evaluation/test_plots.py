@@ -91,6 +91,11 @@ def test_report_without_calibration_gives_the_other_pictures(
         ("[]", "is not a report"),
         ("{", "cannot be read as a report"),
         ('{"about": {"split": "test"}, "tables": {}}', "holds nothing that is drawn"),
+        ('{"about": {}, "tables": {}}', r"report.json is not whole \(KeyError\('split'\)\)"),
+        (
+            '{"about": {"split": "test"}, "tables": {"requests and plans": {"embervlm": {}}}}',
+            r"report.json is not whole",
+        ),
     ],
 )
 def test_what_is_no_report_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -118,8 +123,12 @@ def test_stages_stand_in_the_order_in_which_they_ran(tmp_path: Path) -> None:
     assert [stage.name for stage in stages] == ["b", "a"]
     assert energy_of(stages) == [("b", 2.0, 0.5), ("a", 2.0, 0.5)]
     assert last_figures(stages[0].log) == {"exact sets, requests": 0.5}
-    with pytest.raises(ValueError, match="holds no sessions.json"):
+    with pytest.raises(ValueError, match="holds no sessions.json; give the --output-dir"):
         read_run(tmp_path / "a" / "nothing")
+    for text in ("[]", "{}", "[1]"):
+        (tmp_path / "a" / "sessions.json").write_text(text, "utf-8")
+        with pytest.raises(ValueError, match=r"sessions.json holds no sessions of a run"):
+            read_run(tmp_path)
 
 
 def test_nothing_on_the_front_is_beaten() -> None:
