@@ -394,8 +394,6 @@ def save_for_transformers(model: Path, folder: Path) -> list[Path]:
 
 def _pixels(photo: Photo) -> NDArray[np.uint8]:
     """Return a photo as pixels (H, W, 3)."""
-    if isinstance(photo, Image.Image):
-        return np.asarray(photo.convert("RGB"))
     return photo if isinstance(photo, np.ndarray) else load_image(photo)
 
 

@@ -139,6 +139,22 @@ def test_photos_come_in_several_forms(made: Made, photo: Path) -> None:
     assert all(torch.equal(pixels[0], other) for other in pixels[1:])
 
 
+def test_an_opened_photo_is_turned_and_laid_on_white_as_its_file_is(
+    made: Made, tmp_path: Path
+) -> None:
+    processor, turned = made[2], Image.Exif()
+    turned[0x0112] = 6
+    noise = np.random.default_rng(1).integers(0, 256, (24, 40, 4), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "glass.png")
+    Image.fromarray(noise[..., :3]).save(tmp_path / "turned.jpg", exif=turned)
+    for name in ("glass.png", "turned.jpg"):
+        file, opened = (
+            processor(form)["pixel_values"]
+            for form in (tmp_path / name, Image.open(tmp_path / name))
+        )
+        assert torch.equal(file, opened), name
+
+
 def test_its_weights_can_be_trained(made: Made, photo: Path) -> None:
     _, model, processor = made
     output = model.train()(**processor([photo, photo], [TASK, "look"]))
