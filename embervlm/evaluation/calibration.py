@@ -267,7 +267,8 @@ def _answers(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the flags, fit on the validation split, rewrite the file's calibration."""
+    """Read the flags, fit on the validation split, rewrite the file's calibration; the user's
+    mistakes are one sentence and code 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="a model file")
     parser.add_argument("--shared", type=Path, help="folder that holds photos/; none: words only")
@@ -282,6 +283,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recall = options.no_robot_recall
     if recall is not None and not 0 < recall <= 1:
         parser.error(f"--no-robot-recall is {recall}; give a share above 0, at most 1.")
+    try:
+        values = _fitted(options, recall)
+        update_calibration(options.model, values)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"embervlm: {error}\n")
+        sys.exit(2)
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
+
+
+def _fitted(options: argparse.Namespace, recall: float | None) -> dict[str, float]:
     selector = Selector(load_backend(options.backend, options.model))
     cases = text_cases("validation")
     swaps = [
@@ -296,11 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     if options.only:
         cases += jobs
-        values = fit_teams(selector, cases, [selector.propose(case.scenario) for case in cases])
-    else:
-        values = fit(selector, cases, swaps, recall, jobs)
-    update_calibration(options.model, values)
-    sys.stdout.write(json.dumps(values, indent=2) + "\n")
+        return fit_teams(selector, cases, [selector.propose(case.scenario) for case in cases])
+    return fit(selector, cases, swaps, recall, jobs)
 
 
 if __name__ == "__main__":

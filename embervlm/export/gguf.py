@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,7 +246,8 @@ def _whole_taps(name: str, taps_9C: Array) -> dict[str, tuple[NDArray[np.generic
 
 
 def main() -> None:
-    """Read the flags, write a trained network, and refuse a file that is too large to ship."""
+    """Read the flags, write a trained network, and refuse a file that is too large to ship; the
+    user's mistakes are one sentence and code 2."""
     from embervlm.models.modeling import load_network
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -254,9 +256,13 @@ def main() -> None:
     parser.add_argument("--type", choices=TYPES, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    network = load_network(options.network)
-    tokenizer = Tokenizer.from_file(options.tokenizer)
-    write_gguf(checkpoint_of(network, tokenizer, {}), options.out, options.type)
+    try:
+        network = load_network(options.network)
+        tokenizer = Tokenizer.from_file(options.tokenizer)
+        write_gguf(checkpoint_of(network, tokenizer, {}), options.out, options.type)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"embervlm: {error}\n")
+        sys.exit(2)
     size = options.out.stat().st_size
     if options.type != "f32" and size > LARGEST_FILE:
         raise SystemExit(f"{options.out} has {size:,} bytes; a shipped file has at most 16 MB.")

@@ -105,7 +105,7 @@ def _unit(x_NW: Array) -> Array:
 
 
 def main() -> None:
-    """Read the flags, and put it in."""
+    """Read the flags, and put it in; the user's mistakes are one sentence and code 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--shared", type=Path, required=True, help="folder that holds photos/")
@@ -113,7 +113,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--rows", type=int, default=ROWS)
     o = parser.parse_args()
-    put_recall(o.model, o.shared, o.out, o.width, o.rows)
+    try:
+        put_recall(o.model, o.shared, o.out, o.width, o.rows)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"embervlm: {error}\n")
+        sys.exit(2)
     sys.stdout.write(f"{o.out}\n")
 
 

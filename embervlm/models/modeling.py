@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -257,11 +257,16 @@ def load_network(path: Path) -> EmberNetwork:
     families.
 
     Raises:
-        ValueError: the file holds no configuration, one of another family, or another one than its
-            weights have.
+        ValueError: the file cannot be read, or holds no configuration, one of another family, or
+            another one than its weights have.
     """
-    with safe_open(path, "pt") as file:
-        config = from_metadata(file.metadata(), path)
+    try:
+        with safe_open(path, "pt") as file:
+            config = from_metadata(file.metadata(), path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); give the network.safetensors of a run."
+        ) from error
     if not isinstance(config, EmberConfig):
         raise ValueError(
             f"{path} is of the family {config.family}; this needs ember-nano or bitmar."

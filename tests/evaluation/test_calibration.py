@@ -199,6 +199,16 @@ def test_the_command_rewrites_the_numbers_and_not_the_weights(
     assert json.loads(capsys.readouterr().out) == printed
 
 
+def test_a_model_that_is_not_there_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--model", str(tmp_path / "none.gguf")])
+    assert error.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("embervlm: ") and told.count("\n") == 1 and "none.gguf" in told
+
+
 def test_refuses_a_recall_that_is_no_share() -> None:
     with pytest.raises(SystemExit) as error:
         main(["--model", "m.gguf", "--no-robot-recall", "85"])

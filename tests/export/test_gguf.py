@@ -98,6 +98,39 @@ def test_the_command_writes_the_ternary_values_of_what_was_trained(
         np.testing.assert_array_equal(loaded.weights[name], value.detach().numpy())
 
 
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        ("--network", "none.safetensors"),
+        ("--network", "words.json"),
+        ("--tokenizer", "none.json"),
+        ("--out", "nowhere/m.gguf"),
+    ],
+)
+def test_the_command_says_in_a_sentence_what_is_missing(
+    flag: str,
+    name: str,
+    bitmar_checkpoint: Checkpoint,
+    tokenizer_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = config_of(bitmar_checkpoint.config)
+    assert isinstance(config, EmberConfig)
+    save_network(EmberNetwork(config), tmp_path / "network.safetensors")
+    (tmp_path / "words.json").write_text("{}", "utf-8")
+    words = {"--network": tmp_path / "network.safetensors", "--tokenizer": tokenizer_file,
+             "--type": "q4_0", "--out": tmp_path / "m.gguf", flag: tmp_path / name}  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["gguf", *(str(x) for pair in words.items() for x in pair)])
+    with pytest.raises(SystemExit) as error:
+        main()
+    told = capsys.readouterr().err
+    assert error.value.code == 2
+    assert told.startswith("embervlm: ") and told.count("\n") == 1
+    assert Path(name).parts[0] in told
+
+
 def test_what_is_not_ternary_is_not_written_as_if(
     bitmar_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 # Each of these imports gguf.
 from embervlm.export.gguf import write_gguf  # noqa: E402
 from embervlm.export.parts import replace_part  # noqa: E402
-from embervlm.export.photo_recall import PART, put_recall  # noqa: E402
+from embervlm.export.photo_recall import PART, main, put_recall  # noqa: E402
 
 COUNT = 24
 
@@ -103,6 +103,18 @@ def test_a_look_of_nothing_is_told_by_all_looks(
     features_C = sound.weights[f"{PART}value.bias"]
     wanted = sound.weights["image.scene.weight"] @ features_C + sound.weights["image.scene.bias"]
     np.testing.assert_allclose(scene, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_photos_that_are_not_there_are_one_sentence(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", bare, "--shared", tmp_path / "none", "--out", tmp_path / "out.gguf"]
+    monkeypatch.setattr("sys.argv", ["photo_recall", *map(str, words)])
+    with pytest.raises(SystemExit) as error:
+        main()
+    assert error.value.code == 2
+    assert "cannot be read (No such file or directory)" in capsys.readouterr().err
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_a_table_of_another_form_is_refused(
