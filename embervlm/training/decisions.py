@@ -154,6 +154,8 @@ class Mixture:
         self.requests = base_samples("train", settings.scenarios, settings.plans)
         self.with_numbers = [sample for sample in self.requests if mentions_of(sample)]
         self.photo_rows = load_own("photo_requests", "train", settings.scenarios)
+        if not self.requests and not self.photo_rows:
+            raise ValueError(f"{settings.scenarios or DATA_DIR} has no row of the split train.")
         # Of the requests as they stand, which each epoch reads again.
         self.readings: dict[str | None, Reading] = {}
         self.digits = {tokenizer.encode(f"{space}{d}")[0] for d in range(10) for space in ("", " ")}

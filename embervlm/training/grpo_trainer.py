@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from embervlm.data.sample import Sample, robots_of
+from embervlm.data.scenarios import DATA_DIR
 from embervlm.fleet import Fleet
 from embervlm.models.configuration import EmberConfig
 from embervlm.ngrams import hash_ngrams
@@ -83,6 +84,8 @@ class Requests:
         """Take a split; with `most`, no more than that many requests of it, drawn by the seed."""
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.samples = base_samples(split, scenarios)
+        if split == "train" and not self.samples:
+            raise ValueError(f"{scenarios or DATA_DIR} has no row of the split train.")
         if 0 < most < len(self.samples):
             self.samples = random.Random(f"{seed} {split}").sample(self.samples, most)
 

@@ -21,7 +21,7 @@ import torch
 
 from embervlm.backends.base import MAX_TASK_TOKENS
 from embervlm.data.sample import Sample, from_photo_request
-from embervlm.data.scenarios import Row, is_addition, load_own
+from embervlm.data.scenarios import DATA_DIR, Row, is_addition, load_own
 from embervlm.fleet import ENVIRONMENTS
 from embervlm.models.configuration import PrefixConfig
 from embervlm.models.ember_37m import Ember37M
@@ -182,6 +182,8 @@ class PrefixDecisions:
             for row in load_own("photo_requests", split, settings.scenarios)
             if (places := [place for place in row["by_environment"] if place in self._places])
         ]
+        if not held_out and not self._requests and not self._photo_requests:
+            raise ValueError(f"{settings.scenarios or DATA_DIR} has no row of the split train.")
         self._fixed = self._held_out_items() if held_out else []
 
     def items(self, epoch: int) -> Sequence[Written]:

@@ -203,6 +203,8 @@ def test_select_learns_from_a_folder_of_ones_own(start: list[str], tmp_path: Pat
     assert state["step"] == 4, "16 requests, 8 once more, 6 with other numbers, by eights"
     with pytest.raises(ValueError, match=r"unknown robot \['Tank'\]. \(40 faults in all"):
         train(suited=["Tank"])
+    with pytest.raises(ValueError, match=r"mine has no row of the split train\."):
+        train(split="validation")
     with pytest.raises(ValueError, match=r"limits is missing. \(20 faults in all"):
         rows = [{k: v for k, v in row.items() if k != "limits"} for row in rows]
         train()
