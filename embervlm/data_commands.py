@@ -39,10 +39,10 @@ def check_data(
     with user_errors():
         from rich.table import Table
 
-        from embervlm.data.scenarios import FILES, SPLITS, check, load
+        from embervlm.data.scenarios import SPLITS, check, files_of, load
 
         table = Table("set", *SPLITS, title="Scenarios")
-        for name in FILES:
+        for name in files_of(directory):
             splits = [row.get("split") for row in load(name, directory=directory)]
             table.add_row(name, *(f"{splits.count(split):,}" for split in SPLITS))
         console().print(table)

@@ -335,11 +335,12 @@ def test_data_check_counts_and_fails_on_faults(run: Run, tmp_path: Path) -> None
     row = {
         "id": "one", "task": "Send the drone over the mill.", "suited": ["Drone"],
         "primary": "Drone", "environment": "airborne", "actions": ["look"], "limits": {},
-        "split": "train",
+        "split": "train", "kind": "choice",
     }  # fmt: skip
     write_lines(tmp_path / "scenarios.jsonl", row)
     for name in ("plans", "photo_requests"):
         (tmp_path / f"{name}.jsonl").write_text("", "utf-8")
+    (tmp_path / "splits.sha256").write_text("of other splits\n", "utf-8")
     result = run("data", "check", "--dir", tmp_path)
     assert result.exit_code == 1
     assert "scenarios" in result.stdout

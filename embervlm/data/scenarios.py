@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import sys
 import zlib
@@ -36,6 +37,11 @@ KEYS = {
     "plans": ("id", "split", "task", "suited", "environment", "plan"),
     "photo_requests": ("id", "split", "task", "by_environment", "actions", "limits"),
 }  # fmt: skip
+STEP_KEYS = ("subtask", "robot", "after", "actions", "limits")
+KINDS = ("choice", "team")
+# Of what form the values of keys are, in rows and in steps of plans.
+_TEXTS = ("id", "split", "task", "primary", "environment", "kind", "pair", "subtask", "robot")
+_LISTS = ("suited", "actions", "conflict")
 
 # Cosine of the hashed 4-gram vectors. Rows written one after the other are often contrast partners.
 NEAR_DUPLICATE = 0.30
@@ -60,7 +66,7 @@ def load(name: str, split: str | None = None, directory: Path | None = None) -> 
     """Read the rows of one file of `FILES`, of one split or of all.
 
     Raises:
-        ValueError: an unknown name or split, or the file is not there.
+        ValueError: an unknown name or split, or the file is not there, or a line of it is no row.
     """
     if name not in FILES or split not in (None, *SPLITS):
         raise ValueError(
@@ -71,8 +77,27 @@ def load(name: str, split: str | None = None, directory: Path | None = None) -> 
         raise ValueError(
             f"{path} is not there; clone the repository, where the data ship, or set its folder."
         )
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [row for row in rows if split in (None, row["split"])]
+    rows = []
+    try:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+            rows.append(json.loads(line))
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"{path}, line {number} is no JSON object; see data/README.md.")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it so.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number} is no JSON ({error}).") from error
+    return [row for row in rows if split in (None, row.get("split"))]
+
+
+def files_of(directory: Path | None) -> tuple[str, ...]:
+    """Return which of `FILES` are to be read: of somebody's own folder, `scenarios.jsonl` and those
+    that are there; of the repository's, all."""
+    return tuple(
+        name
+        for name in FILES
+        if directory is None or name == "scenarios" or (directory / f"{name}.jsonl").is_file()
+    )
 
 
 def load_own(name: str, split: str, folder: str) -> list[Row]:
@@ -85,22 +110,13 @@ def load_own(name: str, split: str, folder: str) -> list[Row]:
     """
     if not folder:
         return load(name, split)
-    if name != "scenarios" and not (Path(folder) / f"{name}.jsonl").is_file():
+    if name not in files_of(Path(folder)):
         return []
-    fleet, faults = Fleet.default(), []
-    try:
-        rows = load(name, None, Path(folder))
-        for row in rows:
-            if missing := [key for key in KEYS[name] if key not in row]:
-                faults.append(f"{row.get('id')}: {', '.join(missing)} is missing.")
-            else:
-                found = _label_faults({**row, "_file": name}, fleet)
-                faults += [f"{row['id']}: {fault}" for fault in found]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"A row of {folder}/{name}.jsonl has another form than those of data/ ({error!r}); "
-            "see data/README.md."
-        ) from error
+    fleet, faults, rows = Fleet.default(), [], load(name, None, Path(folder))
+    for number, row in enumerate(rows, start=1):
+        found = list(_form_faults(name, row)) or _label_faults({**row, "_file": name}, fleet)
+        faults += [f"{_named(row, number)}: {fault}" for fault in found]
+    faults += _repeated(rows)
     if faults:
         raise ValueError(f"{folder}/{name}.jsonl: {faults[0]} ({len(faults)} faults in all.)")
     return [row for row in rows if row["split"] == split]
@@ -165,24 +181,29 @@ def check(directory: Path | None = None, fleet: Fleet | None = None) -> list[str
 
     Faults: a robot's name or the answer in a request, a duplicate or near-duplicate across splits,
     an unknown label, a plan with a cycle or a wrong index, a split that differs from its pinned
-    hash.
+    hash. Of somebody's own folder `files_of` are checked, and the hash if there is one.
     """
     fleet = fleet or Fleet.default()
-    directory = directory or DATA_DIR
     faults: list[str] = []
-    rows = [{**row, "_file": name} for name in FILES for row in load(name, directory=directory)]
-    counts = Counter(row["id"] for row in rows)
-    faults += [f"{name}: this id stands {n} times." for name, n in counts.items() if n > 1]
+    rows: list[Row] = []
+    for name in files_of(directory):
+        for number, row in enumerate(load(name, directory=directory), start=1):
+            if found := [f"{_named(row, number)}: {fault}" for fault in _form_faults(name, row)]:
+                faults += found
+            else:
+                rows.append({**row, "_file": name})
+    is_readable = not faults
+    faults += _repeated(rows)
     for row in rows:
         faults += [f"{row['id']}: {fault}" for fault in _label_faults(row, fleet)]
-        if name := leaked_answer(row, fleet):
-            faults.append(f"{row['id']}: the request names {name!r}, which is (in) its answer.")
-        if cycle := plan_fault(row.get("plan", [])):
-            faults.append(f"{row['id']}: {cycle}")
+        if answer := leaked_answer(row, fleet):
+            faults.append(f"{row['id']}: the request names {answer!r}, which is (in) its answer.")
     faults += _cross_split_faults(rows)
-    pinned = directory / "splits.sha256"
-    if not pinned.is_file() or pinned.read_text("utf-8").strip() != split_hash(directory):
-        faults.append(f"{pinned.name}: the splits differ from the pinned hash.")
+    pinned = (directory or DATA_DIR) / "splits.sha256"
+    if is_readable and (directory is None or pinned.is_file()):
+        told = pinned.read_text("utf-8").strip() if pinned.is_file() else None
+        if told != split_hash(directory):
+            faults.append(f"{pinned.name}: the splits differ from the pinned hash.")
     return faults
 
 
@@ -228,6 +249,61 @@ def plan_fault(plan: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
+def _named(row: Row, number: int) -> str:
+    """Return a row's id, or where it stands if it has none."""
+    return row["id"] if _is_text(row.get("id")) else f"row {number}"
+
+
+def _repeated(rows: Sequence[Row]) -> list[str]:
+    counts = Counter(row["id"] for row in rows if _is_text(row.get("id")))
+    return [f"{name}: this id stands {n} times." for name, n in counts.items() if n > 1]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+def _form_faults(name: str, row: Row) -> Iterable[str]:
+    """Yield what a row lacks of `KEYS`, and what has another form than in `data/`."""
+    if missing := [key for key in KEYS[name] if key not in row]:
+        yield f"{', '.join(missing)} is missing."
+    plan, places = row.get("plan", [{}]), row.get("by_environment", {"none": [NO_ROBOT]})
+    if not plan or not _is_list(plan, dict):
+        yield f"plan is {plan!r}; expected a list of steps."
+        plan = []
+    for i, step in enumerate(plan if "plan" in row else []):
+        if missing := [key for key in STEP_KEYS if key not in step]:
+            yield f"{', '.join(missing)} is missing in step {i} of the plan."
+        if not _is_list(step.get("after", []), int):
+            yield f"after is {step['after']!r}; expected numbers of steps."
+    answers = list(places.values()) if isinstance(places, dict) else []
+    if not answers or not all(one and _is_list(one, str) for one in answers):
+        yield f"by_environment is {places!r}; expected robots by place."
+    if _is_text(kind := row.get("kind", KINDS[0])) and kind not in KINDS:
+        yield f"kind is {kind!r}; expected {' or '.join(KINDS)}."
+    for part in (row, *plan):
+        for key in _TEXTS:
+            if not _is_text(part.get(key, key)):
+                yield f"{key} is {part[key]!r}; expected a text."
+        for key in _LISTS:
+            if not _is_list(part.get(key, []), str):
+                yield f"{key} is {part[key]!r}; expected a list of texts."
+        limits = part.get("limits", {})
+        if not isinstance(limits, dict):
+            yield f"limits is {limits!r}; expected names and values."
+            continue
+        for key, value in limits.items():
+            is_number = type(value) in (int, float) and 0 <= value < math.inf
+            if key in QUANTITIES and not is_number:
+                yield f"{key} is {value!r}; expected a number of 0 or more."
+            if key in FLAGS and not isinstance(value, bool):
+                yield f"{key} is {value!r}; expected true or false."
+
+
 def _label_faults(row: Row, fleet: Fleet) -> Iterable[str]:
     robots = row.get("suited", [])
     answers = [robots, *row.get("by_environment", {}).values()]
@@ -255,6 +331,8 @@ def _label_faults(row: Row, fleet: Fleet) -> Iterable[str]:
             yield f"unknown robot {part['robot']!r} in the plan."
     if row.get("split") not in SPLITS:
         yield f"unknown split {row.get('split')!r}."
+    if cycle := plan_fault(row.get("plan", [])):
+        yield cycle
 
 
 def _cross_split_faults(rows: Sequence[Row]) -> Iterable[str]:

@@ -192,6 +192,36 @@ def test_a_sound_copy_has_no_faults(planted: Callable[..., list[str]]) -> None:
         ),
         ("plans", lambda rows: rows[0]["plan"][0].update(after=[9]), "waits for step 9"),
         ("plans", lambda rows: rows[0]["plan"][0].update(robot="Crane"), "unknown robot 'Crane'"),
+        *(
+            ("scenarios", lambda rows, limits=limits: rows[0].update(limits=limits), fault)
+            for limits, fault in (
+                *(
+                    ({"load_kg": value}, f"load_kg is {value!r}; expected a number")
+                    for value in (None, [8], "heavy", "8", True, -5, float("nan"))
+                ),
+                ({"night": 1}, "night is 1; expected true or false"),
+                ([], "limits is []; expected names"),
+            )
+        ),
+        *(
+            ("scenarios", lambda rows, key=key, value=value: rows[0].update({key: value}), fault)
+            for key, value, fault in (
+                ("task", 5, "task is 5; expected a text"),
+                ("task", " ", "task is ' '; expected a text"),
+                ("id", 1, "row 1: id is 1; expected a text"),
+                ("kind", "Choice", "kind is 'Choice'; expected choice or team"),
+                ("suited", "Humanoid", "suited is 'Humanoid'; expected a list of texts"),
+            )
+        ),
+        ("scenarios", lambda rows: rows[0].pop("task"), "task is missing"),
+        ("plans", lambda rows: rows[0].update(plan=[]), "plan is []; expected a list of steps"),
+        ("plans", lambda rows: rows[0]["plan"][0].pop("after"), "after is missing in step 0"),
+        ("plans", lambda rows: rows[0]["plan"][0].update(after=["1"]), "after is ['1']; expected"),
+        (
+            "photo_requests",
+            lambda rows: rows[0].update(by_environment={"paved": []}),
+            "expected robots by place",
+        ),
     ],
 )
 def test_finds_what_was_planted(
@@ -246,6 +276,35 @@ def test_loading_names_what_it_cannot_find(tmp_path: Path) -> None:
         load("plans", "exam")
     with pytest.raises(ValueError, match="is not there"):
         load("plans", directory=tmp_path)
+
+
+def test_a_folder_of_ones_own_may_hold_requests_alone(tmp_path: Path) -> None:
+    rows = load("scenarios", "train")[:4]
+    write(tmp_path / "scenarios.jsonl", rows)
+    assert check(tmp_path) == []
+    assert load_own("scenarios", "train", str(tmp_path)) == rows
+    assert load_own("plans", "train", str(tmp_path)) == []
+    write(tmp_path / "scenarios.jsonl", [rows[0], {**rows[1], "id": rows[0]["id"]}])
+    with pytest.raises(ValueError, match="this id stands 2 times"):
+        load_own("scenarios", "train", str(tmp_path))
+    write(tmp_path / "scenarios.jsonl", [{**rows[0], "kind": "Choice"}])
+    with pytest.raises(ValueError, match=f"{rows[0]['id']}: kind is 'Choice'; expected choice or"):
+        load_own("scenarios", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b'{"split": "train"}\n{"id": 3\n', r"scenarios.jsonl, line 2 is no JSON \("),
+        (b"[1]\n", r"scenarios.jsonl, line 1 is no JSON object"),
+        (b"\xff\xfe\n", r"scenarios.jsonl is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, fault: str) -> None:
+    (tmp_path / "scenarios.jsonl").write_bytes(content)
+    for read in (check, lambda folder: load_own("scenarios", "train", str(folder))):
+        with pytest.raises(ValueError, match=fault):
+            read(tmp_path)
 
 
 def test_the_pinned_hash_changes_with_any_split(tmp_path: Path) -> None:
