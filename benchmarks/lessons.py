@@ -47,7 +47,7 @@ from rewording import reword
 from scipy import stats
 
 from embervlm.backends import load_backend
-from embervlm.backends.base import Proposal
+from embervlm.backends.base import Proposal, StepScores
 from embervlm.data.scenarios import load
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.protocol import Quotas
@@ -72,15 +72,22 @@ class Remembering:
     def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.seen: dict[str | None, Proposal] = {}
-        self.image_size = backend.image_size
+        self.steps: dict[int, tuple[StepScores, ...]] = {}
+        self.image_size, self.tokenizer = backend.image_size, backend.tokenizer
         self.calibration = backend.calibration
 
     def propose(self, task: str | None, pixels: Any) -> Proposal:
         """Return what the network says of words alone."""
         if task not in self.seen:
-            # Without the states, which only the reasoning needs: they would fill the memory.
-            self.seen[task] = replace(self.backend.propose(task, pixels), states=None)
+            # Without the states, which only steps and reasoning need: they would fill the memory.
+            proposal = self.backend.propose(task, pixels)
+            kept = self.seen[task] = replace(proposal, states=None)
+            self.steps[id(kept)] = self.backend.split(proposal)
         return self.seen[task]
+
+    def split(self, proposal: Proposal) -> tuple[StepScores, ...]:
+        """Return what is said of each step."""
+        return self.steps[id(proposal)]
 
 
 def with_memory(backend: Any, quotas: Quotas | None = None) -> Selector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from dataclasses import dataclass, field, replace
@@ -264,3 +265,15 @@ def test_what_was_asked_once_is_said_again(tiny_model: Path) -> None:
     assert remembering.propose(task, pixels_CHW) is not seen
     assert remembering.calibration == backend.calibration
     assert remembering.write(proposal, ["Drone"]) == backend.write(proposal, ["Drone"])
+
+
+def test_the_benchmark_of_lessons_decides_as_the_backend(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scipy")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    lessons = importlib.import_module("lessons")
+    backend, task = load_backend("native", tiny_model), "map it, then carry 8 kg"
+    found = lessons.decide(Selector(lessons.Remembering(backend)), task)
+    plain = lessons.decide(Selector(backend), task)
+    assert (found.robots, found.plan) == (plain.robots, plain.plan)
