@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -120,34 +120,45 @@ def matched(plan: Sequence[Subtask], truth: Sequence[Mapping[str, Any]]) -> dict
     1; the pairing with the largest sum is taken (of equal ones that which keeps the order). Steps
     that have nothing in common are no partners.
     """
-    like = np.array([[_likeness(step, true) for step in plan] for true in truth])
-    if not like.size:
-        return {}
-    rows, columns = like.shape
-    if rows <= columns:
-        best = max(
-            permutations(range(columns), rows),
-            key=lambda p: sum(like[i, j] for i, j in enumerate(p)),
-        )
-        pairs = list(enumerate(best))
+    like = [[_likeness(step, true) for step in plan] for true in truth]
+    if len(truth) <= len(plan):
+        pairs = list(enumerate(_best_pairing(like)))
     else:
-        best = max(
-            permutations(range(rows), columns),
-            key=lambda p: sum(like[i, j] for j, i in enumerate(p)),
-        )
-        pairs = [(i, j) for j, i in enumerate(best)]
-    return {i: j for i, j in pairs if like[i, j] > 0}
+        turned = list(map(list, zip(*like, strict=True)))
+        pairs = [(i, j) for j, i in enumerate(_best_pairing(turned))]
+    return {i: j for i, j in sorted(pairs) if like[i][j] > 0}
 
 
-def _likeness(step: Subtask, true: Mapping[str, Any]) -> float:
+def _best_pairing(like: Sequence[Sequence[Fraction]]) -> list[int]:
+    """Return for each row another column, with the largest sum, of equal ones the first in the
+    order of permutations; there are as many columns as rows, or more.
+
+    Column after column, the best is kept for each set of rows that have theirs: a set's order among
+    equals does not depend on what the others get (Bellman 1962; Held and Karp 1962).
+    """
+    if not like:
+        return []
+    best: dict[int, tuple[Fraction, tuple[int, ...]]] = {0: (Fraction(0), (0,) * len(like))}
+    for column in range(len(like[0])):
+        for taken, (total, places) in list(best.items()):
+            for row, likenesses in enumerate(like):
+                if not taken >> row & 1:
+                    # Negative, so that of equal sums the earlier column is the larger.
+                    there = (*places[:row], -column, *places[row + 1 :])
+                    found, now = (total + likenesses[column], there), taken | 1 << row
+                    best[now] = max(best.get(now, found), found)
+    return [-place for place in best[(1 << len(like)) - 1][1]]
+
+
+def _likeness(step: Subtask, true: Mapping[str, Any]) -> Fraction:
     said, wanted = set(stems(step.subtask, _PLAIN)), set(stems(true["subtask"], _PLAIN))
     needs = step.needs or Needs()
     actions = set(true["actions"])
     numbers = {x for x in true["limits"].values() if x is not True}
-    found = len(said & wanted) / max(1, len(wanted))
-    found += len(actions & set(needs.actions)) / max(1, len(actions))
+    found = Fraction(len(said & wanted), max(1, len(wanted)))
+    found += Fraction(len(actions & set(needs.actions)), max(1, len(actions)))
     if numbers:
-        found += len(numbers & set(needs.quantities.values())) / len(numbers)
+        found += Fraction(len(numbers & set(needs.quantities.values())), len(numbers))
     return found
 
 

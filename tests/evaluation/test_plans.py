@@ -1,10 +1,13 @@
 """Plans are paired by meaning and scored as the formulas say."""
 
 import math
+import random
+from fractions import Fraction
+from itertools import permutations
 
 import pytest
 
-from embervlm.evaluation.plans import matched, score_plan, summary
+from embervlm.evaluation.plans import _best_pairing, matched, score_plan, summary
 from embervlm.fleet import Fleet
 from embervlm.scenario import Needs, Subtask
 
@@ -59,6 +62,23 @@ def test_steps_are_paired_by_meaning_wherever_they_stand() -> None:
     assert (found["assignment"], found["precedence_f1"]) == (1, 1)
     # Places 1, 2, 0: sum of squared gaps 6 of n = 3.
     assert found["order"] == pytest.approx(1 - 6 * 6 / (3 * 8))
+
+
+def test_the_best_pairing_is_that_of_trying_all_and_takes_long_plans() -> None:
+    drawn = random.Random(0)
+    for _ in range(200):
+        rows = drawn.randint(1, 4)
+        columns = drawn.randint(rows, 6)
+        like = [
+            [Fraction(drawn.randint(0, 3), drawn.randint(1, 4)) for _ in range(columns)]
+            for _ in range(rows)
+        ]
+        all_of_them = permutations(range(columns), rows)  # of equal ones `max` takes the first
+        first = max(all_of_them, key=lambda p: sum(like[i][j] for i, j in enumerate(p)))
+        assert _best_pairing(like) == list(first)
+    told = [step(f"task{i}", "Drone", ()) for i in range(6)]
+    truth = [{"subtask": f"task{i}", "actions": [], "limits": {}} for i in range(30)]
+    assert matched(told, truth) == {i: i for i in range(6)}
 
 
 def test_a_missing_step_costs_assignment_and_precedence() -> None:
