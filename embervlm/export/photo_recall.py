@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,11 +83,12 @@ def put_recall(model: Path, shared: Path, out: Path, width: int = WIDTH, rows: i
     config = load_checkpoint(model).config
     if config.get("image_grid"):
         raise ValueError(f"{model} reads a photo place by place; a table of looks is of the whole.")
-    bare = model
-    if config.get("recall_width"):
-        replace_part(model, out, {}, config={"recall_width": 0, "recall_rows": 0}, drop=PART)
-        bare = out
-    backend = NativeBackend.load(bare)
+    with TemporaryDirectory() as folder:
+        bare = model
+        if config.get("recall_width"):  # what the eye sees without the table
+            bare = Path(folder) / model.name
+            replace_part(model, bare, {}, config={"recall_width": 0, "recall_rows": 0}, drop=PART)
+        backend = NativeBackend.load(bare)
     files = [photo.file for photo in load_photos(TABLE) if photo.split == "train"]
     seen = []
     for file in track(files, "training photos", console=Console(stderr=True)):
@@ -96,7 +98,7 @@ def put_recall(model: Path, shared: Path, out: Path, width: int = WIDTH, rows: i
         features_PC, _ = backend.engine.see(preprocess(image_HWC, backend.image_size))
         seen.append(features_PC[0])
     table = table_of(np.stack(seen), width, rows)
-    replace_part(bare, out, table, config={"recall_width": width, "recall_rows": rows}, drop=PART)
+    replace_part(model, out, table, config={"recall_width": width, "recall_rows": rows}, drop=PART)
 
 
 def _unit(x_NW: Array) -> Array:

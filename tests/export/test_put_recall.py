@@ -66,6 +66,9 @@ def test_a_table_is_made_of_what_the_eye_sees_without_one(
     put_recall(bare, shared, once, width=16, rows=12)
     put_recall(once, shared, again, width=16, rows=12)
     assert again.read_bytes() == once.read_bytes()
+    with pytest.raises(ValueError, match="cannot be read"):
+        put_recall(once, tmp_path / "none", once, width=16, rows=12)
+    assert again.read_bytes() == once.read_bytes()
 
 
 @pytest.mark.parametrize("backend", ["native", "pytorch", "onnx"])
