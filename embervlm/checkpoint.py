@@ -21,9 +21,9 @@ Axes: B blocks, C channels, K columns, G rows of the n-gram table, M merges.
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +213,7 @@ def calibration_of(text: str) -> dict[str, float]:
     """
     found = object_of(text, "embervlm.calibration")
     for name, value in found.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
             raise ValueError(
                 f"The model file's calibration has no number for {name!r}; calibrate it again."
             )

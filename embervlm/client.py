@@ -141,8 +141,17 @@ class Client:
         ask = {**_asked(scenario), **_terms(state, exclude, require)}
         return _plan(self._call("POST", "/v1/plan", ask)["plan"])
 
-    def learn(self, decision: Decision, feedback: Feedback) -> dict[str, Any]:
-        """Keep a correction of a decision that this client got; return the lesson.
+    def learn(
+        self,
+        decision: Decision,
+        feedback: Feedback,
+        *,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+        require: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Keep a correction of a decision that this client got, asked with the same `state`,
+        `exclude` and `require` as then; return the lesson.
 
         Raises:
             ValueError: the decision carries no scenario.
@@ -151,6 +160,7 @@ class Client:
             raise ValueError("This decision carries no scenario; give the one that select gave.")
         ask = {
             **_asked(decision.scenario),
+            **_terms(state, exclude, require),
             "robots": list(feedback.robots),
             "note": feedback.note,
             "author": feedback.author,

@@ -122,8 +122,9 @@ def check_line(
         for clause in clauses:
             taught = _TAUGHT[against].fullmatch(clause)
             if taught and (name in fleet or (name == NO_ROBOT and not against)):
-                broken = broken_by(fleet[name], needs) if against else []
-                fault = _fault_of_lesson(int(taught[1]), lessons, broken)
+                asked = (needs, *steps) if against else ()
+                broken = [broken_by(fleet[name], one) for one in asked] or [[]]
+                fault = _fault_of_lesson(int(taught[1]), lessons, min(broken, key=len))
             elif name == NO_ROBOT:
                 fault = None if clause == _NOBODY and not against else "unknown clause"
             elif name not in fleet:

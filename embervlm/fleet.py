@@ -120,7 +120,8 @@ class Robot:
     operator excludes it. `setup_min` passes before each of its steps, `energy_w` is what it draws
     at work (None: not stated), `location` is where it stands (None: not stated). `battery` (the
     share that is left, of which `endurance_min` shrinks) and `free_in_min` come from the live
-    state (`live.FleetState`).
+    state (`live.FleetState`). `base` is from where `max_distance_m` counts while a plan moves it
+    (None: from where it stands).
     """
 
     name: str
@@ -137,6 +138,7 @@ class Robot:
     location: Place | None = None
     battery: float = 1.0
     free_in_min: float = 0.0
+    base: Place | None = None
 
     @property
     def endurance_min(self) -> float:

@@ -16,6 +16,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # What Pillow's decoders raise on damaged input, beyond OSError (which UnidentifiedImageError is).
+# `catch_warnings` works on what all threads share.
+_OPENING = Lock()
 _DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
     struct.error, zlib.error,
@@ -87,7 +90,10 @@ def load_image(
         )
     try:
         # Pillow warns of sizes that are refused below.
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        with (
+            _OPENING,
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+        ):
             image = Image.open(io.BytesIO(data), formats=(kind,))
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} has too many pixels ({error}); resize it first") from error

@@ -44,7 +44,7 @@ PAD, TASK, END, ENVIRONMENT, ROBOTS, DECISION = (
 )
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 SECTIONS = (ROBOTS, TASK, ENVIRONMENT, DECISION)
-_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<![\w.,/])[1-9]\d{0,2}(?:[\u00a0\u2009\u202f]\d{3})+(?!\d)")
 
 
 def _bucket_marks() -> dict[str, list[str]]:
@@ -113,7 +113,8 @@ def one_line(task: str | None) -> str:
     A narrow or unbreakable space between thousands becomes a comma: as a space it would part two
     numbers.
     """
-    return " ".join(_THOUSANDS.sub(",", task or "").split())
+    whole = _THOUSANDS.sub(lambda found: re.sub(r"\D", ",", found[0]), task or "")
+    return " ".join(whole.split())
 
 
 def token_spans(task: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[int, int]]:

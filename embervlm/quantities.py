@@ -317,8 +317,13 @@ def _value(match: re.Match[str]) -> tuple[float, float | None]:
         value = _number(match["number"])
         # "One to two hundred": its smaller end is said in hundreds too.
         is_short = re.search("(?:hundred|thousand)$", match["number"], re.IGNORECASE)
-        if match["low"] and not is_short and _number(match["low"]) < value:
-            low = _number(match["low"])
+        if match["low"] and not is_short:
+            other = _number(match["low"])
+            link = match.string[match.end("low") : match.start("number")]
+            # "From pier 9 to 5 kg" is no range; "7 or 4 kg" and "between 7 and 4 kg" are.
+            if other > value and (match["between"] or re.search(r"\bor\b", link, re.IGNORECASE)):
+                other, value = value, other
+            low = other if other < value else None
     if match["tail"]:
         value += _part(match["tail"])
     if match["minutes"]:

@@ -165,6 +165,9 @@ def test_a_calibration_without_numbers_is_refused(
         load_checkpoint(tmp_path / "model.gguf")
     with pytest.raises(ValueError, match="temperature is 0;"):
         calibration_of('{"temperature": 0}')
+    for number in ("NaN", "1e999", "1" + 400 * "0"):
+        with pytest.raises(ValueError, match="calibration has no number for 'team_weight'"):
+            calibration_of(f'{{"team_weight": {number}}}')
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])

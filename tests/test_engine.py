@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -550,3 +551,16 @@ def test_without_a_compiled_engine_the_way_out_is_named(monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match=r"C compiler.*--backend onnx"):
         load_backend("native", "any.gguf")
     engine.library.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_forked_while_another_thread_decides_is_answered(tiny_model: Path) -> None:
+    backend = NativeBackend.load(tiny_model)
+    with backend._lock:  # as it is while another thread decides
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            backend.propose("look", None)
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0

@@ -317,3 +317,17 @@ def test_robots_that_nobody_knows_are_kept_as_text() -> None:
     found = parse_thinking(TAGGED.replace("Robot with Legs<", "Flying Pig<"))
     assert found is not None
     assert found.robots == ("Drone", "Flying Pig")
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ("5\u00a0300 kg", "5,300 kg"),
+        ("1\u202f200\u202f000 kg", "1,200,000 kg"),
+        ("1.5\u00a0300 kg", "1.5 300 kg"),
+        ("0\u00a0300 kg", "0 300 kg"),
+        ("hall 2024\u00a0500 kg", "hall 2024 500 kg"),
+    ],
+)
+def test_only_thousands_are_joined_at_a_space_that_does_not_break(told: str, line: str) -> None:
+    assert one_line(told) == line

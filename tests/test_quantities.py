@@ -267,3 +267,18 @@ def test_mentions_lie_in_the_text_from_left_to_right_whatever_the_text() -> None
         starts = [mention.start for mention in mentions]
         assert starts == sorted(starts)
     assert seen > 200
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "value"),
+    [
+        ("a crate of 7 or 4 kg", 4.0, 7.0),
+        ("between 20 and 10 kg", 10.0, 20.0),
+        ("from pier 9 to 5 kg", None, 5.0),
+    ],
+)
+def test_a_range_may_be_told_from_its_larger_end(
+    text: str, low: float | None, value: float
+) -> None:
+    (mention,) = find_quantities(text)
+    assert (mention.low, mention.value) == (low, value)

@@ -11,6 +11,7 @@ import numpy as np
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Proposal, StepScores, labels
 from embervlm.backends.decoding import Grammar, subset_features
+from embervlm.backends.forking import free_in_a_fork
 from embervlm.backends.plan_writer import HALF_TABLES, PlanWriter
 from embervlm.backends.thoughts import STEP_OF_HEAD, Thoughts
 from embervlm.checkpoint import SHIPPED, calibration_of, object_of
@@ -41,6 +42,7 @@ class NativeBackend:
                     "use the version of embervlm that exported it, or train again."
                 )
         self.engine, self._lock = engine, Lock()
+        free_in_a_fork(self)
         self._config = object_of(engine.text("embervlm.config"), "embervlm.config")
         for name in ("decoder_positions", "image_size", "image_tokens", "ngram_rows"):
             value = self._config.get(name)

@@ -13,6 +13,7 @@ import torch
 
 from embervlm.backends.base import MAX_TASK_TOKENS, Array, Backend, Proposal, StepScores
 from embervlm.backends.decoding import Grammar
+from embervlm.backends.forking import free_in_a_fork
 from embervlm.checkpoint import Checkpoint, load_checkpoint, read_calibration
 from embervlm.fleet import ENVIRONMENTS
 from embervlm.models.bitnet import keep_ternary, ternary_layers
@@ -76,6 +77,7 @@ class PyTorchBackend:
         # What the reader's last layers were given, for a plan's part that has its own of them.
         self._middle: list[torch.Tensor] = []
         self._lock = Lock()
+        free_in_a_fork(self)
         if self.network.plan is not None and config.plan_readers:
             own = self.network.text.layers[-config.plan_readers]
             # Bound to the list alone: a network can be copied, a lock cannot.

@@ -50,7 +50,9 @@ def allocate(
     steps = [_checked(step, i, fleet) for i, step in enumerate(steps)]
     fleet = replace(
         fleet,
-        robots=tuple(replace(robot, location=_stands(robot, steps)) for robot in fleet),
+        robots=tuple(
+            replace(robot, location=_stands(robot, steps), base=robot.location) for robot in fleet
+        ),
         objective=objective or fleet.objective,
     )
     kept, problem = build(fleet, steps, preferences)

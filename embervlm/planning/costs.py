@@ -133,8 +133,9 @@ def minutes_if_able(robot: Robot, step: Step, demand: Demand, objective: Objecti
 def lasts_not(robot: Robot, step: Step, objective: Objective) -> list[str]:
     """Return why a robot does not get to a step's place, or does not last there."""
     farthest_m = robot.limits.get("max_distance_m")
-    if farthest_m is not None and robot.location is not None and step.place is not None:
-        there_m = dist(robot.location, step.place)
+    base = robot.base or robot.location
+    if farthest_m is not None and base is not None and step.place is not None:
+        there_m = dist(base, step.place)
         if there_m > farthest_m:
             return [f"goes up to {farthest_m:g} m, the place is {there_m:.0f} m away"]
     minutes = minutes_there(robot, step, objective) + way_min(robot, robot.location, step.place)

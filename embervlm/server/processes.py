@@ -135,10 +135,17 @@ class ProcessWorker:
         found: Occlusion = self._ask(selector.fleet, "occlude", {"scenario": scenario})
         return found
 
-    def learn(self, selector: Selector, scenario: Scenario, feedback: Feedback) -> MemoryEntry:
+    def learn(
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        feedback: Feedback,
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> MemoryEntry:
         """Keep a correction; it is written once, here."""
         with self._own_lock:
-            return self._own.learn(selector, scenario, feedback)
+            return self._own.learn(selector, scenario, feedback, terms=terms)
 
     def close(self) -> None:
         """End the process; it finishes the job that it has."""

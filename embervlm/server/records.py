@@ -109,8 +109,8 @@ class PlanAsk(TermsAsk):
     """What /v1/plan takes."""
 
 
-class FeedbackAsk(Ask):
-    """What /v1/feedback takes: the request again, and who should have been sent."""
+class FeedbackAsk(TermsAsk):
+    """What /v1/feedback takes: the request as it was asked, and who should have been sent."""
 
     robots: list[Name] = Field(
         default_factory=list, max_length=100, description="Who is right; empty, the note says it."

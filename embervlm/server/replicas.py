@@ -173,10 +173,17 @@ class RemoteWorker(Worker):
         assert isinstance(found, Occlusion)
         return found
 
-    def learn(self, selector: Selector, scenario: Scenario, feedback: Feedback) -> MemoryEntry:
+    def learn(
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        feedback: Feedback,
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> MemoryEntry:
         """Keep a correction; it is written once, here."""
         with self._own_lock:
-            return self._own.learn(selector, scenario, feedback)
+            return self._own.learn(selector, scenario, feedback, terms=terms)
 
     def _ask(self, method: str, *values: Any) -> Any:
         for attempt in range(1, _TRIES + 1):

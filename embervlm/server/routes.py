@@ -128,9 +128,10 @@ async def feedback(request: Request, service: Shared) -> Response:
     note_words(request, service, ask)
     try:
         correction = Feedback(ask.robots, ask.note, ask.author, ask.misread)
+        terms = ask.terms()
     except ValueError as error:
         raise from_mistake(error) from error
-    entry = await service.learn(client_of(request), ask.scenario, correction)
+    entry = await service.learn(client_of(request), ask.scenario, correction, terms=terms)
     record = await service.with_lessons(lambda lessons: _lesson(lessons, entry))
     return JSONResponse(record, status_code=201)
 

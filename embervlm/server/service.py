@@ -154,9 +154,14 @@ class Service:
         return await self._run(client, work)
 
     async def learn(
-        self, client: str, ask: Callable[[], Scenario], feedback: Feedback
+        self,
+        client: str,
+        ask: Callable[[], Scenario],
+        feedback: Feedback,
+        *,
+        terms: Terms = NO_TERMS,
     ) -> MemoryEntry:
-        """Keep a correction of the decision on a request.
+        """Keep a correction of the decision on a request, made as it was then.
 
         Raises:
             RefusalError: the correction is wrong, or cannot be kept now.
@@ -165,7 +170,7 @@ class Service:
         def work(worker: Worker, selector: Selector) -> MemoryEntry:
             with users_mistakes():
                 scenario = ask()
-            return worker.learn(selector, scenario, feedback)
+            return worker.learn(selector, scenario, feedback, terms=self._now(terms))
 
         entry, _ = await self._run(client, work)
         return entry

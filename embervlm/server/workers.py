@@ -65,7 +65,14 @@ class Worker(Protocol):
     def occlude(self, selector: Selector, scenario: Scenario) -> Occlusion:
         """Measure which parts of the photo counted; see `embervlm.occlusion`."""
 
-    def learn(self, selector: Selector, scenario: Scenario, feedback: Feedback) -> MemoryEntry:
+    def learn(
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        feedback: Feedback,
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> MemoryEntry:
         """Keep a correction of the decision on a scenario."""
 
 
@@ -101,11 +108,25 @@ class LocalWorker(Worker):
         with users_mistakes():
             return cover_parts(selector.with_backend(self._backend), scenario)
 
-    def learn(self, selector: Selector, scenario: Scenario, feedback: Feedback) -> MemoryEntry:
+    def learn(
+        self,
+        selector: Selector,
+        scenario: Scenario,
+        feedback: Feedback,
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> MemoryEntry:
         """Decide again, then keep the correction."""
         own = selector.with_backend(self._backend)
         with users_mistakes():
-            return own.learn(own.decide(scenario, reasoning=False), feedback)
+            decision = own.decide(
+                scenario,
+                reasoning=False,
+                state=terms.state,
+                exclude=terms.exclude,
+                require=terms.require,
+            )
+            return own.learn(decision, feedback)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,10 @@ def _begin(recipe: Recipe, out: Path) -> None:
     if not recipe.resume:
         for folder in folders:
             _drop(folder, with_network=folder != out)
-    elif any(checkpoints(folder) for folder in folders):
+    elif any(
+        checkpoints(folder) or (folder != out and (folder / NETWORK).is_file())
+        for folder in folders
+    ):
         # A key that a later version has brought was its default.
         before = json.loads(json.dumps(Recipe().to_dict())) | _read_recipe(out / RECIPE, told)
         other = [name for name in before if name not in APART and before[name] != told.get(name)]

@@ -98,3 +98,19 @@ def test_a_robot_sets_off_from_where_it_did_its_last_step() -> None:
     plan = allocate(Fleet((replace(walker, limits={}),)), late)
     again = replan(Fleet((replace(walker, limits={}),)), plan, [], done=[0, 1])
     assert again.steps[2].duration_min == pytest.approx(5.0)
+
+
+def test_how_far_a_robot_goes_counts_from_where_the_fleet_says_it_stands() -> None:
+    rover = Robot(
+        "Rover", capabilities=frozenset({"look"}), speed_kmh=6.0, location=(0.0, 0.0),
+        limits={"max_distance_m": 1000.0},
+    )  # fmt: skip
+    fleet, look = Fleet((rover,)), Needs(("look",))
+    for west, robot in ((-900.0, "Rover"), (1800.0, None)):
+        steps = [
+            Step("east", look, minutes=1, place=(900.0, 0.0)),
+            Step("west", look, (0,), minutes=1, place=(west, 0.0)),
+        ]
+        plan = allocate(fleet, steps)
+        assert plan.steps[1].robot == robot
+        assert replan(fleet, plan, [], done=[0]).steps[1].robot == robot

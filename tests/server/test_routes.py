@@ -121,6 +121,20 @@ def test_terms_that_make_no_sense_are_refused(
     assert "`state`: expected JSON" in broken.json()["error"]["message"]
 
 
+def test_a_correction_is_of_the_decision_as_it_was_asked(selector: Selector) -> None:
+    told = {"task": YARD, "state": {"robots": {"Drone": {"status": "fault"}}}}
+    app = create_app(selector, ServerSettings())
+    with TestClient(app, base_url=HERE) as client:
+        sent = client.post("/v1/select", json=told).json()["robots"]
+        feedback = {**told, "robots": ["Humanoid"]}
+        lesson = client.post("/v1/feedback", json=feedback).json()
+        assert lesson["metadata"]["source_decision"]["robots"] == sent
+    now = ServerSettings(state=FleetState(told["state"]["robots"]))
+    with TestClient(create_app(selector, now), base_url=HERE) as client:
+        lesson = client.post("/v1/feedback", json={"task": YARD, "robots": ["Humanoid"]}).json()
+        assert "Drone" not in lesson["metadata"]["source_decision"]["robots"]
+
+
 def test_the_servers_state_holds_where_a_request_brings_none(selector: Selector) -> None:
     state = FleetState({"Drone": {"status": "fault"}})
     app = create_app(selector, ServerSettings(state=state))
