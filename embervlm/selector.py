@@ -278,11 +278,13 @@ class Selector:
                 sets, able, team = as_team, unlike, True
             else:
                 job = None
+        # Whoever is required goes too; how likely that is to be right stays what it was.
+        wanted = sets
         if require:
-            sets = deciding.with_required(
+            wanted = deciding.with_required(
                 sets, require, fleet=self.fleet, certain=certain, team=team
             )
-        chosen = max(sets, key=lambda names: sets[names])
+        chosen = max(wanted, key=lambda names: wanted[names])
         chance = {
             name: sum(p for names, p in sets.items() if name in names) for name in self.fleet.names
         }

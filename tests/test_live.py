@@ -186,8 +186,9 @@ def test_a_required_robot_goes_where_one_suffices_and_brings_nobody_who_does_not
     decision = selector.decide(LOOK, require=[LEGS])
     assert (decision.primary, set(decision.robots)) == (LEGS, {DRONE, WHEELS, LEGS})
     assert [step.robot for step in decision.plan] == [LEGS]
-    assert decision.probabilities[LEGS] == pytest.approx(1.0)
+    assert decision.probabilities[LEGS] == pytest.approx(0.0, abs=1e-6)
     assert decision.probabilities[DRONE] == pytest.approx(0.9, abs=1e-6)
+    assert decision.ask
 
 
 def test_alternatives_keep_to_what_was_required() -> None:

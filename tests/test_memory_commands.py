@@ -135,7 +135,7 @@ def test_export_and_import(run: Run, wanted: str, tmp_path: Path) -> None:
     assert run(*words).stdout.startswith("0 lessons added; 1 here before")
     assert decided(run, "--memory", tmp_path / "new.sqlite") == [wanted]
     run("memory", "forget", 1, "--memory", tmp_path / "new.sqlite")
-    assert run(*words).stdout.startswith("0 lessons added; 1 were here (1 out of force)")
+    assert run(*words).stdout.startswith("0 lessons added; 1 here before (1 out of force)")
 
 
 def test_consolidate_says_what_it_did_and_proposes_rows(

@@ -164,8 +164,11 @@ def reasons_in_plan(
             continue
         told = [obstacles(robot, step, fleet.objective) for step in steps]
         clauses = dict.fromkeys(clause for one in told for clause in one) if all(told) else {}
-        share = probabilities.get(robot.name, 0.0)
-        reasons[robot.name] = "; ".join(clauses) or suits_less(share)
+        failed = [i + 1 for i, step in enumerate(plan) if robot.name in step.barred]
+        otherwise = suits_less(probabilities.get(robot.name, 0.0))
+        if failed:
+            otherwise = f"has failed at step {failed[0]}"
+        reasons[robot.name] = "; ".join(clauses) or otherwise
     return reasons
 
 

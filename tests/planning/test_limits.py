@@ -9,7 +9,7 @@ from embervlm import planning
 from embervlm.faithfulness import check_line
 from embervlm.fleet import ACTIONS, CONDITIONS, ENVIRONMENTS, LIMIT_UNITS, NO_ROBOT, Fleet, Robot
 from embervlm.planning.limits import Demand
-from embervlm.scenario import FLAGS, QUANTITIES, Needs
+from embervlm.scenario import FLAGS, QUANTITIES, Needs, Subtask
 
 FLEET = Fleet.default()
 
@@ -246,3 +246,25 @@ def test_yes_or_no_says_the_same_as_the_sentences() -> None:
             assert demand.met_by(battery) == (not clauses)
             met += not clauses
     assert met > 300
+
+
+def test_a_robot_is_held_against_the_steps_of_a_plan_and_not_against_the_whole() -> None:
+    plan = [
+        Subtask("map the flood from above", "Drone", needs=Needs(("map",), "airborne")),
+        Subtask(
+            "take the radio there", "Robot with Legs", (0,),
+            Needs(("carry",), quantities={"load_kg": 9.0}, flags=frozenset({"mud"})),
+        ),
+    ]  # fmt: skip
+    sent = ["Drone", "Robot with Legs"]
+    reasons = planning.reasons_in_plan(FLEET, plan, sent, {"Humanoid": 0.25})
+    assert reasons["Humanoid"] == "cannot work at height; cannot cross mud"
+    # Who can do one of the steps is not said to break what another one asks.
+    reasons = planning.reasons_in_plan(FLEET, plan, ["Drone"], {"Robot with Legs": 0.5})
+    assert reasons["Robot with Legs"] == "breaks no stated limit, but suits less well (50%)"
+    plan[1] = replace(plan[1], barred=("Robot with Wheels",), needs=Needs(("carry",)))
+    reasons = planning.reasons_in_plan(FLEET, plan, sent, {})
+    assert reasons["Robot with Wheels"] == "cannot work at height; has failed at it"
+    plan[0] = replace(plan[0], needs=Needs(("map",)))
+    reasons = planning.reasons_in_plan(FLEET, plan, sent, {})
+    assert reasons["Robot with Wheels"] == "has failed at step 2"
