@@ -5,7 +5,9 @@ A step that a robot does takes
     way      metres from where it stands to the step's place, at its speed (0 where one is unknown)
     setup    the robot's `setup_min`
     distance the metres that the request states, at its speed
-    work     the step's own minutes, else the stated hours, else the objective's `step_min`
+    work     the step's own minutes, else the objective's `step_min`
+
+Hours that the request states are those of distance and work together, as of a patrol.
 
 Risk is how near the robot is to its limits, 0 to 1: the largest share of a limit that the step asks
 for, and 1 in a place that the robot is not declared for.
@@ -72,11 +74,11 @@ def way_min(robot: Robot, start: Place | None, end: Place | None) -> float:
 def minutes_there(robot: Robot, step: Step, objective: Objective) -> float:
     """Return the minutes of a step for a robot that is at its place already."""
     hours = step.needs.quantities.get("hours")
-    work = step.minutes
-    if work is None:
-        work = objective.step_min if hours is None else 60 * hours
     distance_m = step.needs.quantities.get("distance_m", 0.0)
     drive = distance_m * 0.06 / robot.speed_kmh if robot.speed_kmh else 0.0
+    if step.minutes is None and hours is not None:
+        return robot.setup_min + max(60 * hours, drive)
+    work = objective.step_min if step.minutes is None else step.minutes
     return robot.setup_min + work + drive
 
 

@@ -326,6 +326,14 @@ def test_steps_of_no_minutes_are_planned_as_others_are() -> None:
     assert (0, pytest.approx(plan.cost)) == best_of_all(fleet, steps, wishes)
 
 
+def test_stated_hours_are_those_of_the_way_too() -> None:
+    ring = Needs(("patrol",), "paved", {"distance_m": 5000.0, "hours": 8.0})
+    wheels = Fleet((Fleet.default()["Robot with Wheels"],))
+    assert allocate(wheels, [Step("patrol the ring", ring)]).makespan_min == 480
+    far = Needs(("patrol",), "paved", {"distance_m": 40_000.0, "hours": 1.0})
+    assert allocate(wheels, [Step("patrol the road", far)]).makespan_min == 120
+
+
 @pytest.mark.parametrize("minutes", [-5.0, math.nan, math.inf])
 def test_a_step_takes_a_number_of_minutes(minutes: float) -> None:
     with pytest.raises(ValueError, match="Step 1 takes .* minutes; give a number"):
