@@ -81,6 +81,8 @@ _LACKS = {
     "cannot work at height": "height",
     "cannot work under water": "dive",
 }
+# Under water it stops nobody who dives.
+_GROUND = ("rubble", "mud", "snow", "sand")
 _PLACE_ASKS = {"height": "airborne", "dive": "underwater"}
 
 _JUDGEMENT = "suits the request as a whole"
@@ -393,6 +395,8 @@ def _asks(needs: Needs, ability: str) -> bool:
 
 
 def _lacks(robot: Robot, needs: Needs, ability: str) -> bool:
+    if ability in _GROUND and needs.environment == "underwater" and robot.can("dive"):
+        return False
     return not robot.can(ability) and _asks(needs, ability)
 
 

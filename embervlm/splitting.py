@@ -54,8 +54,11 @@ _LONGEST = 120
 _HELD_SR = np.array([[n >> r & 1 for r in range(5)] for n in range(32)], np.float32)
 _LEAST_SHARE = 1e-4
 _DEFAULT_FLEET = Fleet.default()
+_CAN_RA = np.array([[robot.can(action) for action in ACTIONS] for robot in _DEFAULT_FLEET], float)
 # What a step counts though the number would rule out all whom the network has in mind.
 _MISREAD = 0.05
+# Robots whose chances at a step come to no more than this are nearly nobody.
+_NEARLY_NOBODY = 0.05
 _OF_ALL_STEPS = ("wind_kmh",)
 # The share of a step's pointer in a piece from which on it may concern what the piece says.
 _POINTS_WELL = 0.1
@@ -82,19 +85,22 @@ def steps_of(
     owner_P = share_KP.argmax(0)
     own = _own_pieces(share_KP)
     sure = float(np.log(certain / (1 - certain)))
-    quantities: list[dict[str, float]] = [{} for _ in scores]
+    told: list[dict[str, list[float]]] = [{} for _ in scores]
     for mention, stated in mentions:
         piece = next((p for p, (_, end) in enumerate(pieces) if mention.start < end), 0)
         for key, value in stated.items():
             for k in _steps_with(key, value, share_KP[:, piece], scores):
-                known = quantities[k].get(key, value)
-                quantities[k][key] = (min if key == "width_m" else max)(known, value)
+                told[k].setdefault(key, []).append(value)
+    quantities = [
+        {key: _hardest(key, values, step) for key, values in of_step.items()}
+        for of_step, step in zip(told, scores, strict=True)
+    ]
     after = graph.reduced(without_circles(_waiting(scores)))
     return [
         Step(
             _words(task, pieces, share_KP[k], own[k], owner_P == k),
             Needs(
-                _actions(step.actions, sure),
+                _actions(step, sure),
                 _place(step.environment, certain),
                 quantities[k],
                 frozenset(flag for flag, x in zip(FLAGS, step.flags, strict=True) if x > sure),
@@ -142,13 +148,28 @@ def _steps_with(key: str, value: float, share_K: Array, scores: Sequence[StepSco
             for action in ("carry", "handle")
         )
         candidates = carry or [k for k in handle if share_K[k] > _POINTS_WELL]
-    asked = Needs(quantities={key: value})
-    keeps_R = np.array([not broken_limits(robot, asked) for robot in _DEFAULT_FLEET], np.float32)
+    keeps_R = _keeping(key, value)
 
     def fit(k: int) -> float:
         return float(share_K[k] * (np.exp(log_shares(scores[k].robots)) @ keeps_R + _MISREAD))
 
     return sorted(candidates, key=fit)[-1:]
+
+
+def _keeping(key: str, value: float) -> Array:
+    """Return which of the default robots keep to a number, (5,), 1 or 0."""
+    asked = Needs(quantities={key: value})
+    return np.array([not broken_limits(robot, asked) for robot in _DEFAULT_FLEET], np.float32)
+
+
+def _hardest(key: str, values: Sequence[float], step: StepScores) -> float:
+    """Return which of several numbers for one quantity counts: the hardest to keep to. But one that
+    leaves nearly nobody of whom the network has in mind for the step does not, as long as another
+    leaves somebody: "the 2 t are the crane's, you take 200 kg"."""
+    in_order = sorted(values, reverse=key != "width_m")
+    in_mind_R = np.exp(log_shares(step.robots))
+    left = (value for value in in_order if in_mind_R @ _keeping(key, value) > _NEARLY_NOBODY)
+    return next(left, in_order[0])
 
 
 def _own_pieces(share_KP: Array) -> tuple[int, ...]:
@@ -202,10 +223,15 @@ def in_working_order(
     return tuple(replace(steps[k], after=links[k]) for k in order), tuple(scores[k] for k in order)
 
 
-def _actions(logits: Array, sure: float) -> tuple[str, ...]:
-    """Return the actions that are certain, or else the likeliest one."""
-    found = tuple(name for name, x in zip(ACTIONS, logits, strict=True) if x > sure)
-    return found or (ACTIONS[int(logits.argmax())],)
+def _actions(step: StepScores, sure: float) -> tuple[str, ...]:
+    """Return the actions that are certain, or else the likeliest one, less likely where it would
+    rule out whom the network has in mind for the step."""
+    found = tuple(name for name, x in zip(ACTIONS, step.actions, strict=True) if x > sure)
+    if found:
+        return found
+    chance_A = 1 / (1 + np.exp(-step.actions.astype(np.float64)))
+    in_mind_A = np.exp(log_shares(step.robots)) @ _CAN_RA + _MISREAD
+    return (ACTIONS[int((chance_A * in_mind_A).argmax())],)
 
 
 def _place(logits: Array, certain: float) -> str:

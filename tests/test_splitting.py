@@ -90,6 +90,29 @@ def test_steps_get_their_words_numbers_and_order() -> None:
     assert [one.after, two.after, three.after] == [(), (0,), (1,)]
 
 
+def test_of_two_numbers_the_one_that_the_robot_can_keep_counts() -> None:
+    text = "the 900 kg drum is the crane's, bring the 75 kg of brushes"
+    spans = words_of(text)
+    pointer = np.full(len(spans), 1 / len(spans), np.float32)
+    mentions = [(m, {"load_kg": m.value}) for m in find_quantities(text)]
+    for robot, counts in ((WHEELS, 75), (LEGS, 900)):
+        (step,) = steps_of(text, spans, [score(robot, "carry", (), pointer)], mentions, 0.9)
+        assert step.needs.quantities == {"load_kg": counts}
+    (step,) = steps_of(text, spans, [score(WHEELS, "carry", (), pointer)], mentions[:1], 0.9)
+    assert step.needs.quantities == {"load_kg": 900}
+
+
+def test_an_action_that_is_not_certain_rules_nobody_out_whom_the_network_has_in_mind() -> None:
+    unsure = np.full(len(ACTIONS), -5.0, np.float32)
+    unsure[ACTIONS.index("talk")], unsure[ACTIONS.index("measure")] = 0.5, -1.0
+    for robot, action in ((LEGS, "measure"), ("Humanoid", "talk")):
+        step = replace(score(robot, "look"), actions=unsure)
+        (found,) = steps_of("gas?", [(0, 4)], [step], [], 0.9)
+        assert found.needs.actions == (action,)
+    sure = replace(score(LEGS, "look"), actions=unsure + 5)
+    assert "talk" in steps_of("gas?", [(0, 4)], [sure], [], 0.9)[0].needs.actions
+
+
 def test_of_a_circle_the_likelier_links_are_kept() -> None:
     logits = np.full((3, 3), -4.0)
     logits[0, 1], logits[1, 2], logits[2, 0] = 3.0, 1.0, 2.0

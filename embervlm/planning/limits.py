@@ -31,6 +31,9 @@ FLAG_ABILITIES = {
     "storm": "cannot work in a storm",
 }
 
+# Ground that stops who goes on it; under water nobody who dives does.
+GROUND = frozenset({"rubble", "mud", "snow", "sand"})
+
 # limit of the robot, quantity of the job, and how the comparison reads
 UPPER_LIMITS = (
     ("payload_kg", "load_kg", "carries up to", "kg"),
@@ -70,9 +73,15 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
     if needs.environment == "airborne" and not robot.can("height"):
         broken.append("cannot work at height")
     for flag, clause in FLAG_ABILITIES.items():
-        if flag in needs.flags and not robot.can(flag) and clause not in broken:
+        if flag in needs.flags and not copes(robot, flag, needs) and clause not in broken:
             broken.append(clause)
     return broken
+
+
+def copes(robot: Robot, flag: str, needs: Needs) -> bool:
+    """Say whether the robot copes with a condition; ground under water stops nobody who dives."""
+    swims = needs.environment == "underwater" and flag in GROUND and robot.can("dive")
+    return swims or robot.can(flag)
 
 
 def _told(asked: float, limit: float) -> str:
@@ -114,9 +123,10 @@ class Demand:
     def of(cls, needs: Needs) -> Demand:
         """Take together what needs ask of a robot."""
         asked = needs.quantities
-        abilities = {*needs.actions, *(flag for flag in FLAG_ABILITIES if flag in needs.flags)}
+        flags = needs.flags & FLAG_ABILITIES.keys()
+        abilities = {*needs.actions, *flags}
         if needs.environment == "underwater":
-            abilities.add("dive")
+            abilities = {*abilities - GROUND, "dive"}
         if needs.environment == "airborne":
             abilities.add("height")
         return cls(

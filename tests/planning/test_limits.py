@@ -176,6 +176,19 @@ def test_a_number_at_the_limit_is_still_allowed(key: str, at_the_limit: float) -
     assert planning.broken_limits(FLEET["Drone"], Needs(quantities={key: at_the_limit})) == []
 
 
+def test_ground_under_water_stops_nobody_who_dives() -> None:
+    muddy = Needs(("look",), "underwater", flags=frozenset({"mud", "sand", "rubble"}))
+    diver, wheels = FLEET["Underwater Robot"], FLEET["Robot with Wheels"]
+    assert planning.broken_limits(diver, muddy) == []
+    assert Demand.of(muddy).met_by(diver)
+    assert not Demand.of(muddy).met_by(wheels)
+    on_land = replace(muddy, environment="rough")
+    assert "cannot cross mud" in planning.broken_limits(diver, on_land)
+    assert not Demand.of(on_land).met_by(diver)
+    smoke = replace(muddy, flags=frozenset({"smoke"}))
+    assert planning.broken_limits(diver, smoke) == ["cannot work in dense smoke"]
+
+
 def test_reasons_cover_each_robot_that_is_not_chosen_and_no_other() -> None:
     chance = random.Random(4)
     for _ in range(500):
