@@ -157,6 +157,7 @@ def pack(photos_dir: str | Path, out_npz: str | Path, size: int = 160) -> None:
     # Here, because reading the table needs no progress bar.
     from tqdm import tqdm
 
+    Path(out_npz).parent.mkdir(parents=True, exist_ok=True)
     files = [row["file"] for row in _read_manifest(photos_dir)]
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for index, file in enumerate(tqdm(files, desc=f"decode to {size} px", unit="photo")):

@@ -179,8 +179,9 @@ def test_packs_the_pixels_that_a_request_would_have(tmp_path: Path) -> None:
         Image.fromarray(noise[number]).save(tmp_path / row(number)["file"])
     lines = "\n".join(json.dumps(row(number)) for number in range(3))
     (tmp_path / "manifest.jsonl").write_text(lines, encoding="utf-8")
-    pack(tmp_path, tmp_path / "photos.npz", size=32)
-    with np.load(tmp_path / "photos.npz", allow_pickle=False) as archive:
+    archived = tmp_path / "not there yet" / "photos.npz"
+    pack(tmp_path, archived, size=32)
+    with np.load(archived, allow_pickle=False) as archive:
         assert archive["files"].tolist() == [row(number)["file"] for number in range(3)]
         for number in range(3):
             expected = crop_square(load_image(tmp_path / row(number)["file"]), 32)
