@@ -243,6 +243,10 @@ class Selector:
         Raises:
             ValueError: a required robot cannot be sent.
         """
+        if top_k is not None:  # what cuts nobody off changes nothing
+            whole = self.answer(proposal, scenario, reasoning=reasoning, require=require)
+            if len(whole.robots) <= top_k:
+                return whole
         told, (scenario, read_as) = scenario, self.as_meant(scenario)
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
         lesson = self._lesson(proposal, scenario, needs)
@@ -311,7 +315,8 @@ class Selector:
             at_work = dict.fromkeys(step.robot for step in in_time if step.robot is not None)
             robots = [*at_work, *(name for name in require if name not in at_work)]
             robots = robots or [NO_ROBOT]
-            if top_k is None:  # others than the likeliest set, where the plan asks for them
+            # Others than the likeliest set, where the plan asks for them.
+            if top_k is None or robots == [NO_ROBOT]:
                 chosen = frozenset(robots) - {NO_ROBOT}
         signs = deciding.signs_of(sets, chosen, proposal, self._abilities)
         has_photo = proposal.scene is not None

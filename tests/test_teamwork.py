@@ -44,6 +44,13 @@ def test_each_robot_is_held_against_the_steps_and_not_against_the_whole(
     assert faults(decision, selector.fleet) == []
 
 
+def test_at_most_so_many_as_go_anyway_changes_nothing(selector: Selector) -> None:
+    whole = selector.decide(FLOOD)
+    assert len(whole.robots) > 1
+    for many in range(len(whole.robots), 7):
+        assert selector.decide(FLOOD, top_k=many) == whole
+
+
 def test_a_plan_that_is_not_whole_asks_and_says_of_whom_it_speaks(selector: Selector) -> None:
     decision = selector.decide(FLOOD, top_k=1)
     assert decision.robots == (DRONE,)

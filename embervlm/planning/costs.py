@@ -77,7 +77,8 @@ def minutes_there(robot: Robot, step: Step, objective: Objective) -> float:
     distance_m = step.needs.quantities.get("distance_m", 0.0)
     drive = distance_m * 0.06 / robot.speed_kmh if robot.speed_kmh else 0.0
     if step.minutes is None and hours is not None:
-        return robot.setup_min + max(60 * hours, drive)
+        # Rounded: 40 minutes, stated in hours of four decimals, are not more than 40.
+        return robot.setup_min + max(round(60 * hours, 1), drive)
     work = objective.step_min if step.minutes is None else step.minutes
     return robot.setup_min + work + drive
 

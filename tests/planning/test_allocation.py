@@ -330,6 +330,9 @@ def test_stated_hours_are_those_of_the_way_too() -> None:
     ring = Needs(("patrol",), "paved", {"distance_m": 5000.0, "hours": 8.0})
     wheels = Fleet((Fleet.default()["Robot with Wheels"],))
     assert allocate(wheels, [Step("patrol the ring", ring)]).makespan_min == 480
+    fly = Fleet((Fleet.default()["Drone"],))
+    watch = Needs(("look",), "airborne", {"hours": 0.6667})
+    assert allocate(fly, [Step("watch the roof for 40 minutes", watch)]).makespan_min == 40
     far = Needs(("patrol",), "paved", {"distance_m": 40_000.0, "hours": 1.0})
     assert allocate(wheels, [Step("patrol the road", far)]).makespan_min == 120
 
