@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from embervlm.quantities import Mention, find_quantities
+from embervlm.quantities import Mention, find_quantities, number_told
 from embervlm.scenario import Decision, Needs
 from embervlm.tokenizer import Tokenizer
 
@@ -377,7 +377,8 @@ def describe_needs(needs: Needs) -> str:
     numbers = []
     for key, value in needs.quantities.items():
         what, _, unit = key.partition("_")
-        numbers.append(f"{what} {value:g} {_QUANTITY_UNITS[unit]}" if unit else f"{value:g} {what}")
+        told = number_told(value)
+        numbers.append(f"{what} {told} {_QUANTITY_UNITS[unit]}" if unit else f"{told} {what}")
     parts = [", ".join(needs.actions), ", ".join(numbers), ", ".join(sorted(needs.flags))]
     return "; ".join(part for part in parts if part) or "nothing in particular"
 

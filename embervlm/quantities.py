@@ -22,7 +22,7 @@ for _kind, _factor, _words in (
     ("mass_kg", 0.001, "g gr gram grams gramme grammes"),
     ("mass_kg", 0.45359237, "lb lbs pound pounds pounder"),
     ("mass_kg", 0.028349523125, "oz ounce ounces"),
-    ("mass_kg", 6.35029318, "st stone stones"),
+    ("mass_kg", 6.35029318, "st stone"),
     ("mass_kg", 50.80234544, "cwt hundredweight"),
     ("mass_kg", 1000.0, "t tonne tonnes ton tons tonner"),
     ("mass_kg", 1.0, "litre litres liter liters l ltr"),
@@ -58,6 +58,7 @@ _TENS = {
     for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
 }
 _ONES["fourty"] = 40
+_MANY = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5}
 _VULGAR = {"½": 1 / 2, "¼": 1 / 4, "¾": 3 / 4, "⅓": 1 / 3, "⅔": 2 / 3}
 
@@ -72,6 +73,7 @@ _HALVED = (
     "kg kilo ton tonne pound ounce mile metre meter km kilometre kilometer centimetre centimeter "
     "foot inch yard fathom hour minute hundredweight litre liter"
 ).split()
+_HOURS = frozenset("h hr hrs hour hours".split())
 # Without digits these are words: "ten in the bay".
 _NEED_DIGITS = frozenset("k in st t l g ' ′ \" ″".split())
 
@@ -89,11 +91,17 @@ _LENGTH = _any_of(
 _ONE = _any_of(_ONES)
 _AND = r"[\s-]+(?:and[\s-]+)?"
 _BELOW_100 = rf"(?:(?:{_any_of(_TENS)})(?:[\s-]+(?:{_ONE}))?|{_ONE})"
-_BELOW_1000 = rf"(?:(?:{_BELOW_100}[\s-]+)?hundred(?:{_AND}{_BELOW_100})?|{_BELOW_100})"
+_COUPLE = r"(?:a\s+)?couple\s+of"
+_BELOW_1000 = (
+    rf"(?:(?:(?:{_BELOW_100}|{_COUPLE})[\s-]+)?hundred(?:{_AND}{_BELOW_100})?|{_BELOW_100})"
+)
 # "One-two-zero", as it is spelt over the radio.
 _DIGIT = _any_of(word for word, value in _ONES.items() if value < 10)
 _SPELT = rf"(?:(?:{_DIGIT})(?:[\s-]+(?:{_DIGIT})){{2,4}})"
-_WORDS = rf"(?:{_SPELT}|(?:{_BELOW_1000}[\s-]+)?thousand(?:{_AND}{_BELOW_1000})?|{_BELOW_1000})"
+_WORDS = (
+    rf"(?:{_SPELT}|(?:(?:{_BELOW_1000}|{_COUPLE})[\s-]+)?thousand(?:{_AND}{_BELOW_1000})?"
+    rf"|{_BELOW_1000})"
+)
 # A space parts thousands in "10 000 kg", "the 1 500 kg crate" and "1 500 kg of sand"; "pallet 6
 # 310 kg" and "props, 3 200 kg each" are two numbers. No thousands begin with a nought: "0,500 kg".
 _GROUPED = r"[1-9]\d{0,2}(?:[,'’\u00a0\u2009\u202f]\d{3})+(?:\.\d+)?"
@@ -104,10 +112,13 @@ _DIGITS = (
     rf"|{_SPACED}(?=\s*(?:kg|kilos|tonnes|t|litres|l|m|metres)\s+of\b)|\d+(?:[.,]\d+)?|\.\d+)"
 )
 _SLASHED = r"(?:[1-9][/⁄](?:[2-689]|10|16)(?!\d))"
-_NUMERAL = rf"(?:{_SLASHED}|[½¼¾⅓⅔]|{_DIGITS}(?:\s*[½¼¾⅓⅔]|[\s-]+{_SLASHED})?)"
+_NUMERAL = (
+    rf"(?:{_SLASHED}|[½¼¾⅓⅔]"
+    rf"|{_DIGITS}(?:\s*[½¼¾⅓⅔]|[\s-]+(?:{_SLASHED}|(?:hundred|thousand|million)\b))?)"
+)
 # "And a half", "an a half", "and three-quarters".
 _AND_PART = (
-    r"(?:and?[\s-]+(?:(?:an?[\s-]+)?(?:half|quarter)|an?[\s-]+third|two[\s-]+thirds"
+    r"(?:and?[\s-]+(?:(?:(?:an?|one)[\s-]+)?(?:half|quarter)|an?[\s-]+third|two[\s-]+thirds"
     r"|three[\s-]+quarters?))"
 )
 _NUMBER = (
@@ -130,7 +141,7 @@ _MENTION = re.compile(
                   (?:\s+of\s+an?)?
                 | (?:a[\s-]+)?(?:half|quarter)(?=[\s-]+(?:{"|".join(_HALVED)})\b)
             )
-            | (?P<count>(?:a\s+)?couple\s+of|(?:half\s+a|half|a)\s+dozen|an?)
+            | (?P<count>{_COUPLE}|(?:half\s+a|half|an?|one|two|three|four)\s+dozen|an?)
               (?=[\s-]+(?:{_any_of(_COUNTABLE)})\b)
         )
         (?=[\s-])
@@ -140,22 +151,34 @@ _MENTION = re.compile(
         )?
         (?P<number>{_NUMBER})
     )
-    [\s-]*(?:of\s+a\s+)?
+    (?:[\s-]odd\b)?[\s-]*(?:of\s+a\s+)?
     (?:
         (?P<length>{_LENGTH})[\s-]*(?:/|\bper\b|\ban?\b)[\s-]*
         (?P<time>h|hr|hour|min|minute|s|sec|second)(?![\w/])
         | h\s?(?P<minutes>[0-5]\d)(?:m|mins?)?(?![\w/]|\s*(?:{_UNIT})\b)
-        | (?P<unit>{_UNIT})(?:(?![\w/])|(?<=['′])(?=\d\d?\s?["″]))
+        | (?:metric[\s-]+(?=ton))?(?P<unit>{_UNIT})
+          (?:(?!\w|/(?!\d[\d.,]*[\s-]?(?:{_UNIT})\b))|(?<=['′])(?=\d\d?\s?["″]))
     )
     (?P<square>\s*(?:²|³|\^\d)|\s+(?:square|cubic)\b)?
     (?P<tail>\s+and\s+(?:a\s+(?:half|quarter)|three[\s-]+quarters)\b)?
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# Hyphens that do not break, and the sign of minus: one character for one.
+_HYPHENS = str.maketrans("\u2010\u2011\u2212", "---")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 # "On the 21st": no stone; "11st" is some.
 _ORDINAL = re.compile(r"(?<!1)1st", re.IGNORECASE)
+# "12 St Mary's Road" is no weight, and a stone alone is one only in "a stone of flour" and "a stone
+# and a half".
+_STREET = re.compile(r"St\.?\s+[A-Z]")
+_ONE_STONE = re.compile(r"(?:an?|one)[\s-]+stone", re.IGNORECASE)
+_OF = re.compile(r"\s+of\b", re.IGNORECASE)
+# "At 1400 hours", "0412 hrs": a time of day.
+_TIME_OF_DAY = re.compile(r"(?:[01]\d|2[0-3])[0-5]\d\s?h", re.IGNORECASE)
+# "Once a day", "8 hours a day": how often, not how long.
+_TIMES = re.compile(r"\b(?:once|twice|thrice|times)\s+$", re.IGNORECASE)
 # "At 14h30": no hours.
 _CLOCK = re.compile(r"\b(?:at|by|from|to|until|till|since|before|after|around)\s+$", re.IGNORECASE)
 # "Two hours and thirty minutes", "3 stone 4 lb": one number, in a unit and in the next smaller one.
@@ -163,9 +186,10 @@ _NEXT_SMALLER = {
     _UNITS[unit]: _UNITS[smaller]
     for unit, smaller in (
         ("day", "hour"), ("hour", "minute"), ("stone", "pound"), ("pound", "ounce"),
-        ("foot", "inch"),
+        ("foot", "inch"), ("metre", "centimetre"),
     )
 }  # fmt: skip
+# "2 m 50 cm" is one length, "1 m and 50 cm" are two.
 _JOINT = re.compile(r"\s*(?:and\s+)?", re.IGNORECASE)
 
 # No inch stands before a word ("70 in that bay", "8 in deep snow"), but in "a 30 in wide gap", or
@@ -177,9 +201,13 @@ _ARTICLE = re.compile(r"\ban?\s+$", re.IGNORECASE)
 
 # Beaufort and words for wind; the middle of each band, km/h (WMO scale).
 _BEAUFORT = (0, 3, 9, 16, 24, 34, 44, 56, 68, 82, 96, 110, 125)
+_N_FORCE = "1[0-2]|\\d|" + "|".join(list(_ONES)[:13])
 _FORCE = re.compile(
-    r"\b(?:force|beaufort|bft)\s+(?P<n>1[0-2]|\d|" + "|".join(list(_ONES)[:13]) + r")\b"
-    r"|\b(?:(?P<before>1[0-2]|\d)\s+(?:beaufort|bft)|F(?P<f>1[0-2]|\d))\b",
+    rf"(?<!task )(?<!air )\b(?:force|beaufort|bft)[\s-]+"
+    rf"(?:(?:{_N_FORCE})\s*(?:-|–|to\b|or\b)\s*)?(?P<n>{_N_FORCE})\b"
+    r"|\b(?P<before>1[0-2]|\d)[\s-]*(?:beaufort|bft)\b"
+    r"|(?:(?<=\bwind )|(?<=\bwinds )|\b(?=F\d+\s+(?:breeze|winds?|gales?|gusts?|storm)\b))"
+    r"F(?P<f>1[0-2]|\d)\b",
     re.IGNORECASE,
 )
 
@@ -194,9 +222,9 @@ _LINK = (
 _BARE_WIND = re.compile(
     r"\b(?:winds?(?:[\s-]?speeds?:?)?|gusts?|gusting|blowing|breeze|squalls)(?:'s)?\s+"
     rf"{_LINK}(?:\d{{3}}(?:\s*(?:degrees|deg|°))?\s+at\s+|\d{{1,3}}\s*(?:-|–|to|or)\s*)?"
-    rf"(?P<n>\d{{1,3}})(?!\d|[.:/]\d|\s*(?:{_UNIT})\b|\s*(?:degrees|deg\b|°|noon|midnight|o['’]clock"
+    rf"(?P<n>\d{{1,3}})(?!\d|[.:/]\d|\s*(?:{_UNIT})\b|\s*(?:%|degrees|deg\b|°|noon|midnight|o['’]clock"
     rf"|[ap]\.?m\b|at\s+\d+(?:\.\d+)?\s*(?:{_SPEED})\b))"
-    r"|(?<![\w.,])(?P<m>\d{1,3})\s+(?:gusts?|winds?)\b",
+    r"|(?<![\w.,-])(?P<m>\d{1,3})\s+(?:gusts?|winds?)\b(?!\s+(?:turbine|farm|gauge|sensor))",
     re.IGNORECASE,
 )
 _BARE_LENGTH = re.compile(
@@ -226,6 +254,7 @@ class Mention:
 
 def find_quantities(text: str) -> list[Mention]:
     """Return the mentions of a text from left to right."""
+    text = text.translate(_HYPHENS)
     mentions: list[Mention] = []
     unit_before = None
     for match in _MENTION.finditer(text):
@@ -241,8 +270,17 @@ def find_quantities(text: str) -> list[Mention]:
             and _NEXT_SMALLER[unit_before] == unit
             and value * factor < unit_before[1]
             and _JOINT.fullmatch(text, last.end, match.start()) is not None
+            and (unit != _UNITS["cm"] or text[last.end : match.start()].strip() == "")
         )
-        if match["square"] or not (joins or _is_quantity(text, match, word)):
+        is_rate = (
+            kind == "hours"
+            and _folded(match["count"] or "") in ("a", "an")
+            and (
+                _TIMES.search(text[max(0, match.start() - 8) : match.start()]) is not None
+                or (last is not None and text[last.end : match.start()].isspace())
+            )
+        )
+        if is_rate or match["square"] or not (joins or _is_quantity(text, match, word)):
             continue
         if match["time"]:
             kind, factor = "speed_kmh", 3.6 * factor / _SECONDS[_folded(match["time"])[0]]
@@ -275,9 +313,20 @@ def number_from_words(words: str) -> float:
             current = max(current, 1) * 100
         elif word == "thousand":
             total, current = total + max(current, 1) * 1000, 0
-        elif word != "and":
+        elif word == "couple":
+            current += 2
+        elif word not in ("and", "a", "of"):
             current += _ONES[word] if word in _ONES else _TENS[word]
     return float(total + current)
+
+
+def number_told(value: float) -> str:
+    """Return a number as people write it, with six digits at most.
+
+    >>> number_told(1e6), number_told(26.666666)
+    ('1000000', '26.6667')
+    """
+    return f"{float(f'{value:.6g}'):.15g}"
 
 
 def _folded(text: str) -> str:
@@ -290,8 +339,14 @@ def _is_quantity(text: str, match: re.Match[str], unit: str) -> bool:
     if unit in _NEED_DIGITS and (match["number"] or "a")[0].isalpha():
         return False
     if unit == "st":
-        return not _ORDINAL.search(match[0])
+        return not (_ORDINAL.search(match[0]) or _STREET.match(text, match.start("unit")))
+    if unit == "stone" and _ONE_STONE.fullmatch(match[0]):
+        return _OF.match(text, match.end()) is not None
     before = text[max(0, match.start() - 8) : match.start()]
+    if unit in _HOURS and (before.endswith(":") or _TIME_OF_DAY.match(match[0])):
+        return False
+    if unit in ("'", "′") and before.endswith(unit):  # the valve marked '1200'
+        return False
     if match["minutes"]:
         return not _CLOCK.search(before)
     dimension = _DIMENSION.match(text, match.end())
@@ -312,7 +367,7 @@ def _value(match: re.Match[str]) -> tuple[float, float | None]:
     elif match["count"]:
         words = _folded(match["count"]).split()
         value = 2.0 if "couple" in words else 12.0 if "dozen" in words else 1.0
-        value /= 2 if "half" in words else 1
+        value *= 0.5 if "half" in words else _ONES.get(words[0], 1)
     else:
         value = _number(match["number"])
         # "One to two hundred": its smaller end is said in hundreds too.
@@ -348,10 +403,11 @@ def _number(text: str) -> float:
         value, text = value + _VULGAR[text[-1]], text[:-1]
     elif match := re.search(r"(\d)[/⁄](\d+)$", text):
         value, text = value + int(match[1]) / int(match[2]), text[: match.start()]
-    text = re.sub(r"[\s'’-]", "", text)
+    many = next((n for word, n in _MANY.items() if text.endswith(word)), 1)
+    text = re.sub(r"[\s'’-]|[a-z]+$", "", text)
     if re.fullmatch(_GROUPED, text):
         text = text.replace(",", "")
-    return value + float(text.replace(",", ".") or 0)
+    return value + many * float(text.replace(",", ".") or 0)
 
 
 def _part(words: str) -> float:

@@ -11,6 +11,15 @@ from embervlm.quantities import find_quantities, number_from_words
     ("text", "expected"),
     [
         ("8 kg", [("mass_kg", 8)]),
+        ("600 kg/1,320 lb box", [("mass_kg", 600)]),
+        ("8 kg/m", []),
+        ("600\u2011kg crate", [("mass_kg", 600)]),
+        ("2 m 50 cm wide", [("length_m", 2.5)]),
+        ("1 m and 50 cm kerbs", [("length_m", 1), ("length_m", 0.5)]),
+        ("a force-8 wind", [("speed_kmh", 68)]),
+        ("force 6 to 7 winds", [("speed_kmh", 56)]),
+        ("8-Beaufort gusts", [("speed_kmh", 68)]),
+        ("wind F5", [("speed_kmh", 34)]),
         ("8kg", [("mass_kg", 8)]),
         ("8-kg pump", [("mass_kg", 8)]),
         ("(8 KG).", [("mass_kg", 8)]),
@@ -88,6 +97,17 @@ def test_a_length_in_a_time_is_a_speed(text: str, kmh: float) -> None:
     ("text", "expected"),
     [
         ("on the 21st", []),
+        ("12 St Mary's Road", []),
+        ("nine stones and two old oaks, a stone circle, one stone", []),
+        ("a stone and a half of flour", [("mass_kg", 9.52544)]),
+        ("at 1400 hours, 0412 hrs, 2230h", []),
+        ("for 1:30 hours", []),
+        ("once a day, three times a day", []),
+        ("30 minutes a day", [("hours", 0.5)]),
+        ("for a day", [("hours", 24)]),
+        ("the valve marked '1200'", []),
+        ("building F8, fuse F12, task force 9", []),
+        ("60 wind turbines, wind 65%", []),
         ("the 1st floor, 51st street, the 101ST", []),
         ("11st", [("mass_kg", 69.853225)]),
         ("21 st", [("mass_kg", 133.356157)]),
@@ -131,6 +151,15 @@ def test_of_a_range_the_larger_end_counts(text: str, value: float, low: float | 
 @pytest.mark.parametrize(
     ("text", "kg"),
     [
+        ("6 hundred kg", 600),
+        ("5 or 6 hundred kilos", 600),
+        ("5 thousand kg", 5000),
+        ("a couple of hundred kilos", 200),
+        ("a couple of thousand kilos", 2000),
+        ("two dozen kilos", 24),
+        ("fifty-odd kilos", 50),
+        ("six hundred and one-half kilos", 600.5),
+        ("two metric tons", 2000),
         ("10 000 kg", 10_000),
         ("1,234,567 kg", 1_234_567),
         ("1'500 kg", 1500),
@@ -251,9 +280,9 @@ def test_mentions_lie_in_the_text_from_left_to_right_whatever_the_text() -> None
     pieces = [
         "8", "1,200", "0.4", "half a", "two", "hundred", " and a half", " ", "-", "kg", "kg", "m",
         "m", "km/h", "knots", "hours", "force", "gusting", "wide", "²", "½", "ſ", "K", "٣", "\n",
-        "🚁", "'", "in", "the", ".", "/", "st", "F9", "a couple of", "\ud800", "\x00", "point five",
-        "between", "and", "to", "per hour", "⁄", "3/4", '"', "h30", " 000", "stone", "lb", "thirds",
-        "İ",
+        "🚁", "'", "in", "the", ".", "/", "st", "force 9", "a couple of", "\ud800", "\x00",
+        "point five", "between", "and", "to", "per hour", "⁄", "3/4", '"', "h30", " 000", "stone",
+        "lb", "thirds", "İ",
     ]  # fmt: skip
     chance = random.Random(0)
     seen = 0

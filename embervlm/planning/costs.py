@@ -31,6 +31,7 @@ from embervlm.planning.limits import (
     missing_actions,
     runs_for,
 )
+from embervlm.quantities import number_told
 from embervlm.scenario import Needs
 
 # A robot that the model gives no chance, or less than 1 in 1,000, counts as one of 1 in 1,000.
@@ -140,7 +141,7 @@ def lasts_not(robot: Robot, step: Step, objective: Objective) -> list[str]:
     if farthest_m is not None and base is not None and step.place is not None:
         there_m = dist(base, step.place)
         if there_m > farthest_m:
-            return [f"goes up to {farthest_m:g} m, the place is {there_m:.0f} m away"]
+            return [f"goes up to {number_told(farthest_m)} m, the place is {there_m:.0f} m away"]
     minutes = minutes_there(robot, step, objective) + way_min(robot, robot.location, step.place)
     if minutes > robot.endurance_min + ROUNDING:
         return [f"{runs_for(robot)}, the step takes {minutes:.1f} min"]

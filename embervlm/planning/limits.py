@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embervlm.fleet import LEFT_OUT, Fleet, Robot
+from embervlm.quantities import number_told
 from embervlm.scenario import Needs
 
 # Flags that take an ability; the others (people, flat, night, narrow, doors, ice, fire) only
@@ -55,19 +56,21 @@ def broken_limits(robot: Robot, needs: Needs) -> list[str]:
     for limit, quantity, what, unit in UPPER_LIMITS:
         if limit in limits and asked.get(quantity, 0.0) > limits[limit]:
             told = _told(asked[quantity], limits[limit])
-            broken.append(f"{what} {limits[limit]:g} {unit}, asked {told} {unit}")
+            broken.append(f"{what} {number_told(limits[limit])} {unit}, asked {told} {unit}")
     # Rounded: 40 minutes, stated in hours of four decimals, are not more than 40.
     minutes = round(60 * asked.get("hours", 0.0), 1)
     if minutes > robot.endurance_min:
-        broken.append(f"{runs_for(robot)}, asked {minutes:g} min")
+        broken.append(f"{runs_for(robot)}, asked {number_told(minutes)} min")
     if "width_m" in asked and asked["width_m"] < limits.get("min_width_m", 0.0):
         told = _told(asked["width_m"], limits["min_width_m"])
-        broken.append(f"needs {limits['min_width_m']:g} m of width, there are {told} m")
+        broken.append(f"needs {number_told(limits['min_width_m'])} m of width, there are {told} m")
     if robot.can("dive"):
         depth = asked.get("depth_m")
         if depth is not None and depth < limits.get("min_depth_m", 0.0):
             told = _told(depth, limits["min_depth_m"])
-            broken.append(f"needs {limits['min_depth_m']:g} m of water, there are {told} m")
+            broken.append(
+                f"needs {number_told(limits['min_depth_m'])} m of water, there are {told} m"
+            )
     elif needs.environment == "underwater":
         broken.append("cannot work under water")
     if needs.environment == "airborne" and not robot.can("height"):
@@ -90,7 +93,7 @@ def _told(asked: float, limit: float) -> str:
     for digits in (4, 6) if asked < 10_000 else (6,):
         told = float(f"{asked:.{digits}g}")
         if (told > limit, told < limit) == (asked > limit, asked < limit):
-            return f"{told:g}"
+            return f"{told:.15g}"
     return f"{asked:.15g}"
 
 
@@ -158,7 +161,7 @@ class Demand:
 
 def runs_for(robot: Robot) -> str:
     """Return the clause on how long a robot with a stated endurance runs, its battery included."""
-    clause = f"runs for {robot.endurance_min:g} min"
+    clause = f"runs for {number_told(robot.endurance_min)} min"
     return clause if robot.battery == 1 else f"{clause} on {robot.battery:.0%} of its battery"
 
 
@@ -188,7 +191,7 @@ def reasons_for(robot: Robot, needs: Needs) -> list[str]:
     for limit, quantity, what, unit in UPPER_LIMITS:
         if limit in limits and quantity in asked and asked[quantity] <= limits[limit]:
             told = _told(asked[quantity], limits[limit])
-            facts.append(f"{what} {limits[limit]:g} {unit}, asked {told} {unit}")
+            facts.append(f"{what} {number_told(limits[limit])} {unit}, asked {told} {unit}")
     return facts or ["suits the request as a whole"]
 
 

@@ -154,6 +154,7 @@ def test_says_which_limit_is_broken_with_its_numbers(name: str, needs: Needs, cl
         ("wind_kmh", 80.4672, "asked 80.47 km/h"),
         ("load_kg", 133.356, "asked 133.4 kg"),
         ("load_kg", 20_123.4, "asked 20123.4 kg"),
+        ("load_kg", 1_000_000, "asked 1000000 kg"),
         ("load_kg", 5.0001, "asked 5.0001 kg"),
         ("load_kg", 5.000_000_1, "asked 5.0000001 kg"),
         ("width_m", 1.9999, "there are 1.9999 m"),
