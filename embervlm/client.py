@@ -282,6 +282,9 @@ def _plan(steps: Sequence[Mapping[str, Any]]) -> tuple[Subtask, ...]:
             why=step.get("why", ""),
             done=step.get("done", False),
             place=(step["place"]["x_m"], step["place"]["y_m"]) if "place" in step else None,
+            minutes=step.get("minutes"),
+            barred=tuple(step.get("barred", ())),
+            unsuited=tuple(step.get("unsuited", ())),
         )
         for step in steps
     )

@@ -431,6 +431,7 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from embervlm.planning.rmf import robot_name
     from embervlm.prompts import describe_needs, describe_robots, go_together
 
     def text(words: str, style: str = "") -> Text:
@@ -472,9 +473,8 @@ def show_decision(decision: Decision, *, photo: str | None) -> None:
                 when = f"minutes {step.start_min:.0f} to {end:.0f}"
             wait = ", ".join(part for part in (when, f"after {after}" if after else "") if part)
             wait = f"{wait} {step.why}".strip()
-            steps.add_row(
-                f"{i}.", text(step.robot or "nobody"), text(step.subtask), text(wait, "dim")
-            )
+            who = robot_name(step) if step.robot else "nobody"
+            steps.add_row(f"{i}.", text(who), text(step.subtask), text(wait, "dim"))
         parts += [Text(), Text("plan", style="dim"), steps]
     if decision.reasoning:
         parts += [Text(), *(text(line) for line in decision.reasoning)]

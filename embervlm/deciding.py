@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -220,16 +220,28 @@ def signs_of(
 ) -> tuple[float, ...]:
     """Return what tells how likely the chosen set is to be right, in the order of
     `reading.SIGNS`."""
-    second = max((p for names, p in sets.items() if names != chosen), default=0.0)
+    # A robot of the same sort in its place, or beside it, makes no other answer.
+    same = _stand_ins(chosen, abilities)
+    others = [p for names, p in sets.items() if _stand_ins(names, abilities) != same]
+    alike = math.fsum(p for names, p in sets.items() if _stand_ins(names, abilities) == same)
+    second = max(others, default=0.0)
     chance_A = 1 / (1 + np.exp(-proposal.actions.astype(np.float64)))
     undecided = float(np.minimum(chance_A, 1 - chance_A).max())
-    odds = min(max(_log_odds(sets.get(chosen, 0.0)), -_SUREST), _SUREST)
+    odds = min(max(_log_odds(alike), -_SUREST), _SUREST)
     own = odds
     # Of robots unlike all default ones the network itself has said nothing.
     if all(abilities.is_alike.get(name, False) for name in chosen):
         number = sum(1 << slot for slot in {abilities.slot_of[name] for name in chosen})
         own = _log_odds(float(softmax(proposal.subsets)[number]))
     return (odds, own, _log_odds(second), float(len(chosen) > 1), undecided)
+
+
+def _stand_ins(names: Iterable[str], abilities: Abilities) -> frozenset[object]:
+    """Return robots by the default one that each stands for; those that stand for none as they
+    are."""
+    return frozenset(
+        abilities.slot_of[name] if abilities.is_alike.get(name) else name for name in names
+    )
 
 
 def confidence(signs: Sequence[float], calibration: Calibration, *, has_photo: bool) -> float:

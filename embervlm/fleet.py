@@ -72,6 +72,8 @@ LEFT_OUT = "left out"
 
 MAX_NAME_CHARACTERS = 60
 MOST_OF_A_KIND = 1_000_000
+# Slower than a metre an hour is a slip; with far less the minutes of a way have no end.
+LEAST_SPEED_KMH = 0.001
 _NOT_IN_NAMES = re.compile("[;<|>]")
 # The same safe loader compiled, where PyYAML has it: ten times as quick.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -395,8 +397,8 @@ def _parse_robot(row: Any, index: int, source: str) -> Robot:
                 f"limits.{key}", f"a number of {LIMIT_UNITS[key]}, 0 or more, not {value!r}"
             )
     speed = row.get("speed_kmh")
-    if speed is not None and (not is_number(speed) or speed <= 0):
-        raise wrong("speed_kmh", f"a number of km/h above 0, not {speed!r}")
+    if speed is not None and (not is_number(speed) or speed < LEAST_SPEED_KMH):
+        raise wrong("speed_kmh", f"a number of km/h, {LEAST_SPEED_KMH} or more, not {speed!r}")
     count = row.get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_OF_A_KIND:
         raise wrong("count", f"a whole number, 0 or more, at most {MOST_OF_A_KIND:,}")

@@ -122,7 +122,8 @@ def _now(robot: Robot, row: Mapping[str, Any] | None) -> Robot:
         status=row.get("status", robot.status),
         count=row.get("ready", robot.count),
         free_in_min=float(row.get("free_in_min", robot.free_in_min)),
-        location=location if location is not None else robot.location,
+        location=location or robot.location,
+        base=robot.base if location is None else robot.location or location,
     )
 
 

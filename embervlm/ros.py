@@ -158,6 +158,7 @@ def _answer(selector: Selector, data: Any, state: FleetState | None) -> dict[str
     request: dict[str, Any] = {}
     try:
         request = _request(data)
+        _check_keys(request)
         image = request.get("image")
         if isinstance(image, str):
             try:
@@ -191,9 +192,6 @@ def _request(data: Any) -> dict[str, Any]:
     request = _parsed(data)
     if not isinstance(request, dict):
         raise ValueError("The request begins like JSON but is none.")
-    for key in request:
-        if key not in _KEYS:
-            raise ValueError(f"A request has no key {key[:40]!r}; it has {', '.join(_KEYS)}.")
     name = request.get("id")
     is_number = isinstance(name, int) and not isinstance(name, bool)
     if not (name is None or is_number or isinstance(name, str)) or (
@@ -202,6 +200,12 @@ def _request(data: Any) -> dict[str, Any]:
         del request["id"]
         raise ValueError(f"`id` must be a number or a text of at most {MAX_ID_CHARACTERS}.")
     return request
+
+
+def _check_keys(request: dict[str, Any]) -> None:
+    for key in request:
+        if key not in _KEYS:
+            raise ValueError(f"A request has no key {key[:40]!r}; it has {', '.join(_KEYS)}.")
 
 
 def _names(request: dict[str, Any], key: str) -> list[str]:

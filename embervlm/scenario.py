@@ -166,6 +166,8 @@ class Subtask:
             record["minutes"] = self.minutes
         if self.barred:
             record["barred"] = list(self.barred)
+        if self.unsuited:
+            record["unsuited"] = list(self.unsuited)
         if self.why:
             record["why"] = self.why
         if self.done:

@@ -9,6 +9,8 @@ is in.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -123,14 +125,12 @@ class Selector:
             ValueError: the photo cannot be read, `top_k` is below 1, a robot is not in the fleet,
                 or one that is required cannot be sent; says why.
         """
-        if top_k is not None and top_k < max(1, len(require)):
-            raise ValueError(f"top_k is {top_k}; ask for {max(1, len(require))} robots or more.")
         now = self.at(state, exclude)
-        required = [now.fleet.find(name).name for name in require]
+        required = dict.fromkeys(now.fleet.find(name).name for name in require)
+        if top_k is not None and top_k < max(1, len(required)):
+            raise ValueError(f"top_k is {top_k}; ask for {max(1, len(required))} robots or more.")
         proposal = self.propose(scenario)
-        return now.answer(
-            proposal, scenario, top_k=top_k, reasoning=reasoning, require=dict.fromkeys(required)
-        )
+        return now.answer(proposal, scenario, top_k=top_k, reasoning=reasoning, require=required)
 
     def at(self, state: FleetState | None = None, exclude: Sequence[str] = ()) -> Self:
         """Return this selector for the fleet as it is now, less the robots that are left out.
@@ -190,7 +190,8 @@ class Selector:
         """Return the decision with a plan for the rest, after steps of its plan have failed.
 
         What is done stays as it was; see `planning.replan`. `robots` are those that still have
-        something to do.
+        something to do, whether the decision sent them or not; where all is done, nobody, and
+        nothing is said against the others.
 
         Args:
             decision: what `decide` or `replan` returned.
@@ -203,16 +204,23 @@ class Selector:
             ValueError: a step is not in the plan, or a robot is not in the fleet.
         """
         now = self.at(state, exclude)
-        plan = planning.replan(now.fleet, decision.plan, failed, done=done)
-        robots = plan.robots or (NO_ROBOT,)
         chance = decision.probabilities
+        liked = None
+        if len(decision.plan) == 1:  # whom it suits, nothing but the decision says
+            liked = [{name: math.log(max(chance.get(name, 0.0), 1e-9)) for name in now.fleet.names}]
+        plan = planning.replan(now.fleet, decision.plan, failed, done=done, preferences=liked)
+        robots = plan.robots or (NO_ROBOT,)
+        is_open = any(not step.done for step in plan.steps)
+        others = liked is not None and not {*robots} <= {*decision.robots} and is_open
         return replace(
             decision,
             robots=robots,
             primary=robots[0],
             plan=plan.steps,
-            ask=decision.ask or bool(plan.unassigned),
-            rejected=planning.reasons_in_plan(now.fleet, plan.steps, robots, chance),
+            ask=decision.ask or bool(plan.unassigned) or others,
+            rejected=planning.reasons_in_plan(now.fleet, plan.steps, robots, chance)
+            if is_open
+            else {},
             reasoning=(),
         )
 
@@ -303,6 +311,8 @@ class Selector:
         # Whoever is required is not cut off, and goes where one suffices.
         first_required = top_k is not None or not team
         robots = sorted(allowed or robots, key=lambda name: first_required and name not in require)
+        if team and not allowed:  # one of each sort before the second of any
+            robots = self._in_turn(robots, require)
         robots = robots[:top_k]
         asked = needs if team else certain
         may_grow = top_k is None and not allowed
@@ -492,6 +502,17 @@ class Selector:
             words = scenario.task or "look at the place"
             return tuple(planning.assign(self.fleet, robots, needs, task=words, team=team))
         return teamwork.allocated(self.fleet, self._abilities, robots, job, may_grow=may_grow)
+
+    def _in_turn(self, robots: Sequence[str], require: Collection[str]) -> list[str]:
+        """Return robots in their order, but of those that stand for the same default one the first
+        before the second of any; the required ones in front."""
+        seen: Counter[object] = Counter()
+        turn = {}
+        for name in robots:
+            sort = self._abilities.slot_of[name] if self._abilities.is_alike.get(name) else name
+            turn[name] = seen[sort]
+            seen[sort] += 1
+        return sorted(robots, key=lambda name: (name not in require, turn[name]))
 
     def _reasons(
         self,

@@ -8,7 +8,7 @@ It keeps nothing between calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,8 @@ from embervlm import deciding, planning
 from embervlm.abilities import Abilities
 from embervlm.backends.base import MAX_TASK_TOKENS, Backend, Proposal
 from embervlm.fleet import Fleet
-from embervlm.planning.costs import LEAST_CHANCE
+from embervlm.planning.costs import LEAST_CHANCE, Step
+from embervlm.planning.limits import missing_actions
 from embervlm.prompts import one_line, token_spans
 from embervlm.reading import Calibration, stated_quantities
 from embervlm.scenario import Subtask
@@ -75,7 +76,7 @@ def allocated(
         for score, liked_R in zip(job.scores, job.liked, strict=True)
     ]
     steps = [
-        replace(step, unsuited=tuple(n for n, x in liked.items() if x < np.log(LEAST_CHANCE)))
+        replace(step, unsuited=_unsuited(fleet, step, liked))
         for step, liked in zip(job.steps, preferences, strict=True)
     ]
     all_alike = all(abilities.is_alike.values())
@@ -94,4 +95,13 @@ def allocated(
         if step.why
         else step
         for step in made.steps
+    )
+
+
+def _unsuited(fleet: Fleet, step: Step, liked: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the robots that have the actions for a step, but next to no chance at it."""
+    return tuple(
+        name
+        for name, chance in liked.items()
+        if chance < np.log(LEAST_CHANCE) and not missing_actions(fleet[name], step.needs)
     )

@@ -206,6 +206,13 @@ def test_a_wrong_request_is_answered_with_one_sentence(data: Any, part: str) -> 
     assert "robots" not in answer
 
 
+def test_a_refusal_has_the_id_of_what_it_refuses() -> None:
+    [message] = answered(request('{"id": 7, "tasks": "x"}'))
+    answer = json.loads(message["msg"]["data"])
+    assert answer["id"] == 7
+    assert "no key 'tasks'" in answer["error"]
+
+
 def test_a_photo_and_a_state_come_along() -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "green").save(file, "PNG")

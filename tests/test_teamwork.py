@@ -1,5 +1,7 @@
 """A job for several robots by the model that ships: who does its steps, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from embervlm import planning
@@ -13,7 +15,7 @@ from embervlm.selector import Selector
 
 pytestmark = pytest.mark.skipif(not SHIPPED.is_file(), reason="no weights ship with this tree")
 
-DRONE, LEGS = "Drone", "Robot with Legs"
+DRONE, LEGS, WHEELS = "Drone", "Robot with Legs", "Robot with Wheels"
 FLOOD = Scenario("map the flood from above, then take the 9 kg radio through the mud")
 
 
@@ -103,3 +105,42 @@ def test_after_a_failure_no_step_goes_to_whom_it_does_not_suit(selector: Selecto
         assert step.robot not in (*step.barred, *step.unsuited)
         assert step.robot is not None or step.why
     assert again.ask or None not in [step.robot for step in again.plan]
+
+
+def with_seconds(*names: str) -> Fleet:
+    fleet = Fleet.default()
+    seconds = (replace(fleet[name], name=f"{name} B", aliases=()) for name in names)
+    return Fleet((*fleet.robots, *seconds))
+
+
+def test_of_one_step_another_goes_as_the_decision_says_whom_it_suits(selector: Selector) -> None:
+    decision = selector.decide(Scenario("look around the yard"))
+    assert decision.robots == (DRONE, WHEELS)
+    again = selector.replan(decision, [0])
+    assert again.robots == (WHEELS,)
+    assert "has failed" in again.rejected[DRONE]
+    done = selector.replan(decision, [], done=[0])
+    assert done.robots == (NO_ROBOT,)
+    assert done.rejected == {}
+
+
+def test_a_second_robot_of_a_sort_makes_the_same_team_no_less_sure(selector: Selector) -> None:
+    asked = Scenario("look at the roof from above, then shut the valve in the pump room")
+    decision = selector.decide(asked)
+    both = selector.with_fleet(with_seconds(DRONE, "Humanoid"))
+    for top_k in (None, 2, 3):
+        again = both.decide(asked, top_k=top_k)
+        assert set(again.robots) == set(decision.robots)
+        assert again.confidence == pytest.approx(decision.confidence, abs=0.01)
+
+
+def test_of_each_sort_one_goes_before_the_second_of_any(selector: Selector) -> None:
+    both = selector.with_fleet(with_seconds(DRONE))
+    order = both._in_turn([DRONE, f"{DRONE} B", LEGS], ())
+    assert order == [DRONE, LEGS, f"{DRONE} B"]
+    assert both._in_turn(order, [f"{DRONE} B"])[0] == f"{DRONE} B"
+
+
+def test_a_robot_required_by_two_of_its_names_is_one(selector: Selector) -> None:
+    decision = selector.decide(Scenario("look around the yard"), top_k=1, require=[DRONE, "UAV"])
+    assert decision.robots == (DRONE,)

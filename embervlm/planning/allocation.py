@@ -51,7 +51,8 @@ def allocate(
     fleet = replace(
         fleet,
         robots=tuple(
-            replace(robot, location=_stands(robot, steps), base=robot.location) for robot in fleet
+            replace(robot, location=_stands(robot, steps), base=robot.base or robot.location)
+            for robot in fleet
         ),
         objective=objective or fleet.objective,
     )
@@ -114,7 +115,10 @@ def _checked(step: Step, number: int, fleet: Fleet) -> Step:
 
 
 def _stands(robot: Robot, steps: Sequence[Step]) -> Place | None:
-    """Return where a robot stands: where it last finished a step, else where the fleet says."""
+    """Return where a robot stands: where a live state says, or where it last finished a step, or
+    where the fleet says."""
+    if robot.base is not None:
+        return robot.location
     done = [s for s in steps if s.done and s.robot == robot.name and s.place is not None]
     if not done or robot.count > 1:
         return robot.location

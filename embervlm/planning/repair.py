@@ -59,7 +59,7 @@ def replan(
                 place=old.place,
                 barred=barred,
                 unsuited=old.unsuited,
-                start_min=old.start_min if i in finished and not old.done else None,
+                start_min=_begun(old, subtasks) if i in finished else None,
             )
         )
         wishes.append({name: 0.0 if name == old.robot else _CHANGE for name in fleet.names})
@@ -69,3 +69,12 @@ def replan(
         for i, (old, step) in enumerate(zip(subtasks, new.steps, strict=True))
     )
     return replace(new, steps=kept)
+
+
+def _begun(old: Subtask, plan: Sequence[Subtask]) -> float | None:
+    """Return when a step was begun, in minutes of its plan; of plans before that one below 0, in
+    the order of their own times."""
+    if old.start_min is None or not old.done:
+        return old.start_min
+    latest = max(step.start_min for step in plan if step.done and step.start_min is not None)
+    return old.start_min - latest - 1

@@ -167,6 +167,9 @@ class StepRecord(BaseModel):
     duration_min: float | None = None
     unit: int | None = None
     place: PlaceRecord | None = None
+    minutes: float | None = None
+    barred: list[str] | None = None
+    unsuited: list[str] | None = None
     why: str | None = None
     done: bool | None = None
 

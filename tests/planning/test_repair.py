@@ -7,6 +7,7 @@ import pytest
 from fleets import random_fleet, random_steps
 
 from embervlm.fleet import Fleet, Robot
+from embervlm.live import FleetState
 from embervlm.planning import Step, allocate, replan
 from embervlm.scenario import Needs, Subtask
 
@@ -114,3 +115,37 @@ def test_how_far_a_robot_goes_counts_from_where_the_fleet_says_it_stands() -> No
         plan = allocate(fleet, steps)
         assert plan.steps[1].robot == robot
         assert replan(fleet, plan, [], done=[0]).steps[1].robot == robot
+
+
+def test_a_robot_still_stands_where_it_was_after_a_second_repair_or_where_it_was_seen() -> None:
+    look = Needs(("look",))
+    walker = Robot("A", capabilities=frozenset({"look"}), speed_kmh=6.0, location=(0.0, 0.0))
+    fleet = Fleet((walker,))
+    far = (1000.0, 0.0)
+    steps = [
+        Step("far", look, (1,), place=far),
+        Step("near", look, place=(100.0, 0.0)),
+        Step("more", look, (0,), place=far),
+        Step("last", look, (2,), place=far),
+    ]
+    once = replan(fleet, allocate(fleet, steps), [], done=[0, 1])
+    assert once.steps[2].duration_min == 10
+    assert replan(fleet, once, []).steps[2:] == once.steps[2:]
+    third = replan(fleet, replan(fleet, once, [], done=[2]), [])
+    assert third.steps[3].duration_min == 10
+    seen = FleetState({"A": {"location": {"x_m": 500, "y_m": 0}}}).applied(fleet)
+    assert replan(seen, allocate(fleet, steps), [], done=[0, 1]).steps[2].duration_min == 15
+
+
+def test_how_far_a_robot_may_go_counts_from_its_home_wherever_it_was_seen() -> None:
+    tied = Robot(
+        "A",
+        capabilities=frozenset({"look"}),
+        limits={"max_distance_m": 1000.0},
+        speed_kmh=6.0,
+        location=(0.0, 0.0),
+    )
+    seen = FleetState({"A": {"location": {"x_m": 900, "y_m": 0}}}).applied(Fleet((tied,)))
+    (step,) = allocate(seen, [Step("look", Needs(("look",)), place=(1800.0, 0.0))]).steps
+    assert step.robot is None
+    assert "goes up to 1000 m, the place is 1800 m away" in step.why

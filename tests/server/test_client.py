@@ -4,17 +4,19 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import Listen
 
-from embervlm.client import Client, ServerError, UnreachableError
+from embervlm.client import Client, ServerError, UnreachableError, decision_from
 from embervlm.fleet import Fleet
 from embervlm.live import FleetState
-from embervlm.scenario import Decision, Feedback, Scenario
+from embervlm.scenario import Decision, Feedback, Needs, Scenario, Subtask
 from embervlm.selector import Selector
+from embervlm.server.records import DecisionRecord
 from embervlm.server.settings import ServerSettings
 
 TASK = "carry the 8 kg pump up the stairs"
@@ -53,6 +55,29 @@ def test_decides_learns_and_forgets_as_the_selector_does(
         with pytest.raises(ServerError) as refused:
             Client(server.url, key=KEY + "x").select(TASK)
         assert (refused.value.status, refused.value.code) == (401, "key")
+
+
+def test_a_plan_comes_back_with_all_that_is_known_of_it(selector: Selector) -> None:
+    known = Subtask(
+        "shut the valve",
+        "Humanoid",
+        (0,),
+        Needs(("handle",), "indoor_flat", {"hours": 0.5}, frozenset({"doors"})),
+        start_min=10.0,
+        duration_min=30.0,
+        unit=2,
+        why="why",
+        done=True,
+        place=(1.0, 2.0),
+        minutes=30.0,
+        barred=("Drone",),
+        unsuited=("Robot with Legs",),
+    )
+    assert {f.name for f in fields(known) if getattr(known, f.name) == f.default} == set()
+    decision = replace(selector.decide(Scenario(task=TASK)), plan=(known,))
+    record = json.loads(json.dumps(decision.to_dict()))
+    assert DecisionRecord.model_validate(record).model_dump(exclude_none=True) == record
+    assert decision_from(record, decision.scenario).plan == (known,)
 
 
 def test_asks_again_over_a_connection_that_rested_too_long(listen: Listen) -> None:
