@@ -35,7 +35,7 @@ class Event:
 
     `entry` is the entry concerned, None for a rollback. `target` is the newer entry for
     `supersede`, and for a `restore`, which undoes that; for `rollback` the number of the last event
-    that still counts. `content` is the SHA-256 of the entry that an `add` brought, else empty.
+    that still counts; 0 for an `add` that an import brought. `content` is the SHA-256 of the entry that an `add` brought, else empty.
     """
 
     seq: int
@@ -75,13 +75,24 @@ def in_force(events: Sequence[Event]) -> set[int]:
 def superseded_by(events: Sequence[Event], entry: int) -> list[int]:
     """Return the entries that are out of force because of this one alone, in their order.
 
+    An erased entry between the two is passed over: what it had replaced is found behind it.
+
     >>> log = [Event(1, "add", 1), Event(2, "add", 2), Event(3, "supersede", 1, target=2)]
     >>> superseded_by(log, 2)
     [1]
     """
-    last = {event.entry: event for event in _standing(events) if event.entry is not None}
-    found = {i for i, event in last.items() if (event.kind, event.target) == ("supersede", entry)}
-    return sorted(found - _erased(events))
+    last = {
+        event.entry: (event.kind, event.target)
+        for event in _standing(events)
+        if event.entry is not None and event.kind != "erase"
+    }
+    erased, found, newer = _erased(events), set(), [entry]
+    while newer:
+        by = ("supersede", newer.pop())
+        older = {i for i, kind_and_target in last.items() if kind_and_target == by}
+        newer += older & erased
+        found |= older - erased
+    return sorted(found)
 
 
 def apply(event: Event, found: set[int]) -> None:

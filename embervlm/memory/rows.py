@@ -18,6 +18,8 @@ from embervlm.memory.matrix import unit
 from embervlm.memory.protocol import check_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND_US = 1_000_000
+_LATEST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 # Metadata that stands in columns of its own, not in the body.
 _IN_COLUMNS = ("key", "author", "site", "time", "environment")
 _MAX_WIDTH = 65_536
@@ -168,6 +170,12 @@ def _is_limits(value: Any) -> bool:
 def to_microseconds(when: datetime) -> int:
     """Return a time as microseconds since 1970; without a zone, this machine's is meant."""
     return (when.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+
+
+def later_than(at_us: int, now_us: int) -> int:
+    """Return now, or where a wrong clock told a later time, the second behind that: an import keeps
+    the newest of two entries for a request, and an export tells whole seconds."""
+    return now_us if now_us > at_us else min(at_us + _SECOND_US, _LATEST_US)
 
 
 def from_microseconds(at_us: int) -> datetime:

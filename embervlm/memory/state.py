@@ -26,6 +26,7 @@ class Head(NamedTuple):
     at_us: int
     request: str
     quarantined: bool
+    imported: bool
 
 
 class SiteState:
@@ -47,7 +48,7 @@ class SiteState:
         self.events.append(event)
         self._stale = True
         if row is not None:
-            self._note_row(row)
+            self._note_row(row, imported=event.target is not None)
         if event.kind == "rollback":
             self.in_force = chain.in_force(self.events)
             usable = sorted(i for i in self.in_force if not self.heads[i].quarantined)
@@ -59,8 +60,8 @@ class SiteState:
                 if not head.quarantined:
                     self._by_request[head.request] = event.entry
 
-    def _note_row(self, row: Row) -> None:
-        head = Head(row.author, row.at_us, row.request, bool(row.quarantined))
+    def _note_row(self, row: Row, *, imported: bool) -> None:
+        head = Head(row.author, row.at_us, row.request, bool(row.quarantined), imported)
         self.heads[row.id] = head
         if not row.body:
             return  # erased: the event that says so follows
@@ -100,7 +101,8 @@ class SiteState:
         self._usable, self._stale = len(used), False
 
     def check_quotas(self, quotas: Quotas, author: str, at_us: int) -> None:
-        """Fail if the author, or the site, has as much as it may have.
+        """Fail if the author, or the site, has as much as it may have; of a day only what was added
+        here counts, not what an import brought.
 
         Raises:
             ValueError: which quota is used up, and what can be done.
@@ -115,7 +117,10 @@ class SiteState:
                     f"{who} has {count:,} lessons in force, the most; forget some first."
                 )
         since_us = at_us - _DAY_US
-        lately = sum(h.author == author and h.at_us > since_us for h in self.heads.values())
+        lately = sum(
+            head.author == author and not head.imported and since_us < head.at_us <= at_us
+            for head in self.heads.values()
+        )
         if lately >= quotas.daily:
             raise ValueError(
                 f"{author!r} has added {lately:,} lessons in 24 hours, the most; wait, or let "

@@ -32,7 +32,14 @@ from embervlm.memory.lessons import request_of
 from embervlm.memory.log import Log
 from embervlm.memory.matrix import unit
 from embervlm.memory.protocol import OPERATOR, Imported, Quotas, StoreFaultError, check_name
-from embervlm.memory.rows import Row, exported, from_microseconds, imported, to_microseconds
+from embervlm.memory.rows import (
+    Row,
+    exported,
+    from_microseconds,
+    imported,
+    later_than,
+    to_microseconds,
+)
 from embervlm.memory.sqlite import IN_MEMORY, SqliteDatabase
 
 __all__ = ["IN_MEMORY", "LessonStore"]
@@ -105,6 +112,9 @@ class LessonStore:
             at_us = to_microseconds(self._now())
             if self.quotas is not None:
                 self._log.state.check_quotas(self.quotas, author, at_us)
+            older = self._log.state.entry_for(request_of(entry))
+            if older is not None and not entry.metadata.get("quarantine"):
+                at_us = later_than(self._log.state.heads[older].at_us, at_us)
             key = os.urandom(8).hex()
             row = self._insert(db, entry, direction, author, at_us, key, by=author)
         return row.entry()
@@ -252,7 +262,10 @@ class LessonStore:
                     older += 1
                 else:
                     wrote = about["author"]
-                    row = self._insert(db, entry, vector_D, wrote, at_us, about["key"], by=author)
+                    key = about["key"]
+                    row = self._insert(
+                        db, entry, vector_D, wrote, at_us, key, by=author, imported=True
+                    )
                     keys[row.key] = row.id
                     added += 1
         return Imported(added, known, older, retired)
@@ -289,6 +302,7 @@ class LessonStore:
         key: str,
         *,
         by: str,
+        imported: bool = False,
     ) -> Row:
         request = request_of(entry)
         older = self._log.state.entry_for(request)
@@ -305,7 +319,7 @@ class LessonStore:
         )
         db.execute(sql.INSERT_ENTRY, row)
         self._log.database.add_words(db, row)
-        self._log.append(db, "add", by, row.id, row=row)
+        self._log.append(db, "add", by, row.id, target=0 if imported else None, row=row)
         if older is not None and not row.quarantined:
             self._log.append(db, "supersede", by, older, target=row.id)
         return row

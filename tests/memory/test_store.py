@@ -130,6 +130,16 @@ def test_what_a_forgotten_entry_had_replaced_comes_back(place: str) -> None:
     assert ids(store) == [6]
 
 
+def test_an_erased_entry_breaks_no_way_back(place: str) -> None:
+    store = LessonStore(place)
+    for robot in ("Humanoid", "Drone", "Robot with Legs", "Robot with Wheels"):
+        store.add(correction("one", robot), vector(1))
+    for number in (3, 2):
+        assert store.forget(number, erase=True) == ()
+    assert store.forget(4) == (1,)
+    assert ids(store) == ids(LessonStore(place)) == [1]
+
+
 def test_faults_are_sentences(place: str) -> None:
     store = LessonStore(place)
     with pytest.raises(ValueError, match="There is no lesson 7 at the site 'default'"):
@@ -221,10 +231,28 @@ def test_a_hostile_author_meets_a_quota_and_moves_nobody_else(path: Path) -> Non
         for number in range(500, 600):
             store.add(correction(f"request {number}"), vector(number), author="Mallory")
     store.add(correction("another"), vector(10_001), author="Ada")
-    # A clock that is put back does not open the gate.
+    # A clock that is put back does not open the gate of what is in force.
     clock.time -= timedelta(days=30)
     with pytest.raises(ValueError, match="'Mallory' has"):
         store.add(correction("yet another"), vector(3), author="Mallory")
+
+
+def test_a_day_s_quota_counts_what_was_added_here_by_now(place: str) -> None:
+    clock = Clock()
+    with LessonStore(IN_MEMORY, now=clock) as other:
+        for number in range(3):
+            other.add(correction(f"there {number}"), vector(number), author="Ada")
+        rows = list(other.export())
+    LessonStore(place, now=clock, quotas=Quotas(daily=2)).import_rows(rows, author="Ada")
+    clock.time += timedelta(days=400)  # a clock that went wrong, and is put right below
+    again = LessonStore(place, now=clock, quotas=Quotas(daily=2))
+    for number in range(2):
+        again.add(correction(f"later {number}"), vector(number), author="Ada")
+    clock.time -= timedelta(days=400)
+    for number in range(2):
+        again.add(correction(f"here {number}"), vector(number), author="Ada")
+    with pytest.raises(ValueError, match="'Ada' has added 2 lessons in 24 hours"):
+        again.add(correction("one more"), vector(9), author="Ada")
 
 
 def test_times_in_the_log_never_go_back(place: str) -> None:
@@ -268,6 +296,24 @@ def test_an_import_twice_is_once(place: str, tmp_path: Path) -> None:
         row["metadata"]["key"] += "x"
     assert other.import_rows(rows).older == 1
     assert newer.id in ids(other)
+
+
+def test_a_correction_is_newer_than_what_it_replaces_whatever_the_clock_was() -> None:
+    store = LessonStore(IN_MEMORY, now=Clock())
+    store.add(correction("one", "Drone"), vector(1))
+    first = [json.loads(json.dumps(row)) for row in store.export()]
+    first[0]["metadata"] |= {"time": "2030-01-01T00:00:00+00:00", "key": "another"}
+    store.import_rows(first)
+    newest = store.add(correction("one", "Humanoid"), vector(1))
+    assert newest.metadata["time"] == "2030-01-01T00:00:01+00:00"
+    other = LessonStore(IN_MEMORY, now=Clock())
+    other.import_rows(first)
+    assert other.import_rows(store.export()).added == 1
+    assert [e.content for e in other.entries()] == ["Send the Humanoid."]
+    # Behind the last moment that there is comes no other.
+    first[0]["metadata"] |= {"time": "9999-12-31T23:59:59.999999+00:00", "key": "a third"}
+    other.import_rows(first)
+    assert other.add(correction("one"), vector(1)).metadata["supersedes"] == 3
 
 
 @pytest.mark.parametrize(
