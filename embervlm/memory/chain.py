@@ -35,7 +35,8 @@ class Event:
 
     `entry` is the entry concerned, None for a rollback. `target` is the newer entry for
     `supersede`, and for a `restore`, which undoes that; for `rollback` the number of the last event
-    that still counts; 0 for an `add` that an import brought. `content` is the SHA-256 of the entry that an `add` brought, else empty.
+    that still counts; 0 for an `add` that an import brought. `content` is the SHA-256 of the entry
+    that an `add` brought, else empty.
     """
 
     seq: int
@@ -86,7 +87,8 @@ def superseded_by(events: Sequence[Event], entry: int) -> list[int]:
         for event in _standing(events)
         if event.entry is not None and event.kind != "erase"
     }
-    erased, found, newer = _erased(events), set(), [entry]
+    erased, newer = _erased(events), [entry]
+    found: set[int] = set()
     while newer:
         by = ("supersede", newer.pop())
         older = {i for i, kind_and_target in last.items() if kind_and_target == by}

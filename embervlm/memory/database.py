@@ -67,8 +67,9 @@ class Database(Protocol):
             StoreFaultError: it is not ours, or newer than we are.
         """
 
-    def only_writer(self) -> AbstractContextManager[None]:
-        """Keep other writers out, where a transaction alone does not."""
+    def only_writer(self, guard: AbstractContextManager[Any]) -> AbstractContextManager[None]:
+        """Hold `guard`, and keep other writers out where a transaction alone does not; while these
+        are waited for, `guard` is let go."""
 
     def begin(self, db: Connection) -> None:
         """Begin a transaction that writes; other writers wait until it ends."""
@@ -96,3 +97,7 @@ class Database(Protocol):
 
     def close(self) -> None:
         """Let go of the connection; the next use opens another."""
+
+    def leave(self) -> object:
+        """Return the connection, which is another process's, unclosed; the next use opens another.
+        None where there is no other, and this one stays."""

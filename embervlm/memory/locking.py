@@ -13,8 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from embervlm.memory.protocol import StoreFaultError
 
@@ -24,11 +25,16 @@ else:
     import fcntl
 
 _PAUSE_S = 0.002
+_NOTHING = nullcontext()
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the lock file `path`, which is made if it is not there and stays.
+def locked(
+    path: Path, timeout_s: float, guard: AbstractContextManager[Any] = _NOTHING
+) -> Iterator[None]:
+    """Hold the lock file `path`, which is made if it is not there and stays, and with it `guard`.
+
+    While the file is waited for, `guard` is let go: whoever wants that alone goes on.
 
     Raises:
         StoreFaultError: somebody else has held it for `timeout_s` seconds.
@@ -37,16 +43,22 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         ends = time.monotonic() + timeout_s
-        while not _try(file):
+        while True:
+            with guard:
+                if _try(file):
+                    try:
+                        yield
+                        return
+                    finally:
+                        _give_back(file)
             if time.monotonic() > ends:
                 raise StoreFaultError(
                     f"{path} has been held by another process for {timeout_s:g} s; try again, or "
                     "end that process."
                 )
             time.sleep(_PAUSE_S)
-        yield
     finally:
-        # Closing gives the lock back, and so does the end of the process.
+        # The end of the process gives the lock back too.
         os.close(file)
 
 
@@ -59,3 +71,12 @@ def _try(file: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _give_back(file: int) -> None:
+    """Let go of the lock; closing alone does not where a process was forked meanwhile, which has
+    the file open too."""
+    if sys.platform == "win32":
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_UN)

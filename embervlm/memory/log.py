@@ -7,11 +7,13 @@ there.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from weakref import WeakSet
 
 from embervlm.memory import chain, sql
 from embervlm.memory.chain import Event
@@ -22,6 +24,10 @@ from embervlm.memory.state import SiteState
 
 # Columns of an event, without its digest.
 _EVENT_COLUMNS = 8
+
+_OPEN: WeakSet[Log] = WeakSet()
+# Connections of the process that this one was forked from.
+_LEFT: list[object] = []
 
 
 class Log:
@@ -39,10 +45,20 @@ class Log:
         self._damage = ""
         self._identity = database.identity()
         self._reset()
+        _OPEN.add(self)
 
     def _reset(self) -> None:
         self.state = SiteState(self.site)
         self.seq, self.digest = 0, chain.GENESIS
+
+    def leave(self) -> object:
+        """Be of use in a forked process: whoever held the guard is not in it. Return the connection
+        of the other process, to be kept as it is: a database's must not even be closed here."""
+        self._guard = threading.RLock()
+        left = self.database.leave()
+        if left is not None:
+            self._reset()
+        return left
 
     @contextmanager
     def reading(self) -> Iterator[Connection | None]:
@@ -64,7 +80,7 @@ class Log:
         Raises:
             StoreFaultError: the database cannot be used.
         """
-        with self._guard, self._faults(), self.database.only_writer():
+        with self._faults(), self.database.only_writer(self._guard), self._faults():
             db = self.database.open(create=True)
             assert db is not None
             self._identity = self.database.identity()
@@ -118,7 +134,7 @@ class Log:
 
     def sweep(self) -> None:
         """Write the database anew, so that nothing keeps what was erased."""
-        with self._guard, self._faults(), self.database.only_writer():
+        with self._faults(), self.database.only_writer(self._guard), self._faults():
             db = self.database.open(create=True)
             assert db is not None
             self.database.sweep(db)
@@ -133,12 +149,13 @@ class Log:
     def _faults(self) -> Iterator[None]:
         """Turn what the database and the system say into a StoreFaultError; damage is not
         forgotten as long as the same file lies there."""
-        identity = self.database.identity()
-        if identity != self._identity:
-            self.close()
-            self._damage, self._identity = "", identity
-        if self._damage:
-            raise StoreFaultError(self._damage)
+        with self._guard:
+            identity = self.database.identity()
+            if identity != self._identity:
+                self.close()
+                self._damage, self._identity = "", identity
+            if self._damage:
+                raise StoreFaultError(self._damage)
         name = self.database.name
         try:
             with self.database.faults():
@@ -226,3 +243,11 @@ class Log:
             ):
                 raise DamageError(f"lesson {event.entry} was changed from outside")
         return event, row
+
+
+def _leave_all() -> None:
+    _LEFT.extend([log.leave() for log in _OPEN])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)

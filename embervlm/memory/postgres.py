@@ -19,7 +19,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -169,9 +169,10 @@ class PostgresDatabase:
         return self._connection if self._is_ready else None
 
     @contextmanager
-    def only_writer(self) -> Iterator[None]:
-        """Do nothing: the transaction keeps others out."""
-        yield
+    def only_writer(self, guard: AbstractContextManager[Any]) -> Iterator[None]:
+        """Hold `guard`: the transaction keeps others out."""
+        with guard:
+            yield
 
     def begin(self, db: Connection) -> None:
         """Begin a transaction that writes, and lock the head of the log.
@@ -250,6 +251,11 @@ class PostgresDatabase:
         if self._connection is not None:
             self._connection.close()
         self._connection, self._is_ready = None, False
+
+    def leave(self) -> object:
+        """Return the connection, unclosed."""
+        left, self._connection, self._is_ready = self._connection, None, False
+        return left
 
     def _connect(self) -> psycopg.Connection[Any]:
         begun_s = time.monotonic()

@@ -97,8 +97,9 @@ class LessonMemory(Protocol):
         self, entry_id: int, *, author: str = OPERATOR, erase: bool = False
     ) -> tuple[int, ...]:
         """Take an entry out of force; with `erase` its words and vector are destroyed too, which
-        no rollback undoes. Entries that were out of force because of it alone are in force again,
-        unless a newer one answers the same request; return these."""
+        no rollback undoes, and an erased one may be erased again. Entries that were out of force
+        because of it alone are in force again, unless a newer one answers the same request; return
+        these."""
 
     def rollback(self, to: datetime, *, author: str = OPERATOR) -> tuple[int, int]:
         """Bring back what was in force at a time; return how many entries came back and how many

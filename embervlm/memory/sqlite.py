@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from embervlm.memory import sql
 from embervlm.memory.database import Connection, DamageError
@@ -20,6 +21,9 @@ from embervlm.memory.rows import Row
 
 IN_MEMORY = ":memory:"
 _TIMEOUT_S = 30.0
+# So long readers of other processes are waited for behind an erasure.
+_CHECKPOINT_S = 2.0
+_NOTHING = nullcontext()
 
 # The bytes "EmbL": marks a file as ours for `file` and for us.
 APPLICATION_ID = 0x456D624C
@@ -72,7 +76,6 @@ _FIND_WORDS = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid"
 _SWEEP = (
     "INSERT INTO words (words) VALUES ('optimize')",
     "VACUUM",
-    "PRAGMA wal_checkpoint(TRUNCATE)",
 )
 
 
@@ -122,11 +125,11 @@ class SqliteDatabase:
         return db
 
     @contextmanager
-    def only_writer(self) -> Iterator[None]:
-        """Hold the lock file beside the database; `locking` says why."""
+    def only_writer(self, guard: AbstractContextManager[Any]) -> Iterator[None]:
+        """Hold the lock file beside the database, and `guard`; `locking` says why."""
         if not self._private:
             self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with self._lock():
+        with self._lock(guard):
             yield
 
     def begin(self, db: Connection) -> None:
@@ -161,9 +164,21 @@ class SqliteDatabase:
         return (entry_id for (entry_id,) in db.execute(_FIND_WORDS, (asked,)))
 
     def sweep(self, db: Connection) -> None:
-        """Write the file anew, so that no page keeps what was erased."""
+        """Write the file anew, so that no page keeps what was erased.
+
+        Raises:
+            StoreFaultError: another process reads, and keeps the journal as it was.
+        """
         for statement in _SWEEP:
             db.execute(statement)
+        db.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_S * 1000:.0f}")
+        (is_busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        db.execute(f"PRAGMA busy_timeout = {_TIMEOUT_S * 1000:.0f}")
+        if is_busy:
+            raise StoreFaultError(
+                f"{self.name} is being read by another process, so its journal still holds what "
+                "was erased; end that and erase it again."
+            )
 
     def size_bytes(self, db: Connection) -> int:
         """Return the file's size; 0 in memory."""
@@ -175,10 +190,17 @@ class SqliteDatabase:
             self._connection.close()
             self._connection = None
 
-    def _lock(self) -> AbstractContextManager[None]:
+    def leave(self) -> sqlite3.Connection | None:
+        """Return the connection, unclosed; what is in memory only stays."""
         if self._private:
-            return nullcontext()
-        return locked(self.path.with_name(self.path.name + ".lock"), _TIMEOUT_S)
+            return None
+        left, self._connection = self._connection, None
+        return left
+
+    def _lock(self, guard: AbstractContextManager[Any] = _NOTHING) -> AbstractContextManager[Any]:
+        if self._private:
+            return guard
+        return locked(self.path.with_name(self.path.name + ".lock"), _TIMEOUT_S, guard)
 
     def _connect(self) -> sqlite3.Connection:
         def connect(where: str) -> sqlite3.Connection:
@@ -197,6 +219,12 @@ class SqliteDatabase:
             db.close()
             if os.access(self.path.absolute().parent, os.W_OK):
                 raise
+            journal = self.path.with_name(self.path.name + "-wal")
+            if journal.exists() and journal.stat().st_size:
+                raise StoreFaultError(
+                    f"{self.name} has lessons that only its -wal file holds, and its folder cannot "
+                    "be written; open it once where it can be."
+                ) from None
             db = connect(f"{where}?immutable=1")
         return db
 

@@ -191,11 +191,19 @@ class LessonStore:
     def forget(
         self, entry_id: int, *, author: str = OPERATOR, erase: bool = False
     ) -> tuple[int, ...]:
-        """Take an entry out of force, and bring back what it superseded; see the protocol."""
+        """Take an entry out of force, and bring back what it superseded; see the protocol.
+
+        Raises:
+            ValueError: it is not in force, and is not to be erased.
+            StoreFaultError: the store cannot be used, or another process keeps what was erased from
+                being overwritten; then erase it again.
+        """
         with self._log.writing() as db:
             state = self._log.state
             row, was_in_force = self._known(db, entry_id), entry_id in state.in_force
-            if erase:
+            if erase and not row.body:
+                pass  # erased before, perhaps while another process read
+            elif erase:
                 self._log.database.remove_words(db, row)
                 db.execute(sql.ERASE_ENTRY, (b"", entry_id, self.site))
                 self._log.append(db, "erase", author, entry_id)

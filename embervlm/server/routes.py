@@ -170,7 +170,7 @@ async def forget_lesson(
     """Take a lesson out of force; a rollback can bring it back unless it is erased."""
 
     def forget(lessons: LessonMemory) -> dict[str, Any]:
-        record = _lesson(lessons, _get(lessons, number))
+        record = _to_forget(lessons, number, erase=erase)
         lessons.forget(number, author=author, erase=erase)
         return {**record, "status": "retired"}
 
@@ -325,6 +325,23 @@ def _get(lessons: LessonMemory, number: int) -> MemoryEntry:
         if type(error) is not ValueError:
             raise
         raise RefusalError(404, "not_found", str(error)) from error
+
+
+def _to_forget(lessons: LessonMemory, number: int, *, erase: bool) -> dict[str, Any]:
+    """Return a lesson's record; to erase one once more, what is left of it."""
+    try:
+        return _lesson(lessons, _get(lessons, number))
+    except RefusalError as unknown:
+        if not erase:
+            raise
+        try:
+            status = lessons.status(number)
+        except ValueError as error:
+            if type(error) is not ValueError:
+                raise
+            raise unknown from None
+    left = {"entry_type": "erased", "content": "", "confidence": 0.0}
+    return {"id": number, **left, "related_to": [], "metadata": {}, "status": status}
 
 
 def _lesson(lessons: LessonMemory, entry: MemoryEntry) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from keeping import Clock, correction, ids, vector
 
+from embervlm.memory import sqlite
 from embervlm.memory.entries import MemoryEntry
-from embervlm.memory.protocol import Quotas
+from embervlm.memory.protocol import Quotas, StoreFaultError
 from embervlm.memory.sqlite import IN_MEMORY, PAGE_BYTES, SCHEMA, SCHEMA_VERSION, migrate
 from embervlm.memory.store import LessonStore
 
@@ -169,8 +170,11 @@ def test_an_erased_entry_leaves_no_byte_and_never_comes_back(path: Path) -> None
     assert ids(store) == [1]
     with pytest.raises(ValueError, match="Lesson 2 was erased"):
         store.get(2)
-    with pytest.raises(ValueError, match="erased"):
-        store.forget(2, erase=True)
+    with pytest.raises(ValueError, match="Lesson 2 is not in force"):
+        store.forget(2)
+    events = store.stats()["events"]
+    assert store.forget(2, erase=True) == ()
+    assert store.stats()["events"] == events
     store.rollback(then - timedelta(seconds=1))
     store.rollback(then)
     assert ids(store) == [1]
@@ -182,6 +186,27 @@ def test_an_erased_entry_leaves_no_byte_and_never_comes_back(path: Path) -> None
     assert again.fault == ""
     assert ids(again) == [1]
     assert again.entries(words="Zaphod", retired=True) == []
+
+
+def test_an_erasure_is_told_to_be_unfinished_while_another_process_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_CHECKPOINT_S", 0.01)
+    store = LessonStore(path)
+    store.add(correction("ask for Zaphod Beeblebrox"), vector(1))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM entries").fetchone()
+
+    def remains() -> bool:
+        return b"Zaphod" in b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+    with pytest.raises(StoreFaultError, match="being read by another process, so its journal"):
+        store.forget(1, erase=True)
+    assert remains()
+    reader.close()
+    assert store.forget(1, erase=True) == ()
+    assert not remains()
 
 
 def test_words_are_found_in_content_and_request_and_are_no_query_language(place: str) -> None:

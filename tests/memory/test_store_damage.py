@@ -1,6 +1,7 @@
 """A store that was damaged or changed from outside finds nothing, takes nothing, and says so."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,24 @@ def test_a_folder_or_another_database_is_refused(tmp_path: Path) -> None:
     db.execute("CREATE TABLE photos (name)")
     db.close()
     assert_file_is_refused(other, "database of something else")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_lessons_that_only_the_journal_holds_do_not_vanish_without_a_word(
+    path: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    with LessonStore(path) as store:
+        store.add(correction("one more"), vector(9))
+        for name in (path.name, f"{path.name}-wal"):
+            shutil.copy(path.with_name(name), folder)
+    folder.chmod(0o500)
+    try:
+        assert "lessons that only its -wal file holds" in LessonStore(folder / path.name).fault
+    finally:
+        folder.chmod(0o700)
+    assert len(ids(LessonStore(folder / path.name))) == 4
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

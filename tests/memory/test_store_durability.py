@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from keeping import correction, vector
 
 from embervlm.memory.home import is_address
-from embervlm.memory.store import LessonStore
+from embervlm.memory.locking import locked
+from embervlm.memory.store import IN_MEMORY, LessonStore
 
 KILLS = os.environ.get("EMBERVLM_TEST_KILLS")
 THREADS, PROCESSES = map(int, os.environ.get("EMBERVLM_TEST_WRITERS", "4+2").split("+"))
@@ -99,3 +101,62 @@ def test_an_entry_of_another_process_is_found_at_once(place: str) -> None:
     process.communicate()
     found = store.search(vector(0), "rough", at_least=0.99, k=1)
     assert [entry.metadata["task"] for entry, _ in found] == ["other-0"]
+
+
+def test_who_waits_to_write_keeps_nobody_from_reading(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LessonStore(path)
+    store.add(correction("one"), vector(1))
+    waits, release = threading.Event(), threading.Event()
+
+    def pause(_: float) -> None:
+        waits.set()
+        release.wait(20)
+
+    monkeypatch.setattr(time, "sleep", pause)
+    writer = threading.Thread(target=store.add, args=(correction("two"), vector(2)))
+    with locked(path.with_name(path.name + ".lock"), 1.0):  # as another process holds it
+        writer.start()
+        assert waits.wait(20)
+        found: list[int] = []
+        reader = threading.Thread(target=lambda: found.append(store.usable()))
+        reader.start()
+        reader.join(20)
+        assert found == [1]
+    release.set()
+    writer.join()
+    assert store.usable() == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_process_forked_while_another_thread_uses_the_store_uses_it_too(
+    place: str, is_written: bool
+) -> None:
+    store, private = LessonStore(place), LessonStore(IN_MEMORY)
+    for one in (store, private):
+        one.add(correction("one"), vector(1))
+    is_busy, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        log = store._log
+        with log.writing() if is_written else log.reading(), private._log.reading():
+            is_busy.set()
+            may_end.wait(20)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert is_busy.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        is_known = store.usable() == private.usable() == 1
+        if not is_written:
+            store.add(correction("two"), vector(2))
+        os._exit(0 if is_known else 1)
+    _, status = os.waitpid(child, 0)
+    may_end.set()
+    worker.join()
+    assert status == 0
+    assert store.usable() == 2 - is_written

@@ -200,6 +200,11 @@ def test_a_correction_is_followed_shown_and_undone(client: TestClient) -> None:
     assert client.post("/v1/select", json={"task": TASK}).content == before
     back = client.post("/v1/memory/rollback", json={"to": lesson.json()["metadata"]["time"]})
     assert back.status_code == 200, back.text
+    for _ in range(2):  # once more, where another process read meanwhile
+        erased = client.delete(f"/v1/memory/{number}?erase=true")
+        assert (erased.status_code, erased.json()["status"]) == (200, "retired")
+    for gone in (f"/v1/memory/{number}", "/v1/memory/77?erase=true"):
+        assert client.delete(gone).status_code == 404
 
 
 def test_a_correction_that_a_limit_forbids_is_kept_in_quarantine() -> None:
