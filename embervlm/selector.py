@@ -90,13 +90,13 @@ class Selector:
 
     def with_backend(self, backend: Backend) -> Selector:
         """Return a selector with another backend of the same model, and these lessons."""
-        other = copy(self)
+        other = self._with_lessons()
         other.backend = backend
         return other
 
     def with_fleet(self, fleet: Fleet) -> Selector:
         """Return a selector for another fleet, with these lessons."""
-        other = copy(self)
+        other = self._with_lessons()
         other.fleet, other._abilities, other._described = fleet, Abilities(fleet), {}
         other._fleet_words = _words_in_names(fleet)
         return other
@@ -423,6 +423,12 @@ class Selector:
             return scenario, {}
         task, read_as = spelling.shipped().read(scenario.task, self._fleet_words)
         return (replace(scenario, task=task) if read_as else scenario), read_as
+
+    def _with_lessons(self) -> Self:
+        """Return a copy with these lessons, those of this session that are not learnt yet too."""
+        if self._memory is None:
+            self.open_memory()
+        return copy(self)
 
     def _lesson(self, proposal: Proposal, scenario: Scenario, needs: Needs) -> MemoryEntry | None:
         memory = self.memory

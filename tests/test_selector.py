@@ -259,6 +259,16 @@ def test_a_lesson_answers_the_same_request_and_is_named() -> None:
     assert selector.decide(Scenario("look under the bridge")).robots == (NO_ROBOT,)
 
 
+def test_what_a_selector_of_another_fleet_or_backend_learns_counts_here_too() -> None:
+    scenario = Scenario("look under the bridge")
+    for is_fleet in (True, False):
+        selector = Selector(Opinion(one(DRONE)))
+        backend = selector.backend
+        other = selector.with_fleet(selector.fleet) if is_fleet else selector.with_backend(backend)
+        other.learn(other.decide(scenario), Feedback([LEGS]))
+        assert selector.decide(scenario).robots == (LEGS,)
+
+
 @pytest.mark.parametrize("taught", [LEGS, NO_ROBOT])
 def test_the_reasons_say_what_a_lesson_decided(taught: str) -> None:
     selector, asked = Selector(Opinion(one(DRONE))), Scenario("look under the bridge")
