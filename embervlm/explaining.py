@@ -24,6 +24,9 @@ from embervlm.scenario import Decision, Needs
 _DEFAULT_FLEET = Fleet.default()
 # How a clause on a robot begins against which nothing is stated (`planning.reasons_against`).
 _KEEPS_ALL = "breaks no stated limit"
+# What speaks for a robot that was asked for, where nothing else does.
+_REQUIRED = "is required"
+_NOBODY: Mapping[str, Sequence[str]] = {}
 
 
 def explain(
@@ -33,6 +36,7 @@ def explain(
     team: bool,
     written: Reasoning | None = None,
     unread: Sequence[str] = (),
+    named: Mapping[str, Sequence[str]] = _NOBODY,
 ) -> tuple[str, str, str, str]:
     """Return the lines on task, place, robots and decision.
 
@@ -42,6 +46,7 @@ def explain(
         team: whether the robots go together, rather than one in place of another.
         written: the decoder's own words, `own_words`; of them goes in what holds.
         unread: the quantities for which the request was too long, as it words them.
+        named: what stands against each robot that a lesson or the caller named; see `against`.
     """
     task = decision.scenario.task if decision.scenario else None
     place = _capitalised(decision.environment.replace("_", " "))
@@ -65,8 +70,11 @@ def explain(
             if name in fleet
             else ["no robot of the fleet can do the core of this"]
         )
+        if name in named:
+            own = [fact for fact in facts if fact != planning.AS_A_WHOLE]
+            facts = [*(own or [_REQUIRED]), *(f"though it {clause}" for clause in named[name])]
         if decision.lessons:
-            own = facts if name in fleet else []
+            own = [fact for fact in facts if fact != _REQUIRED] if name in fleet else []
             facts = [f"as lesson {decision.lessons[0]} says", *own]
         why.append(f"{name}: {', '.join(facts)}")
     why += [f"not {name}: {reason}" for name, reason in decision.rejected.items()]
@@ -76,6 +84,22 @@ def explain(
         f"Robots: {'; '.join(why)}",
         f"Decision: {_capitalised(sentence)}",
     )
+
+
+def against(
+    name: str, decision: Decision, fleet: Fleet, misread: Collection[str] = ()
+) -> list[str]:
+    """Return what stands against a decided robot: the limits that it breaks and the actions that it
+    lacks, of what is likely to be asked of it and was not misread; of several steps, by its own."""
+    asked = [decision.needs.without(misread)]
+    if len(decision.plan) > 1:
+        asked = [step.needs for step in decision.plan if step.robot == name and step.needs]
+    clauses = []
+    for needs in asked:
+        clauses += planning.broken_limits(fleet[name], needs)
+        if actions := planning.missing_actions(fleet[name], needs):
+            clauses.append(f"cannot {' or '.join(actions)}")
+    return list(dict.fromkeys(clauses))
 
 
 def taught_otherwise(

@@ -87,6 +87,9 @@ _PLACE_ASKS = {"height": "airborne", "dive": "underwater"}
 
 _JUDGEMENT = "suits the request as a whole"
 _SUITS_LESS = re.compile(r"breaks no stated limit, but suits less well \((\d+)%\)")
+# Of a robot that a person named: that it was, and what stands against it none the less.
+_REQUIRED = "is required"
+_THOUGH = "though it "
 _NOBODY = "no robot of the fleet can do the core of this"
 # What a lesson says, for those that it sends and against the others.
 _TAUGHT = {
@@ -136,6 +139,10 @@ def check_line(
                 faults = [
                     _fault_against(clause, fleet[name], asked, chance) for asked in (needs, *steps)
                 ]
+                fault = None if None in faults else faults[0]
+            elif clause.startswith(_THOUGH):
+                what = clause.removeprefix(_THOUGH)
+                faults = [_fault_against(what, fleet[name], one, None) for one in (needs, *steps)]
                 fault = None if None in faults else faults[0]
             else:
                 fault = _fault_for(clause, fleet[name], needs)
@@ -282,12 +289,12 @@ def _parts(text: str, fleet: Fleet) -> list[tuple[str, bool, list[str]]]:
 
 
 def _clauses_for(text: str) -> list[str]:
-    """Split at ", ", but leave a limit and what is asked of it together."""
-    return re.split(r", (?!asked )", text)
+    """Split at ", ", but leave a limit and what is asked of it, or is there, together."""
+    return re.split(r", (?!asked |there are )", text)
 
 
 def _fault_for(clause: str, robot: Robot, needs: Needs) -> str | None:
-    if clause == _JUDGEMENT:
+    if clause in (_JUDGEMENT, _REQUIRED):
         return None
     if clause == "can dive":
         return _fault_of_abilities(["dive"], robot, lambda ability: _asks(needs, ability))

@@ -22,7 +22,7 @@ import numpy as np
 from embervlm import deciding, planning, spelling, teamwork
 from embervlm.abilities import Abilities
 from embervlm.backends.base import Array, Backend, Proposal
-from embervlm.explaining import explain, own_words, taught_otherwise
+from embervlm.explaining import against, explain, own_words, taught_otherwise
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.imaging import KEPT_SIDES, load_image, preprocess
 from embervlm.live import FleetState, without
@@ -353,6 +353,15 @@ class Selector:
             taught = lessons.robots_of(lesson)
             rejected = taught_otherwise(decision.rejected, lesson.id, taught)
             decision = replace(decision, rejected=rejected)
+        # A person may overrule what was read, and is told of it.
+        misread = lessons.misread_of(lesson, scenario) if lesson is not None else frozenset()
+        named = {
+            name: against(name, decision, self.fleet, misread)
+            for name in decision.robots
+            if name in self.fleet and (name in require or name in allowed)
+        }
+        if any(named.values()):
+            decision = replace(decision, ask=True)
         if reasoning:
             slot_of = self._abilities.slot_of
             written = (
@@ -360,7 +369,9 @@ class Selector:
             )
             words = one_line(scenario.task)
             unread = [words[mention.start : mention.end] for mention in proposal.unread]
-            lines = explain(decision, self.fleet, team=team, written=written, unread=unread)
+            lines = explain(
+                decision, self.fleet, team=team, written=written, unread=unread, named=named
+            )
             decision = replace(decision, reasoning=lines)
         return replace(decision, scenario=told) if read_as else decision
 

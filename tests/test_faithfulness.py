@@ -102,6 +102,9 @@ NEEDS = Needs(
         "not Drone: breaks no stated limit, but lesson 1 says otherwise",
         "not No Robot: breaks no stated limit, but lesson 1 says otherwise",
         "Tank: as lesson 1 says",
+        "Robot with Legs: can look, though it cannot cross mud",
+        "Drone: though it carries up to 5 kg, asked 9 kg",
+        "Drone: though it is old",
     ],
 )
 def test_finds_a_false_clause(clauses: str) -> None:

@@ -288,6 +288,36 @@ def test_the_reasons_say_what_a_lesson_decided(taught: str) -> None:
     assert "suits less well" in both.decide(asked, top_k=1).rejected[DRONE]
 
 
+def test_who_overrules_what_was_read_is_told_what_stands_against_the_robot() -> None:
+    keel = Scenario("inspect the keel of the boat")
+    unsure = {"certain_flag": 0.9999}
+    asks = {"actions": ["look", "handle"], "flags": ["smoke"], "calibration": unsure}
+    selector = Selector(Opinion(one(DIVER), **asks))
+    required = selector.decide(keel, require=[DRONE])
+    selector.learn(selector.decide(keel), Feedback([DRONE]))
+    why = f"{DRONE}: %scan look, though it cannot work in dense smoke, though it cannot handle"
+    for decision, whose in ((required, ""), (selector.decide(keel), "as lesson 1 says, ")):
+        assert DRONE in decision.robots
+        assert decision.ask
+        line = decision.reasoning[2]
+        assert why % whose in line
+        claims = check_line(line, selector.fleet, decision.needs, lessons=decision.lessons)
+        assert [claim.fault for claim in claims if claim.fault] == []
+    # What was misread stands against nobody.
+    selector.learn(selector.decide(keel), Feedback([DRONE], misread=["smoke"]))
+    assert "can look, though it cannot handle; " in selector.decide(keel).reasoning[2]
+
+
+def test_nothing_is_said_to_suit_because_a_person_named_it() -> None:
+    selector, asked = Selector(Opinion(one(DRONE), actions=[])), Scenario("see to the valve")
+    assert f"{DRONE}: suits the request as a whole" in selector.decide(asked).reasoning[2]
+    required = selector.decide(asked, require=[DRONE])
+    assert f"{DRONE}: is required;" in required.reasoning[2]
+    selector.learn(required, Feedback([DRONE]))
+    assert f"{DRONE}: as lesson 1 says;" in selector.decide(asked).reasoning[2]
+    assert check_line(required.reasoning[2], selector.fleet, required.needs)[0].fault is None
+
+
 def test_a_lesson_does_not_apply_at_another_kind_of_place() -> None:
     opinion = Opinion(one(DRONE))
     selector = Selector(opinion)

@@ -23,6 +23,7 @@
 from embervlm.planning.allocation import allocate, reasons_in_plan
 from embervlm.planning.costs import Step
 from embervlm.planning.limits import (
+    AS_A_WHOLE,
     broken_limits,
     feasible,
     missing_actions,
@@ -34,6 +35,7 @@ from embervlm.planning.repair import replan
 from embervlm.planning.team import assign
 
 __all__ = [
+    "AS_A_WHOLE",
     "Step",
     "allocate",
     "assign",

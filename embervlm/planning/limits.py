@@ -32,6 +32,9 @@ FLAG_ABILITIES = {
     "storm": "cannot work in a storm",
 }
 
+# What speaks for a robot of which nothing stated does.
+AS_A_WHOLE = "suits the request as a whole"
+
 # Ground that stops who goes on it; under water nobody who dives does.
 GROUND = frozenset({"rubble", "mud", "snow", "sand"})
 
@@ -192,7 +195,7 @@ def reasons_for(robot: Robot, needs: Needs) -> list[str]:
         if limit in limits and quantity in asked and asked[quantity] <= limits[limit]:
             told = _told(asked[quantity], limits[limit])
             facts.append(f"{what} {number_told(limits[limit])} {unit}, asked {told} {unit}")
-    return facts or ["suits the request as a whole"]
+    return facts or [AS_A_WHOLE]
 
 
 def reasons_against(
