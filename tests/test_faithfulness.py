@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from embervlm import planning
+from embervlm.explaining import against
 from embervlm.faithfulness import CHECKS, broken_by, check_line, checks_of, named_robots
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
 from embervlm.prompts import Thinking, write_thinking
@@ -56,6 +57,19 @@ def test_every_clause_that_planning_writes_is_known_and_true() -> None:
         claims = check_line(line, fleet, needs, probabilities=chances)
         assert [claim.fault for claim in claims if claim.fault] == []
         assert named_robots(line, fleet) == (set(chosen), set(fleet.names) - set(chosen))
+
+
+def test_what_stands_against_a_robot_that_a_person_named_is_known_and_true() -> None:
+    rng = random.Random(3)
+    for _ in range(300):
+        needs = random_needs(rng)
+        decision = replace(DECISION, needs=needs, plan=())
+        for name in FLEET.names:
+            clauses = [f"though it {clause}" for clause in against(name, decision, FLEET)]
+            line = f"Robots: {name}: {', '.join(['is required', *clauses])}"
+            claims = check_line(line, FLEET, needs)
+            assert [claim.clause for claim in claims] == ["is required", *clauses]
+            assert [claim.fault for claim in claims if claim.fault] == []
 
 
 def test_finds_the_same_broken_limits_as_planning() -> None:
