@@ -342,7 +342,7 @@ def consolidate_lessons(
             check_proposed(out)
         selector = load_selector(backend, model, fleet)
         same_request = selector.calibration.same_request
-        done = consolidate(store, same_request=same_request, author=author)
+        done = consolidate(store, same_request=same_request, fleet=selector.fleet, author=author)
         for older, newer in done.merged:
             typer.echo(f"Lesson {older} is merged into {newer}.")
         for older, newer in done.contradicted:

@@ -125,6 +125,16 @@ _NUMBER = (
     rf"(?:(?:{_NUMERAL}(?:\s+point\s+\d+)?|{_WORDS}(?:\s+point(?:\s+(?:{_ONE})){{1,3}})?)"
     rf"(?:[\s-]+{_AND_PART})?)"
 )
+# "The third floor", but "a second look".
+_ORDINALS = {
+    word: i + 2
+    for i, word in enumerate("second third fourth fifth sixth seventh eighth ninth tenth".split())
+}
+_BARE = re.compile(
+    rf"(?<![\w.,'’])(?:(?P<words>{_WORDS})(?!\w)|(?<!\ba )(?P<nth>{_any_of(_ORDINALS)})(?!\w)"
+    rf"|(?P<digits>{_GROUPED}(?!\w)|-?[^\W_]*\d[^\W_]*(?:[.,:/]\d+)*))",
+    re.IGNORECASE,
+)
 # Looked for first, so that most places are left at once.
 _FIRST_WORD = _any_of(
     [*_ONES, *_TENS, *"hundred thousand between half quarter couple an a".split()]
@@ -303,6 +313,42 @@ def find_quantities(text: str) -> list[Mention]:
             if not any(found.start < end and start < found.end for found in mentions):
                 mentions.append(Mention(kind, float(match[group]), start, end))
     return sorted(mentions, key=lambda mention: mention.start)
+
+
+def numbers_in(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the numbers of a text that have no unit, and those that have one, in digits.
+
+    What holds letters too, a "B12", is one as it stands. "One" and "first" are none: they seldom
+    count anything.
+
+    >>> bare, measured = numbers_in("take twenty boxes of 8 kg from gate B12 to the third hall")
+    >>> sorted(bare), sorted(measured)
+    (['20', '3', 'b12'], ['8'])
+    """
+    rest, measured = text, set()
+    for mention in reversed(find_quantities(text)):
+        said = re.sub(r"(\d)(?=[^\W\d_])", r"\1 ", text[mention.start : mention.end])
+        measured |= _digits(said)
+        rest = f"{rest[: mention.start]} ; {rest[mention.end :]}"
+    return frozenset(_digits(rest)), frozenset(measured)
+
+
+def _digits(text: str) -> set[str]:
+    """Return the numbers of a text in digits, without leading noughts."""
+    found = set()
+    for match in _BARE.finditer(text):
+        said = _folded(match[0])
+        if match["words"]:
+            said = "" if said == "one" else f"{_number(said):g}"
+        elif match["nth"]:
+            said = str(_ORDINALS[said])
+        else:
+            said = re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", said)
+            if re.fullmatch(_GROUPED, said):
+                said = re.sub(r"[^\d.]", "", said)
+            said = re.sub(r"^(-?)0+(?=\d)", r"\1", said)
+        found.add(said)
+    return found - {""}
 
 
 def number_from_words(words: str) -> float:

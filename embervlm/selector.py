@@ -446,7 +446,9 @@ class Selector:
         if memory is None:
             return None
         same = self.calibration.same_request
-        return lessons.recall(memory, proposal.embedding, needs, scenario, same_request=same)
+        return lessons.recall(
+            memory, proposal.embedding, needs, scenario, same_request=same, fleet=self.fleet
+        )
 
     def _limits(self, name: str, needs: Needs, job: Job | None = None) -> list[str]:
         """Return the stated limits that a robot breaks, whether it is at hand or not; of a job in

@@ -1,6 +1,6 @@
 """The nightly tidying: merge what says the same, retire what was contradicted, propose rows.
 
-    consolidate(memory, same_request=0.97)
+    consolidate(memory, same_request=0.97, fleet=fleet)
     write_proposals(proposals(memory.entries(), fleet), Path("proposed/scenarios.jsonl"))
 
 Retiring is an event like any other: a rollback undoes it. The rows have the form of
@@ -21,13 +21,14 @@ from typing import Any
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.lessons import (
+    limits_of,
     needed_cosine,
-    numbers_of,
     robots_of,
-    same_numbers,
     shares_words,
+    tells_the_same,
 )
 from embervlm.memory.protocol import LessonMemory
+from embervlm.memory.told import told_in
 from embervlm.scenario import FLAGS, QUANTITIES
 
 # Cosine from which two entries with the same robots say the same. Higher than what makes an entry
@@ -48,13 +49,13 @@ class Consolidated:
 
 
 def consolidate(
-    memory: LessonMemory, *, same_request: float, author: str = "consolidate"
+    memory: LessonMemory, *, same_request: float, fleet: Fleet, author: str = "consolidate"
 ) -> Consolidated:
     """Retire every entry that a newer one repeats or contradicts at the same kind of place.
 
     Repeats: the same robots, cosine of at least DUPLICATE. Contradicts: other robots, a cosine from
     which on both would apply (`lessons.needed_cosine`). Either shares words with its request
-    and agrees in its numbers.
+    and tells the same (`lessons.tells_the_same`).
     Entries of a photo without words are left alone, and those with a misread, which holds for one
     request.
     """
@@ -71,12 +72,13 @@ def consolidate(
             at_least=min(both_apply, DUPLICATE),
             k=_LOOKED_AT,
         )
+        told = told_in(newer.metadata["task"], fleet)
         for older, cosine in found:
             if older.id >= newer.id or not _is_compared(older):
                 continue
             if not shares_words(older, newer.metadata["task"]):
                 continue
-            if not same_numbers(numbers_of(older), numbers_of(newer)):
+            if not tells_the_same(older, told, limits_of(newer), fleet):
                 continue
             agree = set(robots_of(older)) == set(robots_of(newer))
             if cosine < (DUPLICATE if agree else both_apply):

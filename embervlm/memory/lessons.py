@@ -3,14 +3,15 @@
     feedback = Feedback(["Robot with Legs"], "thick smoke there")
     entry = entry_from_feedback(decision, feedback, against, team=False)
     entry.content    # Send the Robot with Legs, not the Drone, which cannot work in smoke: ...
-    recall(memory, embedding, needs, scenario, same_request=0.97)
+    recall(memory, embedding, needs, scenario, same_request=0.97, fleet=fleet)
 
 Rules alone make the entry: who was wrongly sent, which need or limit the note states that the
 decision had not read, and what of the fleet's facts follows from it. A correction that no robot of
 it can carry out is quarantined: kept, shown, never used.
 
 An entry applies to the very same request, and to one that means nearly the same (cosine of the
-reader's embeddings), shares words with it and states no other number, at the same kind of place.
+reader's embeddings), shares words with it and tells nothing else: no other number, no other robot
+by name, no denial (`told`), no fire or smoke, at the same kind of place.
 The more entries there are, the closer a request must be (`needed_cosine`), or a store of thousands
 would answer nearly everything. A photo without words is no meaning to compare: it is answered from
 an entry only if it is the same photo. One for the very same request stands before all others; of
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embervlm.fleet import NO_ROBOT
+from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.memory.entries import (
     MAX_CONTENT_CHARACTERS,
     MemoryEntry,
@@ -37,6 +38,7 @@ from embervlm.memory.entries import (
     printable,
 )
 from embervlm.memory.free_text import MODEL_CONFIDENCE, RULES, Reading, missed_needs
+from embervlm.memory.told import Told, told_in
 from embervlm.scenario import (
     FLAGS,
     QUANTITIES,
@@ -64,6 +66,8 @@ _LOOKED_AT = 16
 # requests a tenth keeps lessons from some that they are right for; a quarter from none that a half
 # lets through.
 _SAME_NUMBER = 0.25
+# Flags in which requests that mean the same agree: with another one another robot is right.
+DANGERS = frozenset({"fire", "smoke"})
 MAX_NOTE_CHARACTERS = 500
 CONTRADICTS = "It contradicts the fleet's facts"
 
@@ -169,12 +173,13 @@ def recall(
     scenario: Scenario,
     *,
     same_request: float,
+    fleet: Fleet,
 ) -> MemoryEntry | None:
     """Return the entry that applies to a request, or None.
 
     One for this very request stands before all others. Of those with a cosine of at least
-    `needed_cosine`, a share of COMMON_WORDS of its words and the `same_numbers`, at the same kind
-    of place, the CLOSEST count, the overlap of needs deciding between cosines that are equal to two
+    `needed_cosine`, a share of COMMON_WORDS of its words and the same `told`, at the same kind of
+    place, the CLOSEST count, the overlap of needs deciding between cosines that are equal to two
     digits; of these the newest applies.
     """
     has_words = bool(scenario.task and scenario.task.strip())
@@ -186,6 +191,9 @@ def recall(
         k=_LOOKED_AT,
         request=request,
     )
+    if not found:
+        return None
+    told = told_in(scenario.task or "", fleet)
     usable = [
         (entry, cosine)
         for entry, cosine in found
@@ -194,7 +202,7 @@ def recall(
             request_of(entry) == request
             or (
                 shares_words(entry, scenario.task or "")
-                and same_numbers(numbers_of(entry), needs.quantities)
+                and tells_the_same(entry, told, needs.limits, fleet)
             )
         )
     ]
@@ -241,11 +249,29 @@ def shares_words(entry: MemoryEntry, task: str) -> bool:
     return in_common(entry.metadata.get("task") or "", task) >= COMMON_WORDS
 
 
-def numbers_of(entry: MemoryEntry) -> dict[str, float]:
-    """Return the numbers that were read from an entry's request, by QUANTITIES."""
+def tells_the_same(
+    entry: MemoryEntry, told: Told, limits: Mapping[str, float], fleet: Fleet
+) -> bool:
+    """Say whether an entry's request agrees with another one, of which this was `told` and read, in
+    the numbers that both state, in DANGERS, and in what is told in so many words."""
+    other = {key: limits[key] for key in QUANTITIES if key in limits}
+    return (
+        same_numbers(numbers_of(entry), other)
+        and DANGERS & limits_of(entry).keys() == DANGERS & limits.keys()
+        and told_in(entry.metadata.get("task") or "", fleet).agrees(told)
+    )
+
+
+def limits_of(entry: MemoryEntry) -> dict[str, float]:
+    """Return the numbers and flags that were read from an entry's request."""
     needs = entry.metadata.get("needs")
     limits = needs.get("limits") if isinstance(needs, dict) else None
-    stated = limits if isinstance(limits, dict) else {}
+    return limits if isinstance(limits, dict) else {}
+
+
+def numbers_of(entry: MemoryEntry) -> dict[str, float]:
+    """Return the numbers that were read from an entry's request, by QUANTITIES."""
+    stated = limits_of(entry)
     return {key: stated[key] for key in QUANTITIES if isinstance(stated.get(key), int | float)}
 
 

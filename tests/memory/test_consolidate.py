@@ -46,14 +46,16 @@ def test_merges_repeats_and_retires_what_was_contradicted(store: LessonStore, cl
     needs = ({"limits": {"load_kg": kg}} for kg in (9.0, 900.0))
     store.add(correction("haul the slab a", "Humanoid", needs=next(needs)), vector(3))  # 9
     store.add(correction("haul the slab b", "No Robot", needs=next(needs)), vector(3))  # 10
+    store.add(correction("look at hall 3", "Drone"), vector(4))  # 11
+    store.add(correction("look at hall 30", "Humanoid"), vector(4))  # 12: another hall
     before = clock.time
-    done = consolidate(store, same_request=0.95)
+    done = consolidate(store, same_request=0.95, fleet=Fleet.default())
     assert done.merged == ((1, 4),)
     assert done.contradicted == ((2, 4),)
-    assert ids(store) == [3, 4, 5, 6, 7, 8, 9, 10]
-    assert consolidate(store, same_request=0.95).merged == ()
+    assert ids(store) == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert consolidate(store, same_request=0.95, fleet=Fleet.default()).merged == ()
     store.rollback(before)
-    assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert ids(store) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 
 
 def test_what_was_misread_in_one_request_is_kept_and_proposed_to_nobody(
@@ -64,7 +66,7 @@ def test_what_was_misread_in_one_request_is_kept_and_proposed_to_nobody(
     store.add(correction("dust the globes a", "Humanoid", **about), vector(1))
     store.add(correction("dust the globes b", missed={"load_kg": 3.0}, **about), vector(1))
     store.add(correction("dust the globes c", "Humanoid"), vector(1))
-    consolidate(store, same_request=0.95)
+    consolidate(store, same_request=0.95, fleet=Fleet.default())
     assert ids(store) == [1, 2, 3]
     rows = proposals(store.entries(), Fleet.default())
     assert [row["limits"] for row in rows] == [{}, {"load_kg": 3.0}, {}]

@@ -16,6 +16,7 @@ from embervlm.memory.store import IN_MEMORY, LessonStore
 from embervlm.scenario import MAX_TASK_CHARACTERS, Decision, Feedback, Needs, Scenario
 from embervlm.selector import Selector
 
+FLEET = Fleet.default()
 BRIDGE = Scenario("look under the old railway bridge for cracks")
 LIKE_BRIDGE = Scenario("look under the old railway bridge for cracks today please now")
 
@@ -141,7 +142,7 @@ def test_requests_that_read_alike_and_share_no_words_are_kept_apart() -> None:
     store.add(correction("renew my passport", DRONE), embed("same"))
     needs = Needs(environment="rough")
     for task, expected in (("please translate my letter", 1), ("write a poem", None)):
-        found = recall(store, embed("same"), needs, Scenario(task), same_request=0.5)
+        found = recall(store, embed("same"), needs, Scenario(task), same_request=0.5, fleet=FLEET)
         assert (found and found.id) == expected
 
 
@@ -160,13 +161,13 @@ def test_the_more_lessons_the_closer_a_request_must_be() -> None:
     store.add(
         correction("look under the bridge for cracks"), embed("look under the bridge for cracks")
     )
-    assert recall(store, near, needs, asked, same_request=0.6) is not None
+    assert recall(store, near, needs, asked, same_request=0.6, fleet=FLEET) is not None
     for one_task in words:
         store.add(correction(one_task), embed(one_task))
     assert store.usable() == 201
-    assert recall(store, near, needs, asked, same_request=0.6) is None
+    assert recall(store, near, needs, asked, same_request=0.6, fleet=FLEET) is None
     again = Scenario("look under the bridge for cracks")
-    assert recall(store, near, needs, again, same_request=0.6) is not None
+    assert recall(store, near, needs, again, same_request=0.6, fleet=FLEET) is not None
 
 
 def test_the_newest_of_the_closest_applies() -> None:
@@ -193,21 +194,39 @@ def test_a_lesson_says_nothing_of_another_number() -> None:
         assert selector.decide(Scenario(words)).lessons == lesson
 
 
+def test_a_lesson_says_nothing_of_a_request_that_tells_something_else() -> None:
+    opinion = Opinion(one(WHEELS), calibration={"same_request": 0.2})
+    selector = Selector(opinion)
+    selector.learn(selector.decide(Scenario("send the drone to look at hall 3")), Feedback([LEGS]))
+    for words, is_followed in (
+        ("please send the drone to look at hall three", True),
+        ("send the quadcopter to look at hall 3", True),
+        ("send the drone to look at hall 30", False),
+        ("do not send the drone to look at hall 3", False),
+        ("send the humanoid to look at hall 3", False),
+        ("send the drone to look at the burning hall 3", False),
+    ):
+        assert bool(selector.decide(Scenario(words)).lessons) == is_followed, words
+    # What the network reads of fire and smoke counts beside the words.
+    opinion.flags = ["smoke"]
+    assert selector.decide(Scenario("please send the drone to look at hall 3")).lessons == ()
+
+
 def test_needs_in_common_decide_between_equally_close_entries() -> None:
     store = LessonStore(IN_MEMORY)
     needs = Needs(("look",), "rough", {"load_kg": 3.0})
     for number in range(5):
         stated = needs if number == 1 else Needs(("talk",), "rough")
-        entry = correction(f"request {number}", DRONE, needs=stated.to_dict())
+        entry = correction(f"request {'abcde'[number]}", DRONE, needs=stated.to_dict())
         store.add(entry, embed("the very same words"))
     asked = Scenario("another request")
-    found = recall(store, embed("the very same words"), needs, asked, same_request=0.9)
+    found = recall(store, embed("the very same words"), needs, asked, same_request=0.9, fleet=FLEET)
     assert found is not None
     assert found.id == 5
     # Of three, entry 2 is the one that shares needs; the newest two fill the rest.
     for number in (5, 4, 3):
         store.forget(number)
-    found = recall(store, embed("the very same words"), needs, asked, same_request=0.9)
+    found = recall(store, embed("the very same words"), needs, asked, same_request=0.9, fleet=FLEET)
     assert found is not None
     assert found.id == 2
 
