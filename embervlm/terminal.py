@@ -202,8 +202,14 @@ def lessons_to_use(memory: str | None, site: str, *, no_memory: bool) -> LessonS
         return None
     from embervlm.memory.home import lessons_path, may_be_there
 
+    place: str | Path | None = there(memory)
+    if not place:
+        try:
+            place = lessons_path()
+        except ValueError:  # who has no home folder has no lessons
+            return None
     # Without a file nothing is imported for lessons: a decision stays as small as it was.
-    if not may_be_there(there(memory) or lessons_path()):
+    if not may_be_there(place):
         return None
     store = open_memory(memory, site)
     if fault := store.fault:
