@@ -18,7 +18,8 @@ round, so that a busy moment of the machine falls on all of them:
 
 Beside the rows stands, for the engine, what reading alone takes: the bytes that are read for a
 token (decoder, token embeddings) over the rate at which one thread reads a buffer of that size,
-which may lie in a cache; and, as `memory_floor_ms`, over the rate of a buffer that lies in none.
+which may lie in a cache; and, as `memory_floor_ms`, over the rate of a buffer that lies in none. It
+is left out where the gguf package is missing.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ REQUESTS = (
 )
 REPEATS = 4
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# The processes import the embervlm that is running, whatever folder they start in.
+_PACKAGE = str(Path(__file__).parents[2])
 # More than any cache holds.
 _NO_CACHE_BYTES = 1 << 28
 _ENERGY = Path("/sys/class/powercap")
@@ -79,7 +82,7 @@ def run(
         threads: how many threads, each a row of its own.
         photo: a photo for the requests that have one.
         rounds: how many processes for each row.
-        report_progress: gets a line before each process.
+        report_progress: gets a line before each process, and one if there is no floor.
 
     Raises:
         ValueError: a process failed; the sentence is its own.
@@ -109,7 +112,12 @@ def run(
     report = {"machine": machine, "rounds": rounds, "results": rows}
     for name, model in backends:
         if name == "native":
-            report["floor"] = floor(model)
+            try:
+                report["floor"] = floor(model)
+            except ModuleNotFoundError as error:
+                report_progress(
+                    f"no floor: it needs {error.name}, pip install 'embervlm[export]'"
+                )
     return report
 
 
@@ -124,7 +132,11 @@ def processor_name() -> str:
 
 
 def floor(model: Path | None) -> Result:
-    """Return what reading alone takes for one token of the engine's decoder."""
+    """Return what reading alone takes for one token of the engine's decoder.
+
+    Raises:
+        ModuleNotFoundError: the gguf package is not installed.
+    """
     from gguf import GGUFReader
 
     from embervlm.engine import bandwidth
@@ -241,12 +253,11 @@ def _energy() -> float | None:
 
 def _decide(name: str, model: Path | None, photo: Path) -> Result:
     """Return what one `embervlm decide` takes, from the start of its process."""
-    command = [sys.executable, "-c", _DECIDE, "decide", str(photo), REQUESTS[2], "--backend", name]
+    command = [sys.executable, "-P", "-c", _DECIDE, "decide", str(photo), REQUESTS[2]]
+    command += ["--backend", name, *(["--model", str(model)] if model else [])]
+    variables = _variables()
     begun = time.perf_counter()
-    done = subprocess.run(
-        [*command, *(["--model", str(model)] if model else [])],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     took = 1000 * (time.perf_counter() - begun)
     if done.returncode:
         raise ValueError(f"{name}: embervlm decide failed: {done.stderr.strip()}")
@@ -254,12 +265,16 @@ def _decide(name: str, model: Path | None, photo: Path) -> Result:
     return {"decide_ms": took, "decide_rss_mb": int(told[1]) / 1024 if told else None}
 
 
+def _variables() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (_PACKAGE, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def _in_process(name: str, model: Path | None, threads: int, photo: Path) -> Result:
-    command = [sys.executable, "-m", __name__, name, str(model or ""), str(threads), str(photo)]
-    variables = {variable: str(threads) for variable in _THREAD_VARIABLES}
-    done = subprocess.run(
-        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-P", "-m", __name__]
+    command += [name, str(model or ""), str(threads), str(photo)]
+    variables = _variables() | {variable: str(threads) for variable in _THREAD_VARIABLES}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise ValueError(f"{name}: {lines[-1] if lines else 'the process failed'}")

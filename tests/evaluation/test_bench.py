@@ -1,11 +1,13 @@
 """What a process measures is complete, and what is made of several is their middle."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
+from embervlm.evaluation import bench
 from embervlm.evaluation.bench import measure, run, summary
 
 KEYS = {
@@ -51,3 +53,25 @@ def test_rows_in_turn_and_a_failed_process_speaks(tiny_model: Path, photo: Path)
     assert len(lines) == 2
     with pytest.raises(ValueError, match="reference: .*absent"):
         run([("reference", tiny_model / "absent")], [1], photo, 1)
+
+
+def test_the_processes_import_the_package_that_runs_whatever_lies_around(
+    tiny_model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "embervlm").mkdir()
+    (tmp_path / "embervlm/__init__.py").write_text("raise SystemExit('another embervlm')")
+    monkeypatch.chdir(tmp_path)
+    assert len(run([("reference", tiny_model)], [1], photo, 1)["results"]) == 1
+
+
+def test_without_gguf_the_engine_is_measured_and_its_floor_left_out(
+    tiny_model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_in_process", lambda *_: {"request_ms": [1.0]})
+    monkeypatch.setattr(bench, "_decide", lambda *_: {})
+    monkeypatch.setattr(bench, "summary", lambda found: {"request_ms": found[0]["request_ms"]})
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    lines: list[str] = []
+    report = run([("native", tiny_model)], [1], photo, 1, lines.append)
+    assert "floor" not in report and len(report["results"]) == 1
+    assert lines[-1] == "no floor: it needs gguf, pip install 'embervlm[export]'"
