@@ -553,6 +553,13 @@ def test_without_a_compiled_engine_the_way_out_is_named(monkeypatch: pytest.Monk
     engine.library.cache_clear()
 
 
+def test_a_clone_that_hides_the_installed_package_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path) not in engine._not_compiled(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    told = engine._not_compiled(tmp_path)
+    assert f"not compiled in {tmp_path}" in told and "'pip install -e .' there" in told
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_forked_while_another_thread_decides_is_answered(tiny_model: Path) -> None:
     backend = NativeBackend.load(tiny_model)

@@ -75,7 +75,8 @@ def load(name: str, split: str | None = None, directory: Path | None = None) -> 
     path = (directory or DATA_DIR) / f"{name}.jsonl"
     if not path.is_file():
         raise ValueError(
-            f"{path} is not there; clone the repository, where the data ship, or set its folder."
+            f"{path} is not there: in a clone of the repository, where the data ship, run "
+            "'pip install -e .', or give your own folder (--dir, --data or --scenarios)."
         )
     rows = []
     try:

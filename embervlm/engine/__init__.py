@@ -96,10 +96,7 @@ def library() -> ctypes.CDLL:
     """
     path = library_path()
     if path is None:
-        raise ValueError(
-            "The engine is not compiled here: install a C compiler (gcc or clang) and install "
-            "embervlm again; or pip install 'embervlm[onnx]' and choose --backend onnx."
-        )
+        raise ValueError(_not_compiled(Path(__file__).parents[2]))
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
@@ -108,6 +105,22 @@ def library() -> ctypes.CDLL:
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
+
+
+def _not_compiled(folder: Path) -> str:
+    """Return what to do; `folder` is where this package was imported from, which may be a clone
+    that was installed from but into another folder."""
+    onnx = "or pip install 'embervlm[onnx]' and choose --backend onnx."
+    if (folder / "pyproject.toml").is_file():
+        return (
+            f"The engine is not compiled in {folder}, from where embervlm was imported: with a C "
+            "compiler (gcc or clang) 'pip install -e .' there compiles it, and in another folder "
+            f"an installed embervlm is taken; {onnx}"
+        )
+    return (
+        "The engine is not compiled here: install a C compiler (gcc or clang) and install "
+        f"embervlm again; {onnx}"
+    )
 
 
 def kernel_sets() -> list[str]:

@@ -423,3 +423,8 @@ def _steps(plan: list[dict[str, Any]]) -> list[Subtask]:
         )
         for step in plan
     ]
+
+
+def test_data_that_are_not_there_name_the_ways_to_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'pip install -e \.', or give your own folder \(--dir"):
+        load("scenarios", directory=tmp_path)
