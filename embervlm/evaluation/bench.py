@@ -115,9 +115,7 @@ def run(
             try:
                 report["floor"] = floor(model)
             except ModuleNotFoundError as error:
-                report_progress(
-                    f"no floor: it needs {error.name}, pip install 'embervlm[export]'"
-                )
+                report_progress(f"no floor: it needs {error.name}, pip install 'embervlm[export]'")
     return report
 
 
