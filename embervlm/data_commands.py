@@ -116,7 +116,9 @@ def show_fleet(fleet: FleetOption = None) -> None:
         from embervlm.fleet import LIMIT_UNITS, Fleet
 
         robots = Fleet.from_yaml(fleet) if fleet else Fleet.default()
-        table = Table("robot", "can", "works in", "limits", "there are", show_lines=True)
+        table = Table(show_lines=True)
+        for title in ("robot", "can", "works in", "limits", "there are"):
+            table.add_column(title, overflow="fold")
         for robot in robots:
             limits = [
                 f"{key.rpartition('_')[0].replace('_', ' ')} {robot.limits[key]:g} {unit}"

@@ -27,14 +27,18 @@ _EXTRAS = {
     "matplotlib": "train",
     "tokenizers": "train",
     "gguf": "export",
+    "huggingface-hub": "hub",
+    "pyarrow": "parquet",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "websockets": "ros",
     "psycopg": "postgres",
     "fastapi": "server",
     "uvicorn": "server",
     "python-multipart": "server",
     "prometheus-client": "server",
     "mcp": "mcp",
+    "ray": "scale",
 }
 # What the kernels use, or could, as /proc/cpuinfo calls it.
 _INSTRUCTIONS = {
@@ -59,7 +63,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Return the findings, the most needed first."""
     needed = [
-        Finding(name, _version_of(name) or "missing: pip install embervlm", not _version_of(name))
+        Finding(name, _version_of(name) or f"missing: pip install {name}", not _version_of(name))
         for name in _NEEDED
     ]
     can_import = not any(finding.fault for finding in needed)

@@ -232,7 +232,8 @@ def doctor(
         if as_json:
             typer.echo(to_json(findings))
         else:
-            table = Table("what", "found")
+            table = Table("what")
+            table.add_column("found", overflow="fold")  # a path or a SHA-256 stays whole
             for finding in findings:
                 style = "bold red" if finding.fault else ""
                 table.add_row(finding.what, Text(printable(finding.found), style=style))

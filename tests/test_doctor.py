@@ -1,6 +1,8 @@
 """The doctor tells what is here and calls a fault what keeps a decision from being made."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -121,3 +123,28 @@ def test_names_the_extra_that_brings_a_package() -> None:
     extras = tomllib.loads(path.read_text("utf-8"))["project"]["optional-dependencies"]
     for package, extra in doctor._EXTRAS.items():
         assert any(line.startswith(package) for line in extras[extra]), package
+    assert set(doctor._EXTRAS.values()) == set(extras) - {"docs", "dev"}
+
+
+def test_a_path_and_a_digest_stay_whole_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    long = "/a/" + "b" * 120 + "/ember-nano.gguf, SHA-256 " + "c" * 64
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("model", long)])
+    monkeypatch.setenv("COLUMNS", "60")
+    printed = CliRunner().invoke(cli.app, ["doctor"]).stdout
+    assert "".join(re.findall(r"[\w/.,-]", printed)) == f"whatfoundmodel{long.replace(' ', '')}"
+    assert "\N{HORIZONTAL ELLIPSIS}" not in CliRunner().invoke(cli.app, ["fleet", "show"]).stdout
+
+
+def test_a_terminal_that_is_not_utf_8_gets_question_marks(tmp_path: Path) -> None:
+    fleet = tmp_path / "f.yaml"
+    default = Path(cli.__file__).parent / "default_fleet.yaml"
+    fleet.write_text(default.read_text("utf-8").replace("name: Drone", "name: K\u00e4fer"), "utf-8")
+    for words in (["doctor"], ["fleet", "show", "--fleet", str(fleet)]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "embervlm", *words],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (ran.returncode, ran.stderr) == (0, ""), words
+    assert "K?fer" in ran.stdout
