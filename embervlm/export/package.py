@@ -19,7 +19,8 @@ from pathlib import Path
 from string import Template
 
 from embervlm.backends.native import NativeBackend
-from embervlm.checkpoint import SHIPPED
+from embervlm.checkpoint import SHIPPED, checked_bytes, text_in
+from embervlm.engine import library_path
 from embervlm.fleet import Fleet
 from embervlm.spelling import SHIPPED as SHIPPED_WORDS
 
@@ -57,7 +58,9 @@ def package(
         raise ValueError(f"Unknown target {target!r}; there is {', '.join(TARGETS)}.")
     if out.is_symlink() or out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out} is there already: give a new folder, or an empty one.")
-    kind = NativeBackend.load(model).engine.text("embervlm.type")
+    kind = text_in(checked_bytes(model or SHIPPED), "embervlm.type")
+    if library_path() is not None:  # else the board's engine looks into the model
+        NativeBackend.load(model)
     if fleet is not None:
         Fleet.from_yaml(fleet)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from embervlm import cli
+from embervlm import cli, engine
 from embervlm.checkpoint import load_checkpoint
+from embervlm.export import package as package_module
 from embervlm.export.package import FILES, package
 
 gguf_export = pytest.importorskip("embervlm.export.gguf", reason="needs the gguf package")
@@ -223,6 +224,18 @@ def test_refuses_a_full_folder_and_leaves_nothing_behind(model: Path, tmp_path: 
     empty.mkdir()
     package(empty, model=model)
     check_sums(empty)
+
+
+def test_writes_the_folder_where_no_engine_is_compiled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent() -> None:
+        raise ValueError("not compiled here")
+
+    monkeypatch.setattr(engine, "library", absent)
+    monkeypatch.setattr(package_module, "library_path", lambda: None)
+    package(tmp_path / "out", model=model)
+    assert "type q4_0" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 def test_asks_for_what_the_package_asks_for() -> None:
