@@ -37,6 +37,8 @@ ENTRIES = (
     "embervlm.memory.store",
     "embervlm.selector",
 )
+# Whoever passes the folder on passes these on.
+LICENCES = PACKAGE / "licences"
 _SUMS = "SHA256SUMS"
 
 
@@ -120,7 +122,7 @@ def _fill(folder: Path, model: Path, kind: str, fleet: Path) -> None:
         target = folder / "embervlm" / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / file, target)
-    for path in sorted(FILES.iterdir()):
+    for path in sorted([*FILES.iterdir(), *LICENCES.iterdir()]):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
     shutil.copyfile(model, folder / "model.gguf")

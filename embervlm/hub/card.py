@@ -229,7 +229,7 @@ def _licence(licence: str | None, shipped: bool) -> str:
     return (
         f"{stated} The weights begin from all-MiniLM-L6-v2 and from Google's quantised MobileNetV2 "
         "(google-coral/edgetpu), both under the Apache License 2.0, and were changed by pruning, "
-        "fine-tuning of all layers and quantisation."
+        "fine-tuning of all layers and quantisation (`NOTICE`, `Apache-2.0.txt`)."
     )
 
 

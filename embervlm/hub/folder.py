@@ -6,6 +6,7 @@
                       be several, of which the first is loaded
     fleet.yaml        the robots
     report.json       the measurements that the card tells, if there are any
+    LICENSE, NOTICE, Apache-2.0.txt   with the model that ships: what it is under and began from
 
 `config.json` has the form that transformers reads (`embervlm/auto.py`), and beside it, under
 "embervlm", the list of files. Its own content is pinned by the commit that it lies in.
@@ -32,6 +33,8 @@ from embervlm.hub.card import ModelFile, model_card, read_report
 CARD, CONFIG, FLEET, REPORT = "README.md", "config.json", "fleet.yaml", "report.json"
 MODEL_TYPE = "embervlm"
 FORMAT = 1
+LICENCES = Path(__file__).parents[1] / "licences"
+LICENCE_FILES = ("LICENSE", "NOTICE", "Apache-2.0.txt")
 # A plain name of a kind that is read without being run.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(gguf|json|safetensors|yaml)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -103,6 +106,9 @@ def save(
         unfinished.chmod(0o755)
         for name, content in contents.items():
             (unfinished / name).write_bytes(content)
+        if any(file.is_shipped for file in told):
+            for name in LICENCE_FILES:
+                shutil.copyfile(LICENCES / name, unfinished / name)
         for path in extra:
             shutil.copyfile(path, unfinished / path.name)
         robots = fleet or Fleet.default()
@@ -138,7 +144,8 @@ def read_description(path: Path) -> Description:
             for name, record in found["files"].items()
         }
         for name, record in files.items():
-            if not _NAME.fullmatch(name) or not _SHA256.fullmatch(record.sha256):
+            is_plain = _NAME.fullmatch(name) or name in LICENCE_FILES
+            if not is_plain or not _SHA256.fullmatch(record.sha256):
                 raise ValueError(f"it lists {name!r}, which is no plain file with a SHA-256")
         description = Description(str(found["model"]), str(found["fleet"]), files)
         if not {description.model, description.fleet} <= set(files):

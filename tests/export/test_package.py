@@ -100,6 +100,11 @@ def test_holds_the_words_beside_the_model(folder: Path) -> None:
     assert (folder / "embervlm" / "weights" / "words.npz").is_file()
 
 
+def test_holds_the_licences_of_code_and_model(folder: Path) -> None:
+    for name in ("LICENSE", "NOTICE", "Apache-2.0.txt"):
+        assert (folder / name).is_file()
+
+
 def test_prints_a_decision_for_people(folder: Path, photo: Path) -> None:
     said = alone(folder, photo, REQUEST).stdout
     for part in ("send  ", "confidence  ", "Task: ", "Decision: "):

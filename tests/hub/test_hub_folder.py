@@ -1,5 +1,6 @@
 """A folder for others: whole, checked, with figures from a report alone."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,28 @@ def test_the_figures_are_those_of_the_report(tmp_path: Path) -> None:
     for (of, name), value in told.items():
         assert value == rows[of.removeprefix("embervlm scenarios, ")][name]["value"]
     assert json.loads((tmp_path / "m" / "report.json").read_text("utf-8")) == report
+
+
+def test_the_licences_go_with_the_model_that_ships_and_are_checked(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    names = {"LICENSE", "NOTICE", "Apache-2.0.txt"}
+    assert names <= set(hub.save(tmp_path / "m").files)
+    assert not names & set(hub.save(tmp_path / "n", [tiny_model]).files)
+    hub.check(tmp_path / "m")
+    (tmp_path / "m" / "NOTICE").write_text("none")
+    with pytest.raises(ValueError, match="NOTICE is not the file"):
+        hub.check(tmp_path / "m")
+
+
+def test_the_licences_in_the_package_are_those_of_the_repository() -> None:
+    root = Path(embervlm.__file__).parents[1]
+    for name in ("LICENSE", "NOTICE"):
+        assert (root / name).read_bytes() == (root / "embervlm/licences" / name).read_bytes()
+    # The published text, unchanged.
+    apache = (root / "embervlm/licences/Apache-2.0.txt").read_bytes()
+    digest = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256(apache).hexdigest() == digest
 
 
 def test_the_hubs_own_reader_reads_the_card(tmp_path: Path) -> None:
