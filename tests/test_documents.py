@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from documents import DOCUMENTS, PHOTO, ROOT, Block, blocks_of, make_folder, run_block
+
+import embervlm
 
 if shutil.which("bash") is None:
     pytest.skip("needs bash", allow_module_level=True)
@@ -76,6 +79,11 @@ def test_the_answer_of_the_readme_is_the_answer() -> None:
     printed = _plain(done.stdout)
     for line in shown.splitlines():
         assert _plain(line.removesuffix(" ...")) in printed
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == embervlm.__version__
 
 
 def _plain(text: str) -> str:
