@@ -86,6 +86,11 @@ def test_the_citation_names_this_version() -> None:
     assert cited["version"] == embervlm.__version__
 
 
+def test_nothing_is_fetched_by_a_name_that_no_index_has() -> None:
+    for path in [*DOCUMENTS, *(ROOT / "deploy").iterdir(), ROOT / "embervlm/export/pi/README.md"]:
+        assert not re.search(r"pip install\b[^\n]*?[ '\"]embervlm\b", path.read_text("utf-8")), path
+
+
 def _plain(text: str) -> str:
     """Return the words, without bars, frames and the width of gaps."""
     return " ".join(re.sub(r"[━╸╺│╭╮╰╯─]", " ", text).split())
