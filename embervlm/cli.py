@@ -11,9 +11,11 @@ together, in the order in which `--help` lists them.
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from embervlm.data_commands import DOWNLOAD_EPILOG, check_data, download_data, fleet_app
 from embervlm.decide_command import DECIDE_EPILOG, decide
@@ -27,7 +29,19 @@ from embervlm.server.command import ROS_EPILOG, SERVE_EPILOG, mcp, ros, serve
 from embervlm.suite_command import add_suites
 from embervlm.train_commands import DISTILL_EPILOG, distill, train
 
+
+class _Commands(TyperGroup):
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run a command; where --help or --version cannot write, say so in one sentence."""
+        try:
+            return super().main(*args, **settings)
+        except OSError as error:  # the commands themselves end theirs in `user_errors`
+            sys.stderr.write(f"embervlm: The output: {error.strerror or error}.\n")
+            sys.exit(2)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -116,7 +116,7 @@ def user_errors() -> Iterator[None]:
     except ValueError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
+        fail(f"{error.filename or 'The output'}: {error.strerror or error}.")
 
 
 def load_selector(

@@ -370,6 +370,18 @@ def test_help_and_version_say_enough(run: Run) -> None:
         assert part in decide_help
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_what_cannot_be_written_is_one_sentence() -> None:
+    for words in (["--help"], ["--version"], ["export", "gguf", "--help"], ["fleet", "show"]):
+        with Path("/dev/full").open("w") as full:
+            ran = subprocess.run(
+                [sys.executable, "-m", "embervlm", *words],
+                stdout=full, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        said = "embervlm: The output: No space left on device.\n"
+        assert (ran.returncode, ran.stderr) == (2, said), words
+
+
 def test_a_missing_extra_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "embervlm.backends.pytorch", None)
     assert_is_one_sentence(

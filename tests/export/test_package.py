@@ -132,7 +132,7 @@ def test_a_mistake_is_one_sentence(folder: Path, words: list[str], part: str) ->
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_where_it_cannot_write_there_is_one_sentence_or_silence(folder: Path) -> None:
     line = json.dumps({"id": 1, "task": REQUEST, "image": None}) + "\n"
-    full = "embervlm: A file: No space left on device.\n"
+    full = "embervlm: The output: No space left on device.\n"
     for words in ([REQUEST], [REQUEST, "--json"], ["--lines"]):
         for end, said in (("> /dev/full", (2, full)), (">&-", (0, "")), ("| true", (1, ""))):
             script = f'set -o pipefail; "$@" {end}'

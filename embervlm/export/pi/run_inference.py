@@ -78,7 +78,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 1  # nobody reads on
-        return fail(f"{error.filename or 'A file'}: {error.strerror or error}.")
+        return fail(f"{error.filename or 'The output'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         return 130
     return 0
