@@ -119,7 +119,7 @@ def distill(
         str, typer.Option("--device", metavar="NAME", help="Of a local teacher: cpu, cuda, auto.")
     ] = "auto",
 ) -> None:
-    """Ask a larger model for answers, or for scores of the robots, to train on. Resumes."""
+    """Ask a larger model for answers, or scores of robots, to train on. Needs the train extra."""
     with user_errors():
         from embervlm.data.example import Report
         from embervlm.data.teacher_answers import AnswerFile

@@ -366,6 +366,7 @@ def test_help_and_version_say_enough(run: Run) -> None:
     for part in ("decide", "eval", "data", "fleet", "--version", "photo.jpg"):
         assert part in help_text
     decide_help = " ".join(run("decide", "--help").stdout.split())
+    assert "Needs the train extra" in " ".join(run("distill", "--help").stdout.split())
     for part in ("--batch", "--fleet", "--json", "--top-k", "requests.jsonl", "Exit code", "pump"):
         assert part in decide_help
 
