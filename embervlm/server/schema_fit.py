@@ -65,9 +65,9 @@ class _Fitter:
             value = self._object(value, schema, path)
         if isinstance(value, list):
             value = self._list(value, schema, path)
-        if "enum" in schema and value not in _listed(schema["enum"], "enum"):
+        if "enum" in schema and _marked(value) not in map(_marked, _listed(schema["enum"], "enum")):
             raise ValueError(f"The schema's enum of {_named(path)} lacks {value!r}; add it.")
-        if "const" in schema and value != schema["const"]:
+        if "const" in schema and _marked(value) != _marked(schema["const"]):
             raise ValueError(f"{_named(path)} is {value!r}, which the schema's const forbids.")
         _check_bounds(value, schema, path)
         return value
@@ -182,6 +182,15 @@ def _is_kind(value: Any, kind: Any) -> bool:
     if kind == "integer":
         return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return isinstance(kind, str) and kind in types and isinstance(value, types[kind])
+
+
+def _marked(value: Any) -> Any:
+    """Return a value with its booleans told from numbers; Python holds 1 and True for equal."""
+    if isinstance(value, dict):
+        return {key: _marked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_marked(inner) for inner in value]
+    return isinstance(value, bool), value
 
 
 def _listed(value: Any, key: str) -> list[Any]:
