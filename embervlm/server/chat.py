@@ -39,6 +39,8 @@ router = APIRouter(default_response_class=JSONResponse)
 MODEL = "embervlm"
 _CREATED = 1_795_910_400  # 2026-11-29: a model that ships has a date, not a time of start
 _MOST_MESSAGES = 200
+# What a choice of tools may be where there are none.
+_WITHOUT_A_CALL = (None, "none", "auto")
 
 
 class _Lenient(BaseModel):
@@ -99,16 +101,22 @@ class ChatAsk(_Lenient):
     stop: str | list[str] | None = None
     n: int | None = None
     tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     functions: list[Any] | None = None
+    function_call: str | dict[str, Any] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
 
     def refused(self) -> str:
         """Return the name of a setting that cannot be honoured, or nothing."""
         asked = {
             "n": self.n not in (None, 1),
             "tools": bool(self.tools),
+            "tool_choice": self.tool_choice not in _WITHOUT_A_CALL,
             "functions": bool(self.functions),
+            "function_call": self.function_call not in _WITHOUT_A_CALL,
             "logprobs": bool(self.logprobs),
+            "top_logprobs": bool(self.top_logprobs),
         }
         return next((name for name, is_asked in asked.items() if is_asked), "")
 

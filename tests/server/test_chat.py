@@ -77,7 +77,11 @@ def test_length_and_stop_end_the_answer(client: TestClient) -> None:
         {"messages": messages() * 101},
         {"n": 2},
         {"tools": [{"type": "function"}]},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "send"}}},
+        {"function_call": {"name": "send"}},
         {"logprobs": True},
+        {"top_logprobs": 3},
         {"max_tokens": 0},
         {"response_format": {"type": "json_schema"}},
         {"response_format": {"type": "grammar"}},
@@ -90,6 +94,11 @@ def test_what_cannot_be_honoured_is_refused(client: TestClient, ask: dict[str, A
     answer = client.post("/v1/chat/completions", content=body, headers=headers)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"].endswith(".")
+
+
+def test_a_choice_that_takes_no_tool_is_taken(client: TestClient) -> None:
+    choices = {"tool_choice": "auto", "function_call": "none", "logprobs": False, "top_logprobs": 0}
+    assert chat(client, **choices).status_code == 200
 
 
 def test_another_model_is_not_found(client: TestClient) -> None:
@@ -106,6 +115,7 @@ RECORD = {"primary": "Drone", "robots": ["Drone", "Humanoid"], "confidence": 0.9
         ({"properties": {"primary": {"type": "string"}}}, {"primary": "Drone"}),
         ({"properties": {"robots": {"type": "array", "maxItems": 1}}}, {"robots": ["Drone"]}),
         ({"properties": {"confidence": {"minimum": 0, "maximum": 1}}}, {"confidence": 0.9}),
+        ({"properties": {"ask": {"enum": [0, False]}}}, {"ask": False}),
         ({"properties": {"ask": {"anyOf": [{"type": "null"}, {"const": False}]}}}, {"ask": False}),
         (
             {
@@ -154,6 +164,8 @@ PRIMARY, ROBOTS = ({"properties": {name: {}}} for name in ("primary", "robots"))
         {"properties": {"robots": {"$ref": "#/$defs/any", "minItems": 5}}, "$defs": {"any": {}}},
         {"properties": {"robots": {"items": {"const": "Drone"}}}},
         {"properties": {"ask": {"type": "number"}}},
+        {"properties": {"ask": {"const": 0}}},
+        {"properties": {"ask": {"enum": [0, 0.0]}}},
         {"properties": {"primary": {"$ref": "http://127.0.0.1:9/schema"}}},
         {"$ref": "#/$defs/nothing"},
         {"properties": []},
