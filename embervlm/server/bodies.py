@@ -9,6 +9,7 @@ values, and a mapping is JSON.
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Collection
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
@@ -55,6 +56,8 @@ def parse_json(body: bytes) -> Any:
     """
     if _has_too_many_parts(body):
         _no_json(f"it has more than {MAX_PARTS:,} parts")
+    if body.startswith(codecs.BOM_UTF8):
+        _no_json("it begins with a byte order mark; leave that out")
     try:
         # As text: given bytes, json would take UTF-16 and UTF-32 too.
         value = json.loads(

@@ -6,6 +6,9 @@ it comes and cut off where the client is slower than `ServerSettings` allows. Th
 the whole body or none. While it works the gate watches the connection: where the client goes away
 the app is cancelled, and with it the job that still waits.
 
+HEAD is answered as GET, whose body the server leaves out. Of an address written out
+(`GET http://host/path`) the host counts in place of the Host header, and the path goes on.
+
 It compares the path that the router will match, whole and as it is, with `OPEN_PATHS`; it never
 builds an address from the Host header (Starlette's CVE-2026-48710 came of that).
 """
@@ -31,6 +34,7 @@ from embervlm.server.service import Service, stopping
 
 # What answers without a key: whether the server lives, and the page, which asks for the key itself.
 OPEN_PATHS = {"/healthz", "/readyz"}
+_ADDRESS = re.compile(r"https?://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 # After a refusal what the client still sends is thrown away for a while: it reads only then.
 _MAX_IN_FLIGHT = 500
@@ -117,6 +121,11 @@ class Gate:
             raise _busy("Too many requests are under way; try again in 1 s.")
         if self._service.is_draining and visit.path not in OPEN_PATHS:
             raise stopping()
+        coding = visit.header("content-encoding") or "identity"
+        if visit.announces_body and coding.strip().lower() != "identity":
+            raise RefusalError(
+                415, "media_type", "Content-Encoding is not taken here; send the body as it is."
+            )
         length = visit.header("content-length")
         if length is not None and int(length) > self._settings.max_body_bytes:
             raise self._too_large()
@@ -296,14 +305,17 @@ class _Visit:
     """One request on its way through the gate."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, write_s: float) -> None:
-        self.scope = scope
+        address = _ADDRESS.fullmatch(scope["path"])
+        self.path: str = address[2] or "/" if address else scope["path"]
+        self.method: str = scope["method"]
+        # A copy: by its own the server tells that the answer to HEAD has no body.
+        asked = "GET" if self.method == "HEAD" else self.method
+        self.scope = {**scope, "method": asked, "path": self.path}
         self.receive = receive
         self._send = send
         self._write_s = write_s
         self.id = f"{_numbers.getrandbits(64):016x}"
         self.began = time.perf_counter()
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
         self.client = ""
         self.status = 0
         self.has_whole_body = False
@@ -313,7 +325,9 @@ class _Visit:
         self._sent: dict[bytes, list[str]] = {}
         for key, value in scope["headers"]:
             self._sent.setdefault(key, []).append(value.decode("latin-1"))
-        state = scope.setdefault("state", {})
+        if address:
+            self._sent[b"host"] = [address[1]]
+        state = self.scope.setdefault("state", {})
         state["id"], state["visit"] = self.id, self
 
     def all(self, name: str) -> list[str]:

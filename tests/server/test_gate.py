@@ -1,6 +1,7 @@
 """Who is let in, from where, with what key, and how much they may send."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Iterator
@@ -253,6 +254,18 @@ BAD_JSON = {
     "yes": b'{"task": "a", "reasoning": "yes"}',
     "unknown key": b'{"task": "a", "\\u0000<script>": 1}',
 }
+
+
+def test_a_byte_order_mark_and_a_packed_body_are_told_by_name(client: TestClient) -> None:
+    marked = client.post("/v1/select", content=b"\xef\xbb\xbf{}", headers=JSON)
+    assert "byte order mark; leave that out" in marked.json()["error"]["message"]
+    packed = gzip.compress(b'{"task": "look"}')
+    headers = JSON | {"content-encoding": "gzip"}
+    answer = client.post("/v1/select", content=packed, headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Encoding is not taken" in answer.json()["error"]["message"]
+    headers = JSON | {"content-encoding": "identity"}
+    assert client.post("/v1/select", content=b'{"task": "look"}', headers=headers).is_success
 
 
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=BAD_JSON.keys())

@@ -116,6 +116,39 @@ def test_what_is_no_http_is_told_so_in_the_same_form(listen: Listen) -> None:
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "http"
 
 
+def test_head_is_answered_as_get_without_a_body(listen: Listen) -> None:
+    with listen() as server:
+        for path in ("/healthz", "/readyz", "/", "/v1/fleet", "/nowhere"):
+            heads = []
+            for method in ("GET", "HEAD"):
+                ask = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                head, _, body = answer_of(connect(server, ask.encode())).partition(b"\r\n\r\n")
+                assert bool(body) == (method == "GET"), path
+                varies = (b"x-request-id", b"date")
+                heads.append([line for line in head.splitlines() if not line.startswith(varies)])
+            assert heads[0] == heads[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("http://localhost/healthz", b"200"),
+        ("HTTP://127.0.0.1:8000/healthz?a=1", b"422"),
+        ("http://localhost", b"200"),
+        ("http://evil.example/healthz", b"403"),
+        ("http://a@localhost/healthz", b"400"),
+        ("http:///healthz", b"400"),
+        ("localhost/healthz", b"404"),
+    ],
+)
+def test_an_address_written_out_counts_before_the_host_header(
+    listen: Listen, address: str, status: bytes
+) -> None:
+    with listen() as server:
+        ask = f"GET {address} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert answer_of(connect(server, ask.encode())).split()[1] == status
+
+
 def test_a_client_that_sends_too_much_still_reads_why(listen: Listen) -> None:
     with listen(ServerSettings(max_body_bytes=10_000, linger_s=0)) as server:
         status, body = post(server, {"task": "look", "image": "A" * 4_000_000})
