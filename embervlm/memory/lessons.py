@@ -21,6 +21,7 @@ the closest few others the newest applies.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -380,12 +381,11 @@ def _sentence(
     decision: Decision, robots: Sequence[str], note: str, missed: Needs, against: Against
 ) -> str:
     """Return the shortest sentence that says what is right and why."""
-    because = f": {note.rstrip('.')}" if note else ""
     wrong = [name for name in decision.robots if name not in robots and name != NO_ROBOT]
     if set(robots) == set(decision.robots):
         verb = "was" if len(robots) == 1 else "were"
         said = names(robots)
-        return f"{said[:1].upper()}{said[1:]} {verb} right{because}."
+        return _because(f"{said[:1].upper()}{said[1:]} {verb} right", note)
     instead = f", not {names(wrong)}" if wrong else ""
     why = ""
     if len(wrong) == 1:
@@ -396,7 +396,18 @@ def _sentence(
         clauses = against(wrong[0], told) or ([] if note else against(wrong[0], needs))
         if clauses:
             why = f", which {min(clauses, key=len)}"
-    return f"Send {names(robots)}{instead}{why}{because}."
+    return _because(f"Send {names(robots)}{instead}{why}", note)
+
+
+def _because(said: str, note: str) -> str:
+    """Return a sentence with its note, unless that only repeats words of it.
+
+    >>> _because("Send the Humanoid, not the Drone", "send the Humanoid.")
+    'Send the Humanoid, not the Drone.'
+    """
+    ours, theirs = (" ".join(re.findall(r"\w+", text.lower())) for text in (said, note))
+    repeats = not theirs or f" {theirs} " in f" {ours} "
+    return f"{said}." if repeats else f"{said}: {note.rstrip('.')}."
 
 
 def _overlap(entry: MemoryEntry, needs: Needs) -> float:

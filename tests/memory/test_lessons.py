@@ -36,6 +36,7 @@ def answers(selector: Selector, scenarios: Sequence[Scenario]) -> list[Decision]
             Feedback([LEGS], "the deck hides it."),
             "Send the Robot with Legs, not the Drone: the deck hides it.",
         ),
+        ([DRONE], Feedback([HUMANOID], "send the humanoid."), "Send the Humanoid, not the Drone."),
         (
             [DRONE],
             Feedback([LEGS], "thick smoke there"),
