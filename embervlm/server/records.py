@@ -227,6 +227,12 @@ class LessonRecord(BaseModel):
     status: Literal["in force", "quarantined", "retired"]
 
 
+class ForgottenRecord(LessonRecord):
+    """A lesson that is out of force now, and those that are in force again because of it."""
+
+    restored: list[int]
+
+
 class LessonsRecord(BaseModel):
     """Some lessons, the newest last, and how many there are in all."""
 

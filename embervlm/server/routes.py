@@ -31,6 +31,7 @@ from embervlm.server.records import (
     FeedbackAsk,
     FleetAsk,
     FleetRecord,
+    ForgottenRecord,
     LessonRecord,
     LessonsRecord,
     PlanAsk,
@@ -160,19 +161,22 @@ async def show_lesson(service: Shared, number: LessonNumber) -> Response:
     return JSONResponse(found)
 
 
-@router.delete("/v1/memory/{number}", responses={200: {"model": LessonRecord}})
+@router.delete("/v1/memory/{number}", responses={200: {"model": ForgottenRecord}})
 async def forget_lesson(
     service: Shared,
     number: LessonNumber,
     erase: Annotated[bool, Query(description="Destroy its words too, for good.")] = False,
     author: Author = "operator",
 ) -> Response:
-    """Take a lesson out of force; a rollback can bring it back unless it is erased."""
+    """Take a lesson out of force; a rollback can bring it back unless it is erased.
+
+    What it had replaced is in force again, and named as `restored`.
+    """
 
     def forget(lessons: LessonMemory) -> dict[str, Any]:
         record = _to_forget(lessons, number, erase=erase)
-        lessons.forget(number, author=author, erase=erase)
-        return {**record, "status": "retired"}
+        restored = lessons.forget(number, author=author, erase=erase)
+        return {**record, "status": "retired", "restored": list(restored)}
 
     return JSONResponse(await service.with_lessons(forget))
 

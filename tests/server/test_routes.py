@@ -207,6 +207,16 @@ def test_a_correction_is_followed_shown_and_undone(client: TestClient) -> None:
         assert client.delete(gone).status_code == 404
 
 
+def test_who_forgets_a_lesson_hears_which_is_in_force_again(client: TestClient) -> None:
+    teach = {"task": TASK, "author": "Ada"}
+    older, newer = (
+        client.post("/v1/feedback", json=teach | {"robots": robots}).json()["id"]
+        for robots in (["No Robot"], ["Humanoid"])
+    )
+    assert client.delete(f"/v1/memory/{newer}").json()["restored"] == [older]
+    assert client.delete(f"/v1/memory/{older}").json()["restored"] == []
+
+
 def test_a_correction_that_a_limit_forbids_is_kept_in_quarantine() -> None:
     with TestClient(create_app(EmberVLM.from_pretrained()), base_url=HERE) as client:
         ask = {"task": "carry the 90 kg generator across the yard", "robots": ["Drone"]}

@@ -70,11 +70,13 @@ function lessonItem(lesson, changed) {
   );
   const drop = async (erase) => {
     try {
-      await forget(id, erase);
+      const { restored } = (await forget(id, erase)).body;
+      const again = restored.map((older) => ` Lesson ${older}, which it had replaced, is in force again.`);
       await changed();
-      byId("lesson-status").textContent = erase
+      const done = erase
         ? `Lesson ${id} is erased.`
         : `Lesson ${id} is forgotten; “embervlm memory rollback” can bring it back.`;
+      byId("lesson-status").textContent = [done, ...again].join("");
       byId("lessons-title").focus();
     } catch (error) {
       tell(problem, error.message);
