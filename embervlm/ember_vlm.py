@@ -20,6 +20,7 @@ from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 
 if TYPE_CHECKING:
+    from embervlm.live import FleetState
     from embervlm.memory.entries import MemoryEntry
     from embervlm.memory.free_text import LanguageModel
     from embervlm.memory.protocol import LessonMemory
@@ -190,17 +191,30 @@ class EmberVLM(Selector):
         """Return the robots of each decision in order, `["No Robot"]` where none is sent."""
         return [list(decision.robots) for decision in _listed(outputs)]
 
-    def get_reasoning_analysis(self, outputs: Decision | Sequence[Decision]) -> ReasoningAnalysis:
+    def get_reasoning_analysis(
+        self,
+        outputs: Decision | Sequence[Decision],
+        *,
+        state: FleetState | None = None,
+        exclude: Sequence[str] = (),
+    ) -> ReasoningAnalysis:
         """Return what was decided, what the policy says and what is right about the reasoning.
 
+        Args:
+            outputs: what `decide` returned.
+            state: as given to `decide`, for the reasons are held against the robots as they were.
+            exclude: as given to `decide`.
+
         Raises:
-            ValueError: a decision has no reasoning, or was not made by `decide`.
+            ValueError: a decision has no reasoning, or was not made by `decide`; a robot is not in
+                the fleet.
         """
         decisions = _listed(outputs)
         if not all(decision.policy for decision in decisions):
             raise ValueError("A decision has no policy; give what decide() returned.")
+        fleet = self.at(state, exclude).fleet
         checks = [
-            checks_of(write_thinking(Thinking.of(decision)), decision, self.fleet)
+            checks_of(write_thinking(Thinking.of(decision)), decision, fleet)
             for decision in decisions
         ]
         return {

@@ -12,10 +12,12 @@ words itself a line is shown only if it states no number that the request does n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from embervlm import planning
 from embervlm.backends.base import Backend, Proposal
+from embervlm.faithfulness import names_in
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
 from embervlm.quantities import find_quantities
@@ -154,10 +156,8 @@ def checked_decision(
     """Return the decoder's line on the decision, or None unless it names each decided robot once,
     no others, and no new number."""
     text = written.decision
-    named = {name for name in fleet.outcomes if name.lower() in text.lower()}
-    once = all(text.lower().count(name.lower()) == 1 for name in robots)
-    right = named == set(robots) and once and not new_numbers(text, stated_numbers)
-    return text if right else None
+    once = names_in(text, fleet) == Counter(set(robots))
+    return text if once and not new_numbers(text, stated_numbers) else None
 
 
 def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:

@@ -13,6 +13,7 @@ clause that it does not know is a fault. `checks_of` holds a whole account again
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -191,7 +192,7 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
     return {
         "parses": True,
         "robots": told.robots == decision.robots
-        and names_in(told.selection, fleet) == set(decision.robots),
+        and names_in(told.selection, fleet).keys() == set(decision.robots),
         "facts": all(claim.fault is None for claim in claims),
         "numbers": all(
             any(
@@ -209,9 +210,17 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
 _ROUNDING = 1e-3
 
 
-def names_in(text: str, fleet: Fleet) -> set[str]:
-    """Return the outcomes whose names stand in a text."""
-    return {name for name in fleet.outcomes if name.lower() in text.lower()}
+def names_in(text: str, fleet: Fleet) -> Counter[str]:
+    """Return how often each outcome's name stands in a text, as whole words, capitals or not; of a
+    name within a longer one only the longer counts.
+
+    >>> names_in("Send the Drone, not the drones.", Fleet.default())
+    Counter({'Drone': 1})
+    """
+    of = {name.lower(): name for name in fleet.outcomes}
+    longest_first = sorted(of, key=len, reverse=True)
+    names = rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)"
+    return Counter(of[found] for found in re.findall(names, text.lower()))
 
 
 def named_robots(line: str, fleet: Fleet) -> tuple[set[str], set[str]]:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from embervlm import planning
-from embervlm.explaining import against
-from embervlm.faithfulness import CHECKS, broken_by, check_line, checks_of, named_robots
+from embervlm.explaining import against, checked_decision
+from embervlm.faithfulness import CHECKS, broken_by, check_line, checks_of, named_robots, names_in
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, Fleet
-from embervlm.prompts import Thinking, write_thinking
+from embervlm.prompts import Reasoning, Thinking, write_thinking
 from embervlm.scenario import FLAGS, QUANTITIES, Decision, Needs, Scenario
 
 FLEET = Fleet.default()
@@ -179,6 +179,19 @@ def test_an_account_may_tell_the_smaller_width_of_a_range() -> None:
     )
     checks = checks_of(write_thinking(Thinking.of(decision)), decision, FLEET)
     assert checks == dict.fromkeys(CHECKS, True)
+
+
+def test_a_name_within_another_is_not_named() -> None:
+    fleet = Fleet((*FLEET.robots, replace(FLEET["Drone"], name="Drone XL")))
+    assert names_in("Send the Drone XL and the drone XL.", fleet) == {"Drone XL": 2}
+    assert names_in("Send the Drone; the Drone XL would do as well.", fleet) == {
+        "Drone": 1,
+        "Drone XL": 1,
+    }
+    assert not names_in("Send the Drones.", fleet)
+    written = Reasoning((), "Look", "Rough", "Send the Drone XL.")
+    assert checked_decision(written, ["Drone XL"], fleet, set()) == "Send the Drone XL."
+    assert checked_decision(written, ["Drone"], fleet, set()) is None
 
 
 @pytest.mark.parametrize(

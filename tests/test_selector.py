@@ -16,6 +16,7 @@ from embervlm.abilities import Abilities
 from embervlm.ember_vlm import EmberVLM
 from embervlm.faithfulness import check_line
 from embervlm.fleet import ACTIONS, NO_ROBOT, Fleet, Robot
+from embervlm.live import FleetState
 from embervlm.quantities import find_quantities
 from embervlm.reading import Calibration, read_needs
 from embervlm.scenario import Feedback, Scenario
@@ -542,6 +543,10 @@ def test_decisions_of_the_model_that_ships_are_analysed() -> None:
     lines = decisions[0].reasoning
     lied = replace(decisions[0], reasoning=(lines[0].replace("8 kg", "9 kg"), *lines[1:]))
     assert model.get_reasoning_analysis(lied)["reasoning_quality"] == [pytest.approx(5 / 6)]
+    # Of robots as they were then: one left out, one busy.
+    terms = {"state": FleetState({"Humanoid": {"status": "busy"}}), "exclude": ["Drone"]}
+    then = model.decide(Scenario(task="look at the roof from above"), **terms)
+    assert model.get_reasoning_analysis(then, **terms)["reasoning_quality"] == [1.0]
     silent = model.select_robots(task=REQUESTS[0], reasoning=False)
     assert model.extract_robot_selections(silent) == chosen[:1]
     with pytest.raises(ValueError, match="has no reasoning; decide with reasoning=True"):

@@ -33,8 +33,8 @@ def reasoning_rows(selector: Selector, answered: Sequence[Answered]) -> tuple[Ro
         parsed_ids.append(case.truth.id)
         told = selector.answer(proposal, case.scenario)
         robots = set(told.robots)
-        own.append(names_in(written.decision, selector.fleet) == robots)
-        shown.append(names_in(told.reasoning[3], selector.fleet) == robots)
+        own.append(names_in(written.decision, selector.fleet).keys() == robots)
+        shown.append(names_in(told.reasoning[3], selector.fleet).keys() == robots)
         speaks_for.append(named_robots(told.reasoning[2], selector.fleet)[0] == robots)
         claims = check_line(
             told.reasoning[2],

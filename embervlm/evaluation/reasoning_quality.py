@@ -138,7 +138,7 @@ def is_coherent(lines: Sequence[str], fleet: Fleet) -> bool:
     asked = set(re.findall(r"\w+", task.lower()))
     return (
         not spoken_for & against
-        and spoken_for == names_in(decision, fleet)
+        and spoken_for == names_in(decision, fleet).keys()
         and praised <= asked
         and len(set(clauses)) == len(clauses)
     )

@@ -75,7 +75,7 @@ def faithfulness(written: Reasoning, decided: Sequence[str], request: str) -> fl
     held = checked_decision(written, decided, _FLEET, stated) is not None
     score = 0.5 * (held and not invents(written.decision))
     for line in (written.task, written.environment):
-        score += 0.25 * (not invents(line) and names_in(line, _FLEET) <= set(decided))
+        score += 0.25 * (not invents(line) and names_in(line, _FLEET).keys() <= set(decided))
     return score
 
 
