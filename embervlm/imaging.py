@@ -11,6 +11,7 @@ Axes: H height, W width, C channels (red, green, blue).
 """
 
 import io
+import os
 import stat
 import struct
 import warnings
@@ -41,9 +42,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise on damaged input, beyond OSError (which UnidentifiedImageError is).
 # `catch_warnings` works on what all threads share.
 _OPENING = Lock()
+# What Pillow's decoders raise on damaged input, beyond OSError (which UnidentifiedImageError is).
 _DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
     struct.error, zlib.error,
@@ -262,3 +263,13 @@ def _orientation(image: Image.Image) -> int | None:
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     turn = _UPRIGHT.get(orientation or 1)
     return image if turn is None else image.transpose(turn)
+
+
+def _free() -> None:
+    """Open photos in a forked process too: whoever held the lock is not in it."""
+    global _OPENING
+    _OPENING = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embervlm import imaging
 from embervlm.imaging import MAX_FILE_BYTES, crop_square, encode_jpeg, load_image, preprocess
 
 
@@ -333,3 +335,16 @@ def test_a_huge_black_and_white_png_costs_no_memory_and_gets_a_sentence(tmp_path
     said, grown_mb = run.stdout.splitlines()
     assert "9000 x 9000 px" in said
     assert int(grown_mb) < 50
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_forked_while_another_thread_opens_a_photo_opens_its_own() -> None:
+    photo = encode(Image.fromarray(noise()))
+    with imaging._OPENING:  # as it is while another thread opens one
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            load_image(photo)
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
