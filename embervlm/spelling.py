@@ -45,7 +45,7 @@ _BESIDE = {
     pair for row in _KEYS for a, b in zip(row, row[1:], strict=False) for pair in (a + b, b + a)
 }
 _FINGER, _LOST, _ADDED, _OTHER = 1.0, 0.5, 0.3, 0.1
-_SENTENCE_ENDS = ".!?:;\n-\"'“(•"
+_SENTENCE_ENDS = ".!?:;\n-•"
 
 
 class Spelling:
