@@ -189,18 +189,18 @@ def update_calibration(path: str | Path, values: Mapping[str, float]) -> None:
     Of the `network.safetensors` of a run the calibration is a file beside it.
 
     Raises:
-        ValueError: the file holds no sound model.
+        ValueError: the file holds no sound model, or `calibration_of` refuses the numbers.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        found = json.dumps({**read_calibration(path), **values}, indent=2) + "\n"
+        found = json.dumps(_checked({**read_calibration(path), **values}), indent=2) + "\n"
         unfinished = path.with_name(f"{CALIBRATION}.unfinished")
         unfinished.write_text(found, "utf-8")
         unfinished.replace(path.with_name(CALIBRATION))
         return
     content = checked_bytes(path)
     begin, end = _text_at(content, _CALIBRATION_KEY)
-    calibration = {**json.loads(content[begin:end]), **values}
+    calibration = _checked({**json.loads(content[begin:end]), **values})
     content[begin:end] = padded_calibration(calibration)
     write_with_digest(path, content)
 
@@ -209,17 +209,28 @@ def calibration_of(text: str) -> dict[str, float]:
     """Return the numbers of a model file's calibration from its text.
 
     Raises:
-        ValueError: it is no JSON object of finite numbers, or a temperature is not above 0.
+        ValueError: it is no JSON object of finite numbers, a temperature is not above 0, or
+            `certain_flag` is not between 0 and 1.
     """
-    found = object_of(text, "embervlm.calibration")
-    for name, value in found.items():
-        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+    return _checked(object_of(text, "embervlm.calibration"))
+
+
+def _checked(calibration: dict[str, Any]) -> dict[str, float]:
+    """Return a calibration in which every number is one that a decision can be made with."""
+    for name, value in calibration.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= sys.float_info.max:
             raise ValueError(
                 f"The model file's calibration has no number for {name!r}; calibrate it again."
             )
         if name.endswith("temperature") and value <= 0:
             raise ValueError(f"The model file's {name} is {value:g}; calibrate it again.")
-    return found
+        if name == "certain_flag" and not 0 < value < 1:
+            raise ValueError(
+                f"The model file's {name} is {value:g}, expected between 0 and 1; calibrate it "
+                "again."
+            )
+    return calibration
 
 
 def object_of(text: str, key: str) -> dict[str, Any]:
@@ -241,15 +252,16 @@ def read_calibration(network: Path) -> dict[str, float]:
     """Return the numbers in the calibration file beside a run's network; without one, none.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or `calibration_of` refuses its numbers.
     """
     path = network.with_name(CALIBRATION)
     if not path.is_file():
         return {}
     try:
-        return {name: float(value) for name, value in json.loads(path.read_text("utf-8")).items()}
+        found = {name: float(value) for name, value in json.loads(path.read_text("utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no calibration ({error}); calibrate again.") from error
+    return _checked(found)
 
 
 def padded_calibration(values: Mapping[str, float]) -> bytes:

@@ -19,6 +19,7 @@ from embervlm.checkpoint import (
     digest_of,
     load_checkpoint,
     object_of,
+    read_calibration,
     update_calibration,
 )
 from embervlm.export.gguf import write_gguf
@@ -141,6 +142,24 @@ def test_a_damaged_file_is_not_recalibrated(file: Path) -> None:
     assert file.read_bytes() == damaged
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("certain_flag", 1.0), ("certain_flag", 0), ("temperature", 0), ("ask_below", float("nan"))],
+)
+def test_a_calibration_that_nothing_can_be_decided_with_is_not_written(
+    file: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    before = file.read_bytes()
+    run = tmp_path / "network.safetensors"
+    for model in (file, run):
+        with pytest.raises(ValueError, match=f"{name}.*calibrate it again"):
+            update_calibration(model, {name: value})
+    assert file.read_bytes() == before
+    (tmp_path / "calibration.json").write_text(json.dumps({name: value}))
+    with pytest.raises(ValueError, match=f"{name}.*calibrate it again"):
+        read_calibration(run)
+
+
 def test_the_calibration_has_room(file: Path) -> None:
     long = {f"number_{i}": 1 / 3 for i in range(25)}
     assert len(json.dumps(long)) < CALIBRATION_BYTES
@@ -165,6 +184,8 @@ def test_a_calibration_without_numbers_is_refused(
         load_checkpoint(tmp_path / "model.gguf")
     with pytest.raises(ValueError, match="temperature is 0;"):
         calibration_of('{"temperature": 0}')
+    with pytest.raises(ValueError, match="certain_flag is 1, expected between 0 and 1;"):
+        calibration_of('{"certain_flag": 1}')
     for number in ("NaN", "1e999", "1" + 400 * "0"):
         with pytest.raises(ValueError, match="calibration has no number for 'team_weight'"):
             calibration_of(f'{{"team_weight": {number}}}')
