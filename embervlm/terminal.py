@@ -237,8 +237,8 @@ def tell_missed(lessons: LessonStore | None) -> None:
 
 
 def console() -> Any:
-    """Return the terminal for tables; it guesses no colours, and has a ? for each character that the
-    encoding of the output lacks."""
+    """Return the terminal for tables; it guesses no colours, and has a ? for each character that
+    the encoding of the output lacks."""
     from rich.console import Console
 
     if isinstance(sys.stdout, io.TextIOWrapper) and "utf" not in sys.stdout.encoding.lower():
