@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from embervlm.imaging import crop_square, load_image
+from embervlm.json_lines import json_lines
 
 TABLE = Path("data/photos.jsonl")
 EXCLUDED = Path("data/photos_excluded.json")
@@ -65,7 +66,7 @@ def load_photos(path: str | Path = TABLE) -> list[Photo]:
         ValueError: a line lacks a field or has one too many.
     """
     photos = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in json_lines(path):
         row = json.loads(line)
         try:
             photos.append(Photo(place=row.pop("class"), **row))
@@ -219,8 +220,7 @@ def _share(group: str) -> float:
 
 
 def _read_manifest(photos_dir: str | Path) -> list[dict[str, Any]]:
-    text = (Path(photos_dir) / "manifest.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for _, line in json_lines(Path(photos_dir) / "manifest.jsonl")]
 
 
 def main() -> None:

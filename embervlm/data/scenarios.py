@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.json_lines import json_lines
 from embervlm.scenario import FLAGS, QUANTITIES
 
 DATA_DIR = Path(__file__).parents[2] / "data"
@@ -80,7 +81,7 @@ def load(name: str, split: str | None = None, directory: Path | None = None) -> 
         )
     rows = []
     try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        for number, line in json_lines(path):
             rows.append(json.loads(line))
             if not isinstance(rows[-1], dict):
                 raise ValueError(f"{path}, line {number} is no JSON object; see data/README.md.")
@@ -359,7 +360,7 @@ def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> C
     """
     rows = []
     for name in FILES:
-        for line in (source / f"{name}.jsonl").read_text("utf-8").splitlines():
+        for _, line in json_lines(source / f"{name}.jsonl"):
             rows.append({"_file": name, **json.loads(line)})
     authored, fleet = len(rows), Fleet.default()
     rows = [row for row in rows if not leaked_answer(row, fleet)]
@@ -367,9 +368,9 @@ def import_scenarios(source: Path, additions: Sequence[Path], target: Path) -> C
         row["split"] = split_of(group)
     authored_ids = {row["id"] for row in rows}
     new = [
-        _expand(json.loads(line), f"{path.stem}-{i + 1:03d}")
+        _expand(json.loads(line), f"{path.stem}-{number:03d}")
         for path in additions
-        for i, line in enumerate(path.read_text("utf-8").splitlines())
+        for number, line in json_lines(path)
     ]
     given = authored_ids | {row["id"] for row in new}
     extra = [

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from embervlm.fleet import ACTIONS, ENVIRONMENTS, NO_ROBOT, Fleet
+from embervlm.json_lines import json_lines
 from embervlm.memory.entries import MemoryEntry
 from embervlm.memory.lessons import (
     limits_of,
@@ -134,7 +135,7 @@ def check_proposed(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a file.")
     if path.exists():
-        for line in path.read_text("utf-8", "replace").splitlines():
+        for _, line in json_lines(path, "replace"):
             try:
                 name = json.loads(line)["id"]
             except (ValueError, KeyError, TypeError):

@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from embervlm.json_lines import json_lines
 from embervlm.reasoner.simulation import FILES
 
 IGNORED = -100
@@ -170,7 +171,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"{path} is not there; write it with 'embervlm rmm simulate'.")
     rows = []
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+    for number, line in json_lines(path, "replace"):
         try:
             found = json.loads(line)
             row = {key: found[key] for key in ("system", "words", "completion")}

@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 from embervlm.data.photos import TABLE, Photo, load_photos, pack
 from embervlm.fleet import ENVIRONMENTS
+from embervlm.json_lines import json_lines
 from embervlm.models.vision import MobileNetV2
 
 TEACHER = Path("teachers/mobilenet_v2_1.0_224_quant.tflite")
@@ -411,7 +412,7 @@ def _metrics(out: Path) -> list[dict[str, Any]]:
     path = out / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for _, line in json_lines(path)]
 
 
 def main() -> None:

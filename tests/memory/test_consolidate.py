@@ -113,3 +113,14 @@ def test_other_peoples_rows_are_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="holds other rows"):
             write_proposals([], path)
         assert path.read_text() == content
+
+
+def test_a_request_with_line_separators_is_proposed_and_read_back(
+    tmp_path: Path, store: LessonStore
+) -> None:
+    task = "look at\u2028the mast\u2029then\u0085the roof"
+    store.add(correction(task, "Drone"), vector(1))
+    path = tmp_path / "scenarios.jsonl"
+    for _ in range(2):
+        write_proposals(proposals(store.entries(), Fleet.default()), path)
+    assert [row["task"] for row in load_own("scenarios", "train", str(tmp_path))] == [task]
