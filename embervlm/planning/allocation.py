@@ -15,7 +15,7 @@ from embervlm.fleet import Fleet, Objective, Place, Robot
 from embervlm.planning import graph
 from embervlm.planning.costs import Step, obstacles, watt_hours
 from embervlm.planning.limits import runs_for, suits_less
-from embervlm.planning.problem import Schedule, build
+from embervlm.planning.problem import Placement, Problem, Schedule, build
 from embervlm.planning.search import solve
 from embervlm.scenario import Needs, Plan, Subtask
 
@@ -61,6 +61,27 @@ def allocate(
     schedule, bound, is_optimal = solve(problem)
     _left_over(fleet, steps, kept, schedule, why)
     placed = {kept[placement.step]: placement for placement in schedule.placed}
+    planned, energy_wh = _subtasks(steps, placed, problem, why)
+    return Plan(
+        steps=planned,
+        makespan_min=schedule.makespan,
+        energy_wh=energy_wh,
+        cost=schedule.cost,
+        bound=bound,
+        is_optimal=is_optimal,
+    )
+
+
+def _subtasks(
+    steps: Sequence[Step],
+    placed: Mapping[int, Placement],
+    problem: Problem,
+    why: Mapping[int, str],
+) -> tuple[tuple[Subtask, ...], float]:
+    """Return the steps as they are planned, and the energy that those placed take, in watt hours.
+
+    `placed` and `why` go by a step's place in `steps`: when somebody does it, or why nobody does.
+    """
     planned, energy_wh = [], 0.0
     for i, step in enumerate(steps):
         subtask = Subtask(
@@ -89,14 +110,7 @@ def allocate(
         elif not step.done:
             subtask = replace(subtask, robot=None, why=why[i])
         planned.append(subtask)
-    return Plan(
-        steps=tuple(planned),
-        makespan_min=schedule.makespan,
-        energy_wh=energy_wh,
-        cost=schedule.cost,
-        bound=bound,
-        is_optimal=is_optimal,
-    )
+    return tuple(planned), energy_wh
 
 
 def _checked(step: Step, number: int, fleet: Fleet) -> Step:
