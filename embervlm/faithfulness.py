@@ -123,30 +123,11 @@ def check_line(
     """
     if not line.startswith(ROBOTS_LINE):
         return [Claim("", False, line, f"the line does not begin with {ROBOTS_LINE!r}")]
+    asked = (needs, *steps)
     claims = []
     for name, against, clauses in _parts(line.removeprefix(ROBOTS_LINE), fleet):
         for clause in clauses:
-            taught = _TAUGHT[against].fullmatch(clause)
-            if taught and (name in fleet or (name == NO_ROBOT and not against)):
-                asked = (needs, *steps) if against else ()
-                broken = [broken_by(fleet[name], one) for one in asked] or [[]]
-                fault = _fault_of_lesson(int(taught[1]), lessons, min(broken, key=len))
-            elif name == NO_ROBOT:
-                fault = None if clause == _NOBODY and not against else "unknown clause"
-            elif name not in fleet:
-                fault = "not a robot of the fleet"
-            elif against:
-                chance = None if probabilities is None else probabilities.get(name, 0.0)
-                faults = [
-                    _fault_against(clause, fleet[name], asked, chance) for asked in (needs, *steps)
-                ]
-                fault = None if None in faults else faults[0]
-            elif clause.startswith(_THOUGH):
-                what = clause.removeprefix(_THOUGH)
-                faults = [_fault_against(what, fleet[name], one, None) for one in (needs, *steps)]
-                fault = None if None in faults else faults[0]
-            else:
-                fault = _fault_for(clause, fleet[name], needs)
+            fault = _fault_of(name, against, clause, fleet, asked, lessons, probabilities)
             claims.append(Claim(name, against, clause, fault and f"{name}: {fault}"))
     return claims
 
@@ -300,6 +281,35 @@ def _parts(text: str, fleet: Fleet) -> list[tuple[str, bool, list[str]]]:
 def _clauses_for(text: str) -> list[str]:
     """Split at ", ", but leave a limit and what is asked of it, or is there, together."""
     return re.split(r", (?!asked |there are )", text)
+
+
+def _fault_of(
+    name: str,
+    is_against: bool,
+    clause: str,
+    fleet: Fleet,
+    asked: Sequence[Needs],
+    lessons: Collection[int] | None,
+    probabilities: Mapping[str, float] | None,
+) -> str | None:
+    """Return what is false about a clause; `asked` is what the job needs, and then its steps."""
+    taught = _TAUGHT[is_against].fullmatch(clause)
+    if taught and (name in fleet or (name == NO_ROBOT and not is_against)):
+        broken = [broken_by(fleet[name], needs) for needs in asked] if is_against else [[]]
+        return _fault_of_lesson(int(taught[1]), lessons, min(broken, key=len))
+    if name == NO_ROBOT:
+        return None if clause == _NOBODY and not is_against else "unknown clause"
+    if name not in fleet:
+        return "not a robot of the fleet"
+    if is_against:
+        chance = None if probabilities is None else probabilities.get(name, 0.0)
+        faults = [_fault_against(clause, fleet[name], needs, chance) for needs in asked]
+    elif clause.startswith(_THOUGH):
+        what = clause.removeprefix(_THOUGH)
+        faults = [_fault_against(what, fleet[name], needs, None) for needs in asked]
+    else:
+        return _fault_for(clause, fleet[name], asked[0])
+    return None if None in faults else faults[0]
 
 
 def _fault_for(clause: str, robot: Robot, needs: Needs) -> str | None:
