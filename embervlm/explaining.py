@@ -4,10 +4,8 @@
     # ("Task: Carry; load 8 kg", "Environment: Indoor cluttered", "Robots: ...", "Decision: ...")
 
 The lines say what was read, why each robot was taken or left, and the decision. Of what the decoder
-words itself a line is shown only if it states no number that the request does not:
-
-    >>> new_numbers("Carry the 9 kg pump", stated_numbers={8.0})
-    {9.0}
+words itself a line is shown only if it states no quantity that the request does not
+(`quantities.states`).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from embervlm.backends.base import Backend, Proposal
 from embervlm.faithfulness import names_in
 from embervlm.fleet import NO_ROBOT, Fleet
 from embervlm.prompts import Reasoning, describe_needs, parse_reasoning
-from embervlm.quantities import find_quantities
+from embervlm.quantities import states
 from embervlm.scenario import Decision, Needs
 
 _DEFAULT_FLEET = Fleet.default()
@@ -57,12 +55,11 @@ def explain(
         asked = f"no action that a robot takes was read; {asked}"
     sentence = decision_sentence(decision, team)
     if written is not None:
-        numbers = {mention.value for mention in find_quantities(task or "")}
-        if not new_numbers(written.task, numbers):
+        if states(task or "", written.task):
             asked = written.task
-        if not new_numbers(written.environment, numbers):
+        if states(task or "", written.environment):
             place = f"{place}. {_capitalised(written.environment)}"
-        sentence = checked_decision(written, decision.robots, fleet, numbers) or sentence
+        sentence = checked_decision(written, decision.robots, fleet, task or "") or sentence
     if unread:
         asked = f"{asked}; not read, for the request is too long: {', '.join(unread)}"
     why = []
@@ -151,18 +148,13 @@ def decision_sentence(decision: Decision, team: bool) -> str:
 
 
 def checked_decision(
-    written: Reasoning, robots: Sequence[str], fleet: Fleet, stated_numbers: set[float]
+    written: Reasoning, robots: Sequence[str], fleet: Fleet, request: str
 ) -> str | None:
     """Return the decoder's line on the decision, or None unless it names each decided robot once,
-    no others, and no new number."""
+    no others, and no quantity that the request does not state."""
     text = written.decision
     once = names_in(text, fleet) == Counter(set(robots))
-    return text if once and not new_numbers(text, stated_numbers) else None
-
-
-def new_numbers(text: str, stated_numbers: set[float]) -> set[float]:
-    """Return the quantities of a line that the request does not state."""
-    return {mention.value for mention in find_quantities(text)} - stated_numbers
+    return text if once and states(request, text) else None
 
 
 def _needs_for(name: str, decision: Decision) -> Needs:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from embervlm.fleet import ACTIONS, CONDITIONS, LEFT_OUT, NO_ROBOT, Fleet, Robot
 from embervlm.prompts import parse_thinking
-from embervlm.quantities import find_quantities
+from embervlm.quantities import states
 from embervlm.scenario import Decision, Needs
 
 ROBOTS_LINE = "Robots: "
@@ -155,11 +155,6 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
     if told is None:
         return dict.fromkeys(CHECKS, False)
     request = decision.scenario.task if decision.scenario else None
-    stated = [
-        (mention.kind, value)
-        for mention in find_quantities(request or "")
-        for value in (mention.value, mention.least)
-    ]
     others = " ; ".join((told.task, told.environment, told.selection))
     claims = check_line(
         ROBOTS_LINE + told.evaluation,
@@ -175,20 +170,10 @@ def checks_of(text: str, decision: Decision, fleet: Fleet) -> dict[str, bool]:
         "robots": told.robots == decision.robots
         and names_in(told.selection, fleet).keys() == set(decision.robots),
         "facts": all(claim.fault is None for claim in claims),
-        "numbers": all(
-            any(
-                kind == mention.kind and abs(value - mention.value) <= _ROUNDING * value
-                for kind, value in stated
-            )
-            for mention in find_quantities(others)
-        ),
+        "numbers": states(request or "", others),
         "environment": re.match(rf"{re.escape(place)}(?!\w)", told.environment, re.I) is not None,
         "confidence": told.confidence == round(decision.confidence, 4),
     }
-
-
-# Quantities are told with fewer digits than imperial units have in metric ones.
-_ROUNDING = 1e-3
 
 
 def names_in(text: str, fleet: Fleet) -> Counter[str]:

@@ -241,6 +241,9 @@ _BARE_LENGTH = re.compile(
     r"(?<![\w.,/])(?P<n>\d{1,3}(?:\.\d+)?)\s+(?:wide|deep|across|down|high|long)\b", re.IGNORECASE
 )
 
+# Quantities are told with fewer digits than imperial units have in metric ones.
+_ROUNDING = 1e-3
+
 
 @dataclass(frozen=True)
 class Mention:
@@ -313,6 +316,26 @@ def find_quantities(text: str) -> list[Mention]:
             if not any(found.start < end and start < found.end for found in mentions):
                 mentions.append(Mention(kind, float(match[group]), start, end))
     return sorted(mentions, key=lambda mention: mention.start)
+
+
+def states(request: str, line: str) -> bool:
+    """Return whether a request states every quantity of a line; of its ranges, both ends count.
+
+    >>> states("carry the 8 kg pump", "load 8 kg"), states("carry the 8 kg pump", "8 m of cable")
+    (True, False)
+    """
+    stated = [
+        (mention.kind, value)
+        for mention in find_quantities(request)
+        for value in (mention.value, mention.least)
+    ]
+    return all(
+        any(
+            kind == mention.kind and abs(value - mention.value) <= _ROUNDING * value
+            for kind, value in stated
+        )
+        for mention in find_quantities(line)
+    )
 
 
 def numbers_in(text: str) -> tuple[frozenset[str], frozenset[str]]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from embervlm.quantities import find_quantities, number_from_words
+from embervlm.quantities import find_quantities, number_from_words, states
 
 
 @pytest.mark.parametrize(
@@ -311,3 +311,20 @@ def test_a_range_may_be_told_from_its_larger_end(
 ) -> None:
     (mention,) = find_quantities(text)
     assert (mention.low, mention.value) == (low, value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "line", "is_stated"),
+    [
+        ("carry the 8 kg pump", "load 8 kg", True),
+        ("carry the 8 kg pump", "load 9 kg", False),
+        ("carry the 8 kg pump", "8 m away", False),
+        ("4 to 8 kg", "load 4 kg, 8 kg at most", True),
+        ("4 to 8 kg", "load 6 kg", False),
+        ("400 yards off", "366 m away", True),
+        ("no number", "none here", True),
+        ("", "load 8 kg", False),
+    ],
+)
+def test_a_line_states_what_the_request_does(request_: str, line: str, is_stated: bool) -> None:
+    assert states(request_, line) is is_stated

@@ -356,6 +356,7 @@ def test_feedback_names_robots_of_the_fleet() -> None:
         ("Send the Drone and the Humanoid.", False),
         ("The Drone carries 8 kg.", True),
         ("The Drone carries 25 kg.", False),
+        ("The Drone climbs 8 m.", False),
         ("No name at all.", False),
     ],
 )

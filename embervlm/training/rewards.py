@@ -25,11 +25,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from embervlm.explaining import checked_decision, new_numbers
+from embervlm.explaining import checked_decision
 from embervlm.faithfulness import names_in
 from embervlm.fleet import Fleet
 from embervlm.prompts import Reasoning, parse_reasoning
-from embervlm.quantities import find_quantities
+from embervlm.quantities import states
 from embervlm.scoring import set_reward
 
 # What each reward counts in the sum; those that count share 1 among them.
@@ -66,13 +66,12 @@ def first_reward(first: str, suited: Collection[str]) -> float:
 def faithfulness(written: Reasoning, decided: Sequence[str], request: str) -> float:
     """Return the share of what the lines say that holds: half for the decision, a quarter each for
     task and place."""
-    stated = {mention.value for mention in find_quantities(request)}
     digits = set(_DIGITS.findall(request))
 
     def invents(line: str) -> bool:
-        return bool(new_numbers(line, stated) or set(_DIGITS.findall(line)) - digits)
+        return not states(request, line) or bool(set(_DIGITS.findall(line)) - digits)
 
-    held = checked_decision(written, decided, _FLEET, stated) is not None
+    held = checked_decision(written, decided, _FLEET, request) is not None
     score = 0.5 * (held and not invents(written.decision))
     for line in (written.task, written.environment):
         score += 0.25 * (not invents(line) and names_in(line, _FLEET).keys() <= set(decided))

@@ -46,6 +46,7 @@ ALL = "the Drone, Underwater Robot, Humanoid, Robot with Wheels and Robot with L
         (lines("bring a 15 kg pump up", "stairwell, no lift", f"stairs: {LEGS}."), 1, 0.75, 1),
         (lines("bring a 12 kg pump up", "stairwell to ward 7", f"stairs: {LEGS}."), 1, 0.75, 1),
         (lines("bring a 12 kg pump up", "stairwell, no lift", f"within 15 kg: {LEGS}"), 1, 0.5, 1),
+        (lines("bring a pump 12 m up", "stairwell, no lift", f"stairs: {LEGS}."), 1, 0.75, 1),
         # As little as parses.
         (lines("a", "a", LEGS), 1, 1, 5 / 8),
     ],
