@@ -190,8 +190,8 @@ def test_a_name_within_another_is_not_named() -> None:
     }
     assert not names_in("Send the Drones.", fleet)
     written = Reasoning((), "Look", "Rough", "Send the Drone XL.")
-    assert checked_decision(written, ["Drone XL"], fleet, set()) == "Send the Drone XL."
-    assert checked_decision(written, ["Drone"], fleet, set()) is None
+    assert checked_decision(written, ["Drone XL"], fleet, "") == "Send the Drone XL."
+    assert checked_decision(written, ["Drone"], fleet, "") is None
 
 
 @pytest.mark.parametrize(
