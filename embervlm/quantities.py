@@ -26,6 +26,7 @@ for _kind, _factor, _words in (
     ("mass_kg", 50.80234544, "cwt hundredweight"),
     ("mass_kg", 1000.0, "t tonne tonnes ton tons tonner"),
     ("mass_kg", 1.0, "litre litres liter liters l ltr"),
+    ("mass_kg", 3.785411784, "gallon gallons"),
     ("length_m", 1.0, "m metre metres meter meters mtr mtrs"),
     ("length_m", 0.01, "cm centimetre centimetres centimeter centimeters"),
     ("length_m", 0.001, "mm millimetre millimetres millimeter millimeters"),
@@ -34,6 +35,7 @@ for _kind, _factor, _words in (
     ("length_m", 0.0254, 'in inch inches " ″'),
     ("length_m", 0.9144, "yd yds yard yards"),
     ("length_m", 1609.344, "mi mile miles"),
+    ("length_m", 1852.0, "nm nmi"),
     ("length_m", 1.8288, "fathom fathoms"),
     ("speed_kmh", 1.0, "km/h kmh kph kmph km/hr"),
     ("speed_kmh", 1.609344, "mph"),
@@ -91,7 +93,7 @@ _LENGTH = _any_of(
 _ONE = _any_of(_ONES)
 _AND = r"[\s-]+(?:and[\s-]+)?"
 _BELOW_100 = rf"(?:(?:{_any_of(_TENS)})(?:[\s-]+(?:{_ONE}))?|{_ONE})"
-_COUPLE = r"(?:a\s+)?couple\s+of"
+_COUPLE = r"(?:a\s+)?couple(?:\s+of)?"
 _BELOW_1000 = (
     rf"(?:(?:(?:{_BELOW_100}|{_COUPLE})[\s-]+)?hundred(?:{_AND}{_BELOW_100})?|{_BELOW_100})"
 )
@@ -99,7 +101,8 @@ _BELOW_1000 = (
 _DIGIT = _any_of(word for word, value in _ONES.items() if value < 10)
 _SPELT = rf"(?:(?:{_DIGIT})(?:[\s-]+(?:{_DIGIT})){{2,4}})"
 _WORDS = (
-    rf"(?:{_SPELT}|(?:(?:{_BELOW_1000}|{_COUPLE})[\s-]+)?thousand(?:{_AND}{_BELOW_1000})?"
+    rf"(?:{_SPELT}|(?:(?:{_BELOW_1000}|{_COUPLE})[\s-]+)?thousand"
+    rf"(?:(?:{_AND}|,\s+(?=\w+[\s-]+hundred\b)){_BELOW_1000})?"
     rf"|{_BELOW_1000})"
 )
 # A space parts thousands in "10 000 kg", "the 1 500 kg crate" and "1 500 kg of sand"; "pallet 6
@@ -135,13 +138,14 @@ _BARE = re.compile(
     rf"|(?P<digits>{_GROUPED}(?!\w)|-?[^\W_]*\d[^\W_]*(?:[.,:/]\d+)*))",
     re.IGNORECASE,
 )
+_DIMENSION = r"\s*(?:wide|deep|high|tall|long|across|thick)\b"
 # Looked for first, so that most places are left at once.
 _FIRST_WORD = _any_of(
     [*_ONES, *_TENS, *"hundred thousand between half quarter couple an a".split()]
 )
 _MENTION = re.compile(
     rf"""
-    (?<![\w.,/⁄£$€])(?=[\d.½¼¾⅓⅔]|{_FIRST_WORD})
+    (?:(?<![\w.,/⁄£$€])|(?<=\dft))(?=[\d.½¼¾⅓⅔]|{_FIRST_WORD})
     (?:
         (?:
             (?P<part>
@@ -150,24 +154,28 @@ _MENTION = re.compile(
                 | (?:one[\s-]+half|(?:one|two|three|four)[\s-]+(?:third|quarter|fifth)s?)
                   (?:\s+of\s+an?)?
                 | (?:a[\s-]+)?(?:half|quarter)(?=[\s-]+(?:{"|".join(_HALVED)})\b)
-            )
+            )(?:[\s-]+(?P<many>hundred|thousand|million)\b)?
             | (?P<count>{_COUPLE}|(?:half\s+a|half|an?|one|two|three|four)\s+dozen|an?)
               (?=[\s-]+(?:{_any_of(_COUNTABLE)})\b)
         )
         (?=[\s-])
         | (?:
             (?P<between>between\s+)?(?P<low>(?:an?\s+)?{_NUMBER})
-            (?:\s*-\s*(?=[\d.½¼¾⅓⅔])(?!{_SLASHED})|\s*–\s*|[\s-]*(?:to|or|(?(between)and|or))[\s-]*)
+            (?:\s*(?:-|\.\.+|…)\s*(?=[\d.½¼¾⅓⅔])(?!{_SLASHED})|\s*–\s*
+              |\s*(?:±|\+/-)\s*|\s*[x×]\s*(?=\d+(?:\.\d+)?\s?(?:{_LENGTH})\b)
+              |[\s-]*(?:to|or|(?(between)and|or))[\s-]*)
         )?
         (?P<number>{_NUMBER})
     )
-    (?:[\s-]odd\b)?[\s-]*(?:of\s+a\s+)?
+    (?:[\s-]odd\b|\+)?[\s–-]*(?:of\s+a\s+)?
     (?:
         (?P<length>{_LENGTH})[\s-]*(?:/|\bper\b|\ban?\b)[\s-]*
         (?P<time>h|hr|hour|min|minute|s|sec|second)(?![\w/])
         | h\s?(?P<minutes>[0-5]\d)(?:m|mins?)?(?![\w/]|\s*(?:{_UNIT})\b)
-        | (?:metric[\s-]+(?=ton))?(?P<unit>{_UNIT})
-          (?:(?!\w|/(?!\d[\d.,]*[\s-]?(?:{_UNIT})\b))|(?<=['′])(?=\d\d?\s?["″]))
+        | (?-i:m)\s?(?P<cm>\d\d)(?={_DIMENSION}|\s*(?:[,;:!?)]|\.(?!\d)|$))
+        | (?:metric[\s-]+(?=ton)|(?P<nautical>nautical)[\s-]+(?=mile))?(?P<unit>{_UNIT})
+          (?:(?!\w|/(?!\d[\d.,]*[\s-]?(?:{_UNIT})\b))|(?<=['′])(?=\d\d?\s?["″])
+             |(?<=ft)(?=\d\d?\s?in\b))
     )
     (?P<square>\s*(?:²|³|\^\d)|\s+(?:square|cubic)\b)?
     (?P<tail>\s+and\s+(?:a\s+(?:half|quarter)|three[\s-]+quarters)\b)?
@@ -175,21 +183,24 @@ _MENTION = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # Hyphens that do not break, and the sign of minus: one character for one.
-_HYPHENS = str.maketrans("\u2010\u2011\u2212", "---")
+HYPHENS = str.maketrans("\u2010\u2011\u2212", "---")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 # "On the 21st": no stone; "11st" is some.
 _ORDINAL = re.compile(r"(?<!1)1st", re.IGNORECASE)
 # "12 St Mary's Road" is no weight, and a stone alone is one only in "a stone of flour" and "a stone
 # and a half".
-_STREET = re.compile(r"St\.?\s+[A-Z]")
+_STREET = re.compile(r"St\.?\s+[A-Z]|[A-Z][a-z]+\s+(?:[A-Z]\w+\s+)?(?:Street|Road|Lane|Avenue)\b")
 _ONE_STONE = re.compile(r"(?:an?|one)[\s-]+stone", re.IGNORECASE)
 _OF = re.compile(r"\s+of\b", re.IGNORECASE)
+# "A 4K camera": how fine its picture is.
+_VIDEO = re.compile(r"[48]K")
 # "At 1400 hours", "0412 hrs": a time of day.
 _TIME_OF_DAY = re.compile(r"(?:[01]\d|2[0-3])[0-5]\d\s?h", re.IGNORECASE)
 # "Once a day", "8 hours a day": how often, not how long.
 _TIMES = re.compile(r"\b(?:once|twice|thrice|times)\s+$", re.IGNORECASE)
-# "At 14h30": no hours.
+# "At 14h30", "at 17 h": no hours.
+_AT = re.compile(r"\bat\s+$", re.IGNORECASE)
 _CLOCK = re.compile(r"\b(?:at|by|from|to|until|till|since|before|after|around)\s+$", re.IGNORECASE)
 # "Two hours and thirty minutes", "3 stone 4 lb": one number, in a unit and in the next smaller one.
 _NEXT_SMALLER = {
@@ -205,7 +216,7 @@ _JOINT = re.compile(r"\s*(?:and\s+)?", re.IGNORECASE)
 # No inch stands before a word ("70 in that bay", "8 in deep snow"), but in "a 30 in wide gap", or
 # where "wide" ends what is said.
 _BEFORE_WORD = re.compile(r"\s+\w")
-_DIMENSION = re.compile(r"\s*(?:wide|deep|high|tall|long|across|thick)\b", re.IGNORECASE)
+_IS_DIMENSION = re.compile(_DIMENSION, re.IGNORECASE)
 _PHRASE_GOES_ON = re.compile(r"\s+(?!(?:and|or|but|by|at)\b)\w", re.IGNORECASE)
 _ARTICLE = re.compile(r"\ban?\s+$", re.IGNORECASE)
 
@@ -267,12 +278,12 @@ class Mention:
 
 def find_quantities(text: str) -> list[Mention]:
     """Return the mentions of a text from left to right."""
-    text = text.translate(_HYPHENS)
+    text = text.translate(HYPHENS)
     mentions: list[Mention] = []
     unit_before = None
     for match in _MENTION.finditer(text):
-        word = _folded(match["length"] or match["unit"] or "h")
-        unit = _UNITS[word]
+        word = _folded(match["length"] or match["unit"] or ("m" if match["cm"] else "h"))
+        unit = _UNITS["nm" if match["nautical"] else word]
         kind, factor = unit
         value, low = _value(match)
         last = mentions[-1] if mentions else None
@@ -377,7 +388,7 @@ def _digits(text: str) -> set[str]:
 def number_from_words(words: str) -> float:
     """Return the value of an English number: "two hundred and forty" is 240."""
     total = current = 0
-    for word in re.split(r"[\s-]+", _folded(words)):
+    for word in re.split(r"[\s,-]+", _folded(words)):
         if word == "hundred":
             current = max(current, 1) * 100
         elif word == "thousand":
@@ -407,8 +418,14 @@ def _is_quantity(text: str, match: re.Match[str], unit: str) -> bool:
     """Say whether what looks like a number with a unit is one."""
     if unit in _NEED_DIGITS and (match["number"] or "a")[0].isalpha():
         return False
+    if match["unit"] and _STREET.match(text, match.start("unit")):
+        return False
     if unit == "st":
-        return not (_ORDINAL.search(match[0]) or _STREET.match(text, match.start("unit")))
+        return not _ORDINAL.search(match[0])
+    if unit == "nm" and match["unit"] == "Nm":  # newton metres
+        return False
+    if unit == "k" and _VIDEO.fullmatch(match[0]) and not text.isupper():
+        return False
     if unit == "stone" and _ONE_STONE.fullmatch(match[0]):
         return _OF.match(text, match.end()) is not None
     before = text[max(0, match.start() - 8) : match.start()]
@@ -418,7 +435,9 @@ def _is_quantity(text: str, match: re.Match[str], unit: str) -> bool:
         return False
     if match["minutes"]:
         return not _CLOCK.search(before)
-    dimension = _DIMENSION.match(text, match.end())
+    if unit == "h" and _AT.search(before):
+        return False
+    dimension = _IS_DIMENSION.match(text, match.end())
     if unit in ('"', "″"):
         return dimension is not None
     if unit == "in" and _BEFORE_WORD.match(text, match.end()):
@@ -432,7 +451,7 @@ def _value(match: re.Match[str]) -> tuple[float, float | None]:
     """Return the number in its unit; of a range the larger end, and the smaller one."""
     low = None
     if match["part"]:
-        value = _part(match["part"])
+        value = _part(match["part"]) * _MANY.get(_folded(match["many"] or ""), 1)
     elif match["count"]:
         words = _folded(match["count"]).split()
         value = 2.0 if "couple" in words else 12.0 if "dozen" in words else 1.0
@@ -444,6 +463,8 @@ def _value(match: re.Match[str]) -> tuple[float, float | None]:
         if match["low"] and not is_short:
             other = _number(match["low"])
             link = match.string[match.end("low") : match.start("number")]
+            if "±" in link or "+/-" in link:
+                other, value = other - value, other + value
             # "From pier 9 to 5 kg" is no range; "7 or 4 kg" and "between 7 and 4 kg" are.
             if other > value and (match["between"] or re.search(r"\bor\b", link, re.IGNORECASE)):
                 other, value = value, other
@@ -452,6 +473,8 @@ def _value(match: re.Match[str]) -> tuple[float, float | None]:
         value += _part(match["tail"])
     if match["minutes"]:
         value += int(match["minutes"]) / 60
+    if match["cm"]:
+        value += int(match["cm"]) / 100
     return value, low
 
 
