@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from embervlm.quantities import Mention, find_quantities, number_told
+from embervlm.quantities import HYPHENS, Mention, find_quantities, number_told
 from embervlm.scenario import Decision, Needs
 from embervlm.tokenizer import Tokenizer
 
@@ -111,10 +111,10 @@ def one_line(task: str | None) -> str:
     """Return a request as it is read: in one line, with single spaces.
 
     A narrow or unbreakable space between thousands becomes a comma: as a space it would part two
-    numbers.
+    numbers. Hyphens that do not break and the sign of minus become "-".
     """
     whole = _THOUSANDS.sub(lambda found: re.sub(r"\D", ",", found[0]), task or "")
-    return " ".join(whole.split())
+    return " ".join(whole.translate(HYPHENS).split())
 
 
 def token_spans(task: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[int, int]]:

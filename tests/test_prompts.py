@@ -134,6 +134,10 @@ def test_a_narrow_space_between_thousands_does_not_part_them(
     assert one_line(f"1{space}500{space}kg") == "1,500 kg"
 
 
+def test_a_hyphen_that_does_not_break_is_a_hyphen() -> None:
+    assert one_line("a 600\u2011kg crate on level \u22123") == "a 600-kg crate on level -3"
+
+
 @pytest.mark.parametrize("task", [None, "", "  \n"])
 def test_an_absent_request_is_its_two_ends(tokenizer: Tokenizer, task: str | None) -> None:
     assert tokenizer.decode(read_task(task, tokenizer, 128).tokens) == "<|task|><|end|>"
