@@ -76,6 +76,7 @@ _HALVED = (
     "foot inch yard fathom hour minute hundredweight litre liter"
 ).split()
 _HOURS = frozenset("h hr hrs hour hours".split())
+_KM = frozenset("k km kms kilometre kilometres kilometer kilometers".split())
 # Without digits these are words: "ten in the bay".
 _NEED_DIGITS = frozenset("k in st t l g ' ′ \" ″".split())
 
@@ -145,7 +146,7 @@ _FIRST_WORD = _any_of(
 )
 _MENTION = re.compile(
     rf"""
-    (?:(?<![\w.,/⁄£$€])|(?<=\dft))(?=[\d.½¼¾⅓⅔]|{_FIRST_WORD})
+    (?:(?<![\w.,/⁄£$€])|(?<=\b\d\d\d/)|(?<=\dft))(?=[\d.½¼¾⅓⅔]|{_FIRST_WORD})
     (?:
         (?:
             (?P<part>
@@ -227,8 +228,8 @@ _FORCE = re.compile(
     rf"(?<!task )(?<!air )\b(?:force|beaufort|bft)[\s-]+"
     rf"(?:(?:{_N_FORCE})\s*(?:-|–|to\b|or\b)\s*)?(?P<n>{_N_FORCE})\b"
     r"|\b(?P<before>1[0-2]|\d)[\s-]*(?:beaufort|bft)\b"
-    r"|(?:(?<=\bwind )|(?<=\bwinds )|\b(?=F\d+\s+(?:breeze|winds?|gales?|gusts?|storm)\b))"
-    r"F(?P<f>1[0-2]|\d)\b",
+    r"|(?:(?<=\bwind )|(?<=\bwinds )|(?<=\bgusting )"
+    r"|\b(?=F\d+\s+(?:breeze|winds?|gales?|gusts?|storm)\b))F(?P<f>1[0-2]|\d)\b",
     re.IGNORECASE,
 )
 
@@ -236,18 +237,29 @@ _FORCE = re.compile(
 # "1.4 deep".
 _SPEED = _any_of(word for word, (kind, _) in _UNITS.items() if kind == "speed_kmh")
 _LINK = (
-    r"(?:(?:'s|is|of|at|to|from|a|steady|up|about|around|over|under|now|still|only|just|past|gusts?"
-    r"|gusting)\s+)*"
+    r"(?:(?:'s|is|of|at|to|from|a|steady|up|about|around|over|under|now|still|only|just|past|near"
+    r"|nearly|almost|gusts?|gusting)\s+){0,8}"
 )
-# A heading is no speed ("winds of 300 degrees at 20", "wind 270 at 15 knots"), nor is an hour.
+_TEENS = _any_of(word for word, value in _ONES.items() if value > 9)
+_WIND_IN_WORDS = (
+    rf"(?:(?:(?:{_any_of(_TENS)})(?:[\s-]+(?:{_ONE}))?|{_TEENS}"
+    rf"|(?:one[\s-]+)?hundred(?:{_AND}{_BELOW_100})?)\b)"
+)
+# A heading is no speed ("winds of 300 degrees at 20", "wind 270/15", "winds from 270"), nor is an
+# hour.
 _BARE_WIND = re.compile(
-    r"\b(?:winds?(?:[\s-]?speeds?:?)?|gusts?|gusting|blowing|breeze|squalls)(?:'s)?\s+"
-    rf"{_LINK}(?:\d{{3}}(?:\s*(?:degrees|deg|°))?\s+at\s+|\d{{1,3}}\s*(?:-|–|to|or)\s*)?"
-    rf"(?P<n>\d{{1,3}})(?!\d|[.:/]\d|\s*(?:{_UNIT})\b|\s*(?:%|degrees|deg\b|°|noon|midnight|o['’]clock"
+    r"\b(?<!no )(?:winds?(?:[\s-]?speeds?)?|gusts?|gusting|blows|blowing|breeze|squalls)"
+    rf"(?:'s|:)?\s+{_LINK}(?:\d{{3}}(?:\s*(?:degrees|deg|°))?\s+at\s+|\d{{1,3}}\s*(?:-|–|/|to|or)\s*)?"
+    rf"(?P<n>(?<!\bfrom )\d{{3}}|\d{{1,2}}|{_WIND_IN_WORDS})"
+    rf"(?!\d|[.:/]\d|[\s-]*(?:{_UNIT}|{_ONE})\b|\s*(?:%|degrees|deg\b|°|noon|midnight|o['’]clock"
     rf"|[ap]\.?m\b|at\s+\d+(?:\.\d+)?\s*(?:{_SPEED})\b))"
     r"|(?<![\w.,-])(?P<m>\d{1,3})\s+(?:gusts?|winds?)\b(?!\s+(?:turbine|farm|gauge|sensor))",
     re.IGNORECASE,
 )
+# "35 knots gusting 50": knots too.
+_SPEED_BEFORE = re.compile(rf"\b(?P<unit>{_SPEED})[\s,]*(?:and\s+)?$", re.IGNORECASE)
+# "Winds of 70 km": an hour.
+_WIND_OF = re.compile(rf"\b(?:winds?|gusts?|gusting|blowing)(?:'s)?\s+{_LINK}$", re.IGNORECASE)
 _BARE_LENGTH = re.compile(
     r"(?<![\w.,/])(?P<n>\d{1,3}(?:\.\d+)?)\s+(?:wide|deep|across|down|high|long)\b", re.IGNORECASE
 )
@@ -308,6 +320,8 @@ def find_quantities(text: str) -> list[Mention]:
             continue
         if match["time"]:
             kind, factor = "speed_kmh", 3.6 * factor / _SECONDS[_folded(match["time"])[0]]
+        elif word in _KM and _WIND_OF.search(text, max(0, match.start() - 24), match.start()):
+            kind, factor = _UNITS["kmh"]
         value = round(value * factor, 6)
         low = None if low is None else round(low * factor, 6)
         start = match.start()
@@ -325,7 +339,10 @@ def find_quantities(text: str) -> list[Mention]:
             group = "n" if match["n"] else "m"
             start, end = match.span(group)
             if not any(found.start < end and start < found.end for found in mentions):
-                mentions.append(Mention(kind, float(match[group]), start, end))
+                told = _SPEED_BEFORE.search(text, max(0, match.start() - 12), match.start())
+                factor = _UNITS[_folded(told["unit"])][1] if told else 1.0
+                value = round(_number(match[group]) * factor, 6)
+                mentions.append(Mention(kind, value, start, end))
     return sorted(mentions, key=lambda mention: mention.start)
 
 
