@@ -89,16 +89,20 @@ def against(
     name: str, decision: Decision, fleet: Fleet, misread: Collection[str] = ()
 ) -> list[str]:
     """Return what stands against a decided robot: the limits that it breaks and the actions that it
-    lacks, of what is likely to be asked of it and was not misread; of several steps, by its own."""
-    asked = [decision.needs.without(misread)]
-    if len(decision.plan) > 1:
-        asked = [step.needs for step in decision.plan if step.robot == name and step.needs]
-    clauses = []
-    for needs in asked:
-        clauses += planning.broken_limits(fleet[name], needs)
-        if actions := planning.missing_actions(fleet[name], needs):
-            clauses.append(f"cannot {' or '.join(actions)}")
-    return list(dict.fromkeys(clauses))
+    lacks, of what is likely to be asked of it and was not misread; of several steps, by its own, or
+    where it has none by the one against which the least stands."""
+
+    def clauses(needs: Needs) -> list[str]:
+        actions = planning.missing_actions(fleet[name], needs)
+        lacks = [f"cannot {' or '.join(actions)}"] if actions else []
+        return planning.broken_limits(fleet[name], needs) + lacks
+
+    steps = [(step.robot, step.needs) for step in decision.plan if step.needs is not None]
+    if len(decision.plan) < 2 or not steps:
+        return clauses(decision.needs.without(misread))
+    own = [clauses(needs) for robot, needs in steps if robot == name]
+    own = own or [min((clauses(needs) for _, needs in steps), key=len)]
+    return list(dict.fromkeys(clause for found in own for clause in found))
 
 
 def taught_otherwise(

@@ -10,7 +10,7 @@ from embervlm.checkpoint import SHIPPED
 from embervlm.faithfulness import check_line, needs_of_steps
 from embervlm.fleet import NO_ROBOT, Fleet, Robot
 from embervlm.live import FleetState
-from embervlm.scenario import Decision, Scenario
+from embervlm.scenario import Decision, Feedback, Scenario
 from embervlm.selector import Selector
 
 pytestmark = pytest.mark.skipif(not SHIPPED.is_file(), reason="no weights ship with this tree")
@@ -139,6 +139,22 @@ def test_of_each_sort_one_goes_before_the_second_of_any(selector: Selector) -> N
     order = both._in_turn([DRONE, f"{DRONE} B", LEGS], ())
     assert order == [DRONE, LEGS, f"{DRONE} B"]
     assert both._in_turn(order, [f"{DRONE} B"])[0] == f"{DRONE} B"
+
+
+def test_of_a_named_robot_without_a_step_the_reasons_say_what_stands_against_it() -> None:
+    selector = Selector(load_backend("native", SHIPPED))
+    asked = Scenario("inspect the keel of the boat under water, then open the valve")
+    required = selector.decide(asked, require=[DRONE])
+    selector.learn(selector.decide(asked), Feedback([DRONE]))
+    taught = selector.decide(asked)
+    assert taught.lessons
+    for decision in (required, taught):
+        assert DRONE in decision.robots
+        assert DRONE not in [step.robot for step in decision.plan]
+        assert len(decision.plan) == 2
+        assert decision.ask
+        assert "can look, though it cannot work under water" in decision.reasoning[2]
+        assert faults(decision, selector.fleet) == []
 
 
 def test_a_robot_required_by_two_of_its_names_is_one(selector: Selector) -> None:
