@@ -257,39 +257,10 @@ class Selector:
                 return whole
         told, (scenario, read_as) = scenario, self.as_meant(scenario)
         needs, certain, team = read_needs(proposal, self.calibration, scenario.task)
-        lesson = self._lesson(proposal, scenario, needs)
-        allowed: list[str] = []
-        job: Job | None = None
-        if lesson is not None:
-            misread = lessons.misread_of(lesson, scenario)
-            as_told, together = certain.without(misread), team != ("team" in misread)
-            names = lessons.robots_of(lesson)
-            allowed = deciding.allowed_of(names, self.fleet, as_told, team=together)
-            if together:
-                job = self.split(scenario, proposal, misread)
-                keep = [n for n in allowed if n == NO_ROBOT or not self._limits(n, as_told, job)]
-                # Without steps one that keeps every limit is enough: it may do what asks for them.
-                allowed = allowed if keep and job is None else keep
-            # A lesson that cannot be followed changes nothing, not even what was read.
-            if allowed and set(require) <= set(allowed):
-                needs = replace(needs.without(misread), environment=needs.environment)
-                certain, team = as_told, together
-            else:
-                lesson, allowed = None, []
-        # Where it may be a team's job, its steps are asked too.
-        may_be = (
-            lesson is None and bool(scenario.task) and proposal.team > self.calibration.team_from
+        lesson, allowed, needs, certain, team, job = self._followed(
+            proposal, scenario, needs, certain, team, require
         )
-        if lesson is None:
-            job = self.split(scenario, proposal) if team or may_be else None
-        sets, able = self._sets(proposal, certain, team, job if team else None)
-        if job is not None and not team:
-            as_team, unlike = self._sets(proposal, certain, True, job)
-            odds = deciding.odds_of_team(proposal, job, self.calibration)
-            if odds * max(as_team.values()) > max(sets.values()):
-                sets, able, team = as_team, unlike, True
-            else:
-                job = None
+        sets, able, team, job = self._chances(proposal, scenario, certain, team, job, lesson)
         # Whoever is required goes too; how likely that is to be right stays what it was.
         wanted = sets
         if require:
@@ -349,30 +320,7 @@ class Selector:
             policy=deciding.policy(proposal, self.fleet, self._abilities),
             read_as=read_as,
         )
-        if lesson is not None:
-            taught = lessons.robots_of(lesson)
-            rejected = taught_otherwise(decision.rejected, lesson.id, taught)
-            decision = replace(decision, rejected=rejected)
-        # A person may overrule what was read, and is told of it.
-        misread = lessons.misread_of(lesson, scenario) if lesson is not None else frozenset()
-        named = {
-            name: against(name, decision, self.fleet, misread)
-            for name in decision.robots
-            if name in self.fleet and (name in require or name in allowed)
-        }
-        if any(named.values()):
-            decision = replace(decision, ask=True)
-        if reasoning:
-            slot_of = self._abilities.slot_of
-            written = (
-                own_words(decision, proposal, self.backend, slot_of) if self.own_words else None
-            )
-            words = one_line(scenario.task)
-            unread = [words[mention.start : mention.end] for mention in proposal.unread]
-            lines = explain(
-                decision, self.fleet, team=team, written=written, unread=unread, named=named
-            )
-            decision = replace(decision, reasoning=lines)
+        decision = self._told(decision, proposal, lesson, team, reasoning, [*require, *allowed])
         return replace(decision, scenario=told) if read_as else decision
 
     def learn(
@@ -449,6 +397,101 @@ class Selector:
         return lessons.recall(
             memory, proposal.embedding, needs, scenario, same_request=same, fleet=self.fleet
         )
+
+    def _followed(
+        self,
+        proposal: Proposal,
+        scenario: Scenario,
+        needs: Needs,
+        certain: Needs,
+        team: bool,
+        require: Collection[str],
+    ) -> tuple[MemoryEntry | None, list[str], Needs, Needs, bool, Job | None]:
+        """Return the lesson that is followed, the robots that it sends, what is needed, certain and
+        whether it is a team's job by it, and its steps; without one what was read, and no steps."""
+        lesson = self._lesson(proposal, scenario, needs)
+        if lesson is None:
+            return None, [], needs, certain, team, None
+        misread = lessons.misread_of(lesson, scenario)
+        as_told, together = certain.without(misread), team != ("team" in misread)
+        names = lessons.robots_of(lesson)
+        allowed = deciding.allowed_of(names, self.fleet, as_told, team=together)
+        job = None
+        if together:
+            job = self.split(scenario, proposal, misread)
+            keep = [n for n in allowed if n == NO_ROBOT or not self._limits(n, as_told, job)]
+            # Without steps one that keeps every limit is enough: it may do what asks for them.
+            allowed = allowed if keep and job is None else keep
+        # A lesson that cannot be followed changes nothing, not even what was read.
+        if not allowed or not set(require) <= set(allowed):
+            return None, [], needs, certain, team, None
+        needs = replace(needs.without(misread), environment=needs.environment)
+        return lesson, allowed, needs, as_told, together, job
+
+    def _chances(
+        self,
+        proposal: Proposal,
+        scenario: Scenario,
+        certain: Needs,
+        team: bool,
+        job: Job | None,
+        lesson: MemoryEntry | None,
+    ) -> tuple[dict[frozenset[str], float], dict[str, float], bool, Job | None]:
+        """Return what `_sets` does, whether it is a team's job, and its steps; where no lesson says
+        and it may be either, it is the one whose best set is likelier."""
+        # Where it may be a team's job, its steps are asked too.
+        may_be = (
+            lesson is None and bool(scenario.task) and proposal.team > self.calibration.team_from
+        )
+        if lesson is None:
+            job = self.split(scenario, proposal) if team or may_be else None
+        sets, able = self._sets(proposal, certain, team, job if team else None)
+        if job is not None and not team:
+            as_team, unlike = self._sets(proposal, certain, True, job)
+            odds = deciding.odds_of_team(proposal, job, self.calibration)
+            if odds * max(as_team.values()) > max(sets.values()):
+                sets, able, team = as_team, unlike, True
+            else:
+                job = None
+        return sets, able, team, job
+
+    def _told(
+        self,
+        decision: Decision,
+        proposal: Proposal,
+        lesson: MemoryEntry | None,
+        team: bool,
+        reasoning: bool,
+        named: Collection[str],
+    ) -> Decision:
+        """Return a decision with the reasons that its lesson changes, with what stands against the
+        robots that a person `named`, and with its reasoning where it is asked for."""
+        scenario = decision.scenario
+        assert scenario is not None
+        misread: frozenset[str] = frozenset()
+        if lesson is not None:
+            taught = lessons.robots_of(lesson)
+            rejected = taught_otherwise(decision.rejected, lesson.id, taught)
+            decision = replace(decision, rejected=rejected)
+            misread = lessons.misread_of(lesson, scenario)
+        # A person may overrule what was read, and is told of it.
+        stands = {
+            name: against(name, decision, self.fleet, misread)
+            for name in decision.robots
+            if name in self.fleet and name in named
+        }
+        if any(stands.values()):
+            decision = replace(decision, ask=True)
+        if not reasoning:
+            return decision
+        slot_of = self._abilities.slot_of
+        written = own_words(decision, proposal, self.backend, slot_of) if self.own_words else None
+        words = one_line(scenario.task)
+        unread = [words[mention.start : mention.end] for mention in proposal.unread]
+        lines = explain(
+            decision, self.fleet, team=team, written=written, unread=unread, named=stands
+        )
+        return replace(decision, reasoning=lines)
 
     def _limits(self, name: str, needs: Needs, job: Job | None = None) -> list[str]:
         """Return the stated limits that a robot breaks, whether it is at hand or not; of a job in
