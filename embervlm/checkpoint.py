@@ -215,20 +215,17 @@ def calibration_of(text: str) -> dict[str, float]:
     return _checked(object_of(text, "embervlm.calibration"))
 
 
-def _checked(calibration: dict[str, Any]) -> dict[str, float]:
+def _checked(calibration: dict[str, Any], whose: str = "The model file's") -> dict[str, float]:
     """Return a calibration in which every number is one that a decision can be made with."""
     for name, value in calibration.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) <= sys.float_info.max:
-            raise ValueError(
-                f"The model file's calibration has no number for {name!r}; calibrate it again."
-            )
+            raise ValueError(f"{whose} calibration has no number for {name!r}; calibrate it again.")
         if name.endswith("temperature") and value <= 0:
-            raise ValueError(f"The model file's {name} is {value:g}; calibrate it again.")
+            raise ValueError(f"{whose} {name} is {value:g}; calibrate it again.")
         if name == "certain_flag" and not 0 < value < 1:
             raise ValueError(
-                f"The model file's {name} is {value:g}, expected between 0 and 1; calibrate it "
-                "again."
+                f"{whose} {name} is {value:g}, expected between 0 and 1; calibrate it again."
             )
     return calibration
 
@@ -258,10 +255,10 @@ def read_calibration(network: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        found = {name: float(value) for name, value in json.loads(path.read_text("utf-8")).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        found = dict(json.loads(path.read_text("utf-8")).items())
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds no calibration ({error}); calibrate again.") from error
-    return _checked(found)
+    return {name: float(value) for name, value in _checked(found, f"{path}: the").items()}
 
 
 def padded_calibration(values: Mapping[str, float]) -> bytes:

@@ -160,6 +160,25 @@ def test_a_calibration_that_nothing_can_be_decided_with_is_not_written(
         read_calibration(run)
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"certain_flag": 1}', "the certain_flag is 1"),
+        ('{"temperature": "2"}', "the calibration has no number for 'temperature'"),
+        ('{"temperature": true}', "the calibration has no number for 'temperature'"),
+        ('{"team_weight": 1' + 400 * "0" + "}", "the calibration has no number for 'team_weight'"),
+        ('[["temperature", 2]]', "holds no calibration"),
+        ("{", "holds no calibration"),
+    ],
+)
+def test_a_calibration_beside_a_network_is_named_by_its_file(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    (tmp_path / "calibration.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"calibration\.json:? {fault}"):
+        read_calibration(tmp_path / "network.safetensors")
+
+
 def test_the_calibration_has_room(file: Path) -> None:
     long = {f"number_{i}": 1 / 3 for i in range(25)}
     assert len(json.dumps(long)) < CALIBRATION_BYTES
