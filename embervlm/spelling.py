@@ -98,6 +98,7 @@ class Spelling:
         unknown = self._unknown({word for word in words if _could_be_slip(word)})
         if not unknown or len(unknown) >= _MANY and 2 * len(unknown) > len(words):
             return text, {}
+        unknown = unknown[:_MOST_UNKNOWN]
         shouted = text.isupper()
         read_as: dict[str, str] = {}
 
@@ -116,13 +117,12 @@ class Spelling:
 
         return WORD.sub(meant, text), read_as
 
-    def _unknown(self, words: Collection[str]) -> frozenset[str]:
-        """Return the words that are not known, nor known before their apostrophe."""
+    def _unknown(self, words: Collection[str]) -> list[str]:
+        """Return the words that are not known, nor known before their apostrophe, sorted."""
         all_C = sorted(words)
         known_C = self._common(all_C) >= 0
         known_C |= self._common([word.partition("'")[0].partition("’")[0] for word in all_C]) >= 0
-        found = [word for word, known in zip(all_C, known_C, strict=True) if not known]
-        return frozenset(found[:_MOST_UNKNOWN])
+        return [word for word, known in zip(all_C, known_C, strict=True) if not known]
 
     def _common(self, words: Sequence[str]) -> NDArray[np.int64]:
         """Return how common each word is, -1 where it is not known."""

@@ -105,3 +105,10 @@ def test_clean_requests_are_hardly_touched() -> None:
     tasks = [row["task"] for row in load("scenarios", "validation")]
     touched = [task for task in tasks if shipped().read(task)[1]]
     assert len(touched) <= 0.03 * len(tasks)
+
+
+def test_a_long_text_of_another_language_stays_as_a_whole() -> None:
+    syllables = ("ka", "lo", "ti", "ve", "nu", "sa", "di")
+    words = [a + b + c for a in syllables for b in syllables for c in syllables][:300]
+    text = " ".join(words)
+    assert shipped().read(text) == (text, {})
