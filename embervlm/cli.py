@@ -11,6 +11,7 @@ together, in the order in which `--help` lists them.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -32,7 +33,12 @@ from embervlm.train_commands import DISTILL_EPILOG, distill, train
 
 class _Commands(TyperGroup):
     def main(self, *args: Any, **settings: Any) -> Any:
-        """Run a command; where --help or --version cannot write, say so in one sentence."""
+        """Run a command; where --help or --version cannot write, say so in one sentence.
+
+        A character that the encoding of the output lacks becomes a ?.
+        """
+        if isinstance(sys.stdout, io.TextIOWrapper) and "utf" not in sys.stdout.encoding.lower():
+            sys.stdout.reconfigure(errors="replace")
         try:
             return super().main(*args, **settings)
         except OSError as error:  # the commands themselves end theirs in `user_errors`

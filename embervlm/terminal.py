@@ -7,7 +7,6 @@ safe printing.
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,12 +236,9 @@ def tell_missed(lessons: LessonStore | None) -> None:
 
 
 def console() -> Any:
-    """Return the terminal for tables; it guesses no colours, and has a ? for each character that
-    the encoding of the output lacks."""
+    """Return the terminal for tables; it guesses no colours."""
     from rich.console import Console
 
-    if isinstance(sys.stdout, io.TextIOWrapper) and "utf" not in sys.stdout.encoding.lower():
-        sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False)
 
 

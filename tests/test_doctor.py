@@ -141,10 +141,19 @@ def test_a_terminal_that_is_not_utf_8_gets_question_marks(tmp_path: Path) -> Non
     fleet = tmp_path / "f.yaml"
     default = Path(cli.__file__).parent / "default_fleet.yaml"
     fleet.write_text(default.read_text("utf-8").replace("name: Drone", "name: K\u00e4fer"), "utf-8")
-    for words in (["doctor"], ["fleet", "show", "--fleet", str(fleet)]):
+    lesson = ["--task", "film the roof", "--robots", "Drone", "--note", "\u6f22 it flies"]
+    place = ["--memory", str(tmp_path / "l.sqlite")]
+    for encoding, words, part in (
+        ("ascii", ["doctor"], "engine"),
+        ("ascii", ["fleet", "show", "--fleet", str(fleet)], "K?fer"),
+        ("latin-1", ["memory", "add", *lesson, *place], "? it flies"),
+        ("latin-1", ["memory", "show", "1", *place], "? it flies"),
+        ("latin-1", ["decide", "--help"], "--batch"),
+    ):
         ran = subprocess.run(
             [sys.executable, "-m", "embervlm", *words],
-            env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True, encoding=encoding,
         )  # fmt: skip
         assert (ran.returncode, ran.stderr) == (0, ""), words
-    assert "K?fer" in ran.stdout
+        assert part in ran.stdout
